@@ -1,0 +1,25 @@
+//! The owner API: HTTP/1.1 and JSON on the owner's Unix socket, under `/v1`. Types only.
+//!
+//! Requests refuse unknown fields; replies may gain fields. Times are RFC 3339 strings in UTC.
+
+mod error;
+mod image;
+mod kernel;
+mod operation;
+mod system;
+mod vm;
+
+pub use error::ApiError;
+pub use image::{BuildImageRequest, Image, ImageList};
+pub use kernel::{ImportKernelRequest, Kernel, KernelList, KernelSource};
+pub use operation::{Operation, OperationEvent, OperationKind, OperationState, Stage, StageState};
+pub use system::{
+    Check, CheckResult, Component, DaemonStatus, Doctor, EffectiveDefault, HelperStatus, Version,
+};
+pub use vm::{
+    CONNECT_PROTOCOL, CreateVmRequest, LogQuery, Readiness, SpecLine, StopVmRequest, Vm, VmList,
+    VmPaths,
+};
+
+/// The version of the API in its paths.
+pub const API_VERSION: u32 = 1;

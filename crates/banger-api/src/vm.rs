@@ -1,0 +1,154 @@
+//! VMs.
+
+use banger_core::{ByteSize, ImageName, KernelName, MemoryMib, SpecOrigin, VmName};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The `Upgrade` token of `POST /v1/vms/{ref}/connect`. After the `101` the client sends one byte;
+/// the daemon answers with one byte that carries, by `SCM_RIGHTS`, the connected stream to the
+/// guest's agent, and closes.
+pub const CONNECT_PROTOCOL: &str = "banger-guest-fd";
+
+/// Body of `POST /v1/vms`. Answers `202` with an [`crate::Operation`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CreateVmRequest {
+    /// One DNS label; without it banger picks a free one.
+    #[schema(value_type = Option<String>)]
+    pub name: Option<VmName>,
+    /// Without it, the default image.
+    #[schema(value_type = Option<String>)]
+    pub image: Option<ImageName>,
+    /// Without it, the image's kernel or the default one.
+    #[schema(value_type = Option<String>)]
+    pub kernel: Option<KernelName>,
+    /// Virtual processors.
+    pub vcpu: Option<u16>,
+    /// Guest memory in MiB.
+    #[schema(value_type = Option<u32>)]
+    pub memory_mib: Option<MemoryMib>,
+    /// Work disk in bytes.
+    #[schema(value_type = Option<u64>)]
+    pub disk_size: Option<ByteSize>,
+    /// Whether the guest reaches beyond the bridge.
+    pub nat: Option<bool>,
+    /// Provision only.
+    pub no_start: bool,
+    /// The VM is to be thrown away: flushes need not reach the disk.
+    pub ephemeral: bool,
+    /// When the operation is done; default `ready`.
+    pub wait: Option<Readiness>,
+    /// Deadline of the boot in seconds; without it 90 (KVM) or 300 (emulation).
+    pub timeout_s: Option<u32>,
+}
+
+/// How far the guest must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Readiness {
+    /// Do not wait.
+    None,
+    /// The agent answers; file systems, network, names and limits are final.
+    Reachable,
+    /// Also what the image promises (sshd).
+    Ready,
+}
+
+/// Body of `POST /v1/vms/{ref}/stop`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StopVmRequest {
+    /// Seconds until force; default 60, and 0 ends the VMM at once.
+    pub grace_s: Option<u32>,
+}
+
+/// Query of `GET /v1/vms/{ref}/logs`: the console, as bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogQuery {
+    /// Go on as more is written.
+    pub follow: bool,
+}
+
+/// The effective sizes and where they came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SpecLine {
+    /// Virtual processors.
+    pub vcpu: u16,
+    /// Guest memory in MiB.
+    #[schema(value_type = u32)]
+    pub memory_mib: MemoryMib,
+    /// Work disk in bytes.
+    #[schema(value_type = u64)]
+    pub disk_size: ByteSize,
+    /// Where the least specific of them came from.
+    #[schema(value_type = String)]
+    pub origin: SpecOrigin,
+}
+
+/// A VM as clients see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Vm {
+    /// Twelve hexadecimal digits.
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// `provisioning stopped starting running stopping failed deleting`.
+    pub phase: String,
+    /// `running stopped deleted`.
+    pub intent: String,
+    /// `none`, `reachable` or `ready`: an observation, of running VMs only.
+    pub readiness: Readiness,
+    /// IPv4 address.
+    pub address: String,
+    /// `<name>.vm`.
+    pub dns_name: String,
+    /// Image name.
+    pub image: String,
+    /// Digest of the root file system it was made from.
+    pub image_digest: String,
+    /// Kernel name.
+    pub kernel: String,
+    /// Virtual processors.
+    pub vcpu: u16,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+    /// Work disk in bytes.
+    pub disk_size: u64,
+    /// Whether NAT is on.
+    pub nat: bool,
+    /// `qemu` or `firecracker`.
+    pub vmm: String,
+    /// Process id of the VMM while it runs.
+    pub vmm_pid: Option<u32>,
+    /// Whether it goes away with its first command.
+    pub ephemeral: bool,
+    /// When it was created.
+    pub created_at: String,
+    /// When the guest was started, while it runs.
+    pub started_at: Option<String>,
+    /// The last failure.
+    pub last_error: Option<crate::ApiError>,
+    /// Files.
+    pub paths: VmPaths,
+}
+
+/// Where a VM's files are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmPaths {
+    /// The overlay for `/`.
+    pub overlay: String,
+    /// The work disk for `/root`.
+    pub work_disk: String,
+    /// The console log of all boots.
+    pub console_log: String,
+    /// The VMM's own log.
+    pub vmm_log: String,
+}
+
+/// Reply of `GET /v1/vms`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmList {
+    /// By name.
+    pub vms: Vec<Vm>,
+}

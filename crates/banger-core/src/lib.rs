@@ -1,0 +1,18 @@
+//! The pure domain of banger: identifiers, names, sizes, what a VM is, and the total transition
+//! function of its phases. Nothing here does I/O or reads a clock.
+
+mod error_code;
+mod ids;
+mod name;
+mod phase;
+mod size;
+mod spec;
+mod suggest;
+
+pub use error_code::{ErrorCode, ExitCode};
+pub use ids::{Digest, OpId, ParseIdError, TapName, VmId};
+pub use name::{ImageName, KernelName, ParseNameError, VmName};
+pub use phase::{Event, Phase, Rejected, step_phase};
+pub use size::{ByteSize, MemoryMib, ParseSizeError};
+pub use spec::{Intent, MacAddr, SpecError, SpecOrigin, VmSpec};
+pub use suggest::nearest;

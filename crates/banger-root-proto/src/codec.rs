@@ -1,0 +1,1 @@
+//! One frame, one datagram. (The helper's author fills this in.)

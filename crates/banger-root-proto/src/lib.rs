@@ -1,0 +1,21 @@
+//! The contract between the owner's daemon and `bangerd-root`, the privileged helper: a closed
+//! list of verbs, JSON in one `SOCK_SEQPACKET` datagram each way (unix(7)), file descriptors by
+//! `SCM_RIGHTS`. Both ends come from one build: the protocol number must match exactly.
+//!
+//! A request names VMs by id and passes files as open descriptors. It never carries a path, a
+//! command line, an interface name or firewall text.
+
+mod codec;
+mod launch;
+mod reply;
+mod request;
+
+pub use codec::{FrameError, MAX_FDS, MAX_FRAME, recv_frame, send_frame};
+pub use launch::{Accel, CacheMode, DriveFormat, DriveRole, DriveSpec, LaunchSpec, LaunchSpecError};
+pub use reply::{
+    OwnedFacts, OwnedTap, OwnedVmm, ProcessIdentity, ProcessState, Refusal, RefusalCode, Reply,
+};
+pub use request::{Request, VmmSignal};
+
+/// The number of this protocol. Raise it with every change of a request or reply.
+pub const PROTOCOL: u32 = 1;

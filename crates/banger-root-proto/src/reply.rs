@@ -1,0 +1,145 @@
+//! What the helper answers.
+
+use std::net::Ipv4Addr;
+
+use banger_core::VmId;
+use serde::{Deserialize, Serialize};
+
+/// One reply for each request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// To `Hello`.
+    Hello {
+        /// The helper's protocol.
+        protocol: u32,
+        /// The helper's package version.
+        version: String,
+        /// The helper's process id.
+        pid: u32,
+        /// The bridge's name.
+        bridge: String,
+        /// The host's address on it.
+        bridge_ip: Ipv4Addr,
+        /// Bits of the subnet's prefix.
+        prefix: u8,
+    },
+    /// Done; nothing to tell.
+    Done {},
+    /// To `LaunchVmm`, with two descriptors: pidfds of VMM and backend (`pidfd_open(2)`).
+    Launched {
+        /// The VMM.
+        vmm: ProcessIdentity,
+        /// The vsock backend.
+        backend: ProcessIdentity,
+    },
+    /// To `ProbeVmm`, with a pidfd for each process that is ours and alive, VMM first.
+    Probed {
+        /// The VMM.
+        vmm: ProcessState,
+        /// The vsock backend.
+        backend: ProcessState,
+    },
+    /// To `List`.
+    Owned(OwnedFacts),
+    /// To `OpenGuestDns`, with two descriptors: UDP, then TCP (listening).
+    GuestDns {},
+    /// Nothing was done.
+    Refused(Refusal),
+}
+
+/// What tells a process from a later one with the same number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessIdentity {
+    /// Process id.
+    pub pid: u32,
+    /// Start time in clock ticks since boot (`proc_pid_stat(5)`, field 22).
+    pub start_ticks: u64,
+    /// The boot it belongs to (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+    /// Device of the executable.
+    pub exe_dev: u64,
+    /// Inode of the executable.
+    pub exe_ino: u64,
+}
+
+/// What has become of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum ProcessState {
+    /// It lives, and is what was launched.
+    Alive(ProcessIdentity),
+    /// It ended (a zombie counts), or was never launched.
+    Gone {},
+}
+
+/// Everything of the owner's that exists.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnedFacts {
+    /// Whether bridge and firewall table stand.
+    pub network: bool,
+    /// The taps.
+    pub taps: Vec<OwnedTap>,
+    /// The VMMs in the ledger.
+    pub vmms: Vec<OwnedVmm>,
+}
+
+/// A tap of the owner's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnedTap {
+    /// Whose.
+    pub vm: VmId,
+    /// The guest address it is pinned to.
+    pub address: Ipv4Addr,
+    /// Whether NAT is on.
+    pub nat: bool,
+}
+
+/// A VMM of the owner's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnedVmm {
+    /// Whose.
+    pub vm: VmId,
+    /// The VMM process.
+    pub vmm: ProcessState,
+    /// The vsock backend.
+    pub backend: ProcessState,
+}
+
+/// Why the helper did not do it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The kind.
+    pub code: RefusalCode,
+    /// What failed, for people.
+    pub message: String,
+    /// Why, outermost first.
+    pub causes: Vec<String>,
+}
+
+/// The kinds of refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalCode {
+    /// The request is malformed or a value out of range.
+    Invalid,
+    /// Another protocol.
+    Protocol,
+    /// A descriptor is missing or of the wrong kind or owner.
+    Descriptor,
+    /// A quota is reached.
+    Quota,
+    /// The name or subnet is used by something that is not ours.
+    Conflict,
+    /// It is in use.
+    Busy,
+    /// The helper does not know it.
+    Unknown,
+    /// No space left.
+    DiskFull,
+    /// A program or kernel feature is missing.
+    HostNotReady,
+    /// The system refused.
+    System,
+}
