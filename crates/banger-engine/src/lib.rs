@@ -1,1 +1,3 @@
-//! placeholder
+//! The heart: VM actors, plans, executor, reconcile. It knows ports (traits), not adapters.
+
+pub mod ports;
