@@ -1,0 +1,61 @@
+# banger: build, test and install. `make help` lists the targets.
+
+CARGO   ?= cargo
+PREFIX  ?= $(HOME)/.local
+DESTDIR ?=
+TARGET  ?= $(or $(CARGO_TARGET_DIR),target)
+
+BINS  := banger bangerd bangerd-root banger-vhost-vsock
+AGENT := $(TARGET)/lib/banger/banger-vsock-agent
+# The agent is static (no libc in the guest is needed); --target keeps these flags from build scripts.
+GUEST_TRIPLE := x86_64-unknown-linux-gnu
+GUEST_FLAGS  := -C target-feature=+crt-static -C relocation-model=static
+
+.PHONY: help setup build agent quickstart test unit e2e lint fmt bench install uninstall
+
+help: ## List the targets.
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: ## Install what the host needs (Debian and its like; elsewhere: says what to install).
+	scripts/setup
+
+build: agent ## Build everything, optimised.
+	$(CARGO) build --release --locked $(addprefix -p ,$(BINS))
+
+agent: ## Build the static guest agent.
+	CARGO_TARGET_DIR=$(TARGET)/guest RUSTFLAGS="$(GUEST_FLAGS)" \
+	  $(CARGO) build --locked --profile guest --target $(GUEST_TRIPLE) -p banger-vsock-agent
+	install -D -m 0755 $(TARGET)/guest/$(GUEST_TRIPLE)/guest/banger-vsock-agent $(AGENT)
+
+quickstart: setup build ## From nothing to a real guest's output, and away again.
+	scripts/quickstart $(TARGET)/release
+
+test: unit e2e ## All tests, real guests among them.
+
+unit: agent ## Tests that boot no guest.
+	scripts/unit-tests
+
+e2e: build ## Tests with real guests, in a network namespace of their own.
+	scripts/e2e-tests $(TARGET)/release
+
+lint: ## Format, clippy, dependency direction, file sizes.
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) run --quiet --locked -p xtask -- check
+
+fmt: ## Format the sources.
+	$(CARGO) fmt --all
+
+bench: build ## Print the figures as ratios against named references.
+	scripts/bench $(TARGET)/release
+
+install: build ## Install under PREFIX (default ~/.local).
+	for bin in $(BINS); do install -D -m 0755 $(TARGET)/release/$$bin $(DESTDIR)$(PREFIX)/bin/$$bin; done
+	install -D -m 0755 $(AGENT) $(DESTDIR)$(PREFIX)/lib/banger/banger-vsock-agent
+	@echo "installed: $(PREFIX)/bin/{$(shell echo $(BINS) | tr ' ' ,)} and $(PREFIX)/lib/banger/banger-vsock-agent"
+
+uninstall: ## Stop the daemon, remove just what install put there, say what stays.
+	-if [ -x $(DESTDIR)$(PREFIX)/bin/banger ]; then $(DESTDIR)$(PREFIX)/bin/banger daemon stop; fi
+	rm -f $(foreach bin,$(BINS),$(DESTDIR)$(PREFIX)/bin/$(bin)) $(DESTDIR)$(PREFIX)/lib/banger/banger-vsock-agent
+	-rmdir $(DESTDIR)$(PREFIX)/lib/banger 2>/dev/null
+	@echo "data that stays: $${XDG_STATE_HOME:-$$HOME/.local/state}/banger $${XDG_CONFIG_HOME:-$$HOME/.config}/banger $${XDG_CACHE_HOME:-$$HOME/.cache}/banger"
