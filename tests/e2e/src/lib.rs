@@ -1,1 +1,10 @@
-//! placeholder
+//! Tests with real guests. The crate is the harness; the tests are under `tests/`.
+//!
+//! `scripts/e2e-tests` makes kernel and images first, outside, and then runs the tests inside a
+//! network namespace of their own: guests have private addresses, and nothing may leave the machine.
+
+mod banger;
+mod wait;
+
+pub use banger::{Banger, Finished, Vm};
+pub use wait::until;

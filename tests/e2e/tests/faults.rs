@@ -1,0 +1,118 @@
+//! What dies, and what lives on.
+
+use std::io::{BufRead, BufReader, Write};
+use std::time::Duration;
+
+use banger_e2e::{Banger, until};
+
+fn kill_9(pid: u64) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let proc = format!("/proc/{}/exe", pid.as_raw_nonzero());
+    until("the process is gone", Duration::from_secs(20), || {
+        std::fs::read_link(&proc).is_err()
+    });
+}
+
+#[test]
+fn open_streams_and_vms_survive_the_death_of_daemon_and_helper() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(&[
+        "--wait",
+        "reachable",
+        "--image",
+        "debian-minimal",
+        "--memory",
+        "256",
+    ]);
+    let mut open = banger.spawn(&["vm", "exec", "-i", &vm.name, "--", "cat"]);
+    let mut stdin = open.stdin.take().unwrap();
+    let mut stdout = BufReader::new(open.stdout.take().unwrap());
+    let mut echo = |text: &str| {
+        stdin.write_all(text.as_bytes()).unwrap();
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert_eq!(line, text);
+    };
+    echo("before\n");
+    let pid = vm.show()["vmm_pid"].as_u64().unwrap();
+    for victims in [&["daemon"][..], &["helper"], &["daemon", "helper"]] {
+        let version = banger.json(&["daemon", "status"])["version"].clone();
+        for victim in victims {
+            kill_9(version[*victim]["pid"].as_u64().unwrap());
+        }
+        echo("while they are dead\n");
+        assert_eq!(vm.sh("echo adopted"), "adopted");
+        assert_eq!(vm.show()["vmm_pid"].as_u64(), Some(pid));
+        assert_eq!(vm.phase(), "running");
+    }
+    echo("after\n");
+    drop(stdin);
+    assert!(open.wait().unwrap().success());
+}
+
+#[test]
+fn a_killed_vmm_is_a_failure_and_starts_again() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(&[
+        "--wait",
+        "reachable",
+        "--image",
+        "debian-minimal",
+        "--memory",
+        "256",
+    ]);
+    kill_9(vm.show()["vmm_pid"].as_u64().unwrap());
+    until("the death is noticed", Duration::from_secs(30), || {
+        vm.phase() == "failed"
+    });
+    banger.ok(&["vm", "start", &vm.name]);
+    assert_eq!(vm.sh("echo back"), "back");
+}
+
+#[test]
+fn eight_vms_at_once() {
+    let banger = Banger::from_env();
+    let mut creating = Vec::new();
+    for number in 0..8 {
+        let name = format!("eight-{number}");
+        let args = [
+            "vm",
+            "create",
+            "--name",
+            &name,
+            "--image",
+            "debian-minimal",
+            "--memory",
+            "256",
+        ];
+        creating.push((name.clone(), banger.spawn(&args)));
+    }
+    let mut names = Vec::new();
+    for (name, child) in creating {
+        let ended = child.wait_with_output().unwrap();
+        assert!(
+            ended.status.success(),
+            "{name}: {}",
+            String::from_utf8_lossy(&ended.stderr)
+        );
+        names.push(name);
+    }
+    for name in &names {
+        assert_eq!(
+            banger.ok(&["vm", "exec", name, "--", "hostname"]).trim(),
+            name
+        );
+    }
+    let mut delete = vec!["vm", "delete"];
+    delete.extend(names.iter().map(String::as_str));
+    banger.ok(&delete);
+    assert_eq!(
+        banger.json(&["vm", "list"])["vms"].as_array().map(Vec::len),
+        Some(0)
+    );
+    let folders = std::fs::read_dir(banger.state_dir().join("vms"))
+        .unwrap()
+        .count();
+    assert_eq!(folders, 0);
+}

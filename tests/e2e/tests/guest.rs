@@ -1,0 +1,166 @@
+//! What a guest of the default image does: commands, files, life and death.
+
+use std::time::Duration;
+
+use banger_e2e::{Banger, until};
+
+const PATIENCE: Duration = Duration::from_secs(180);
+
+#[test]
+fn the_commands_own_status_is_the_exit_code() {
+    let banger = Banger::from_env();
+    let finished = banger.run(&[
+        "vm",
+        "run",
+        "--rm",
+        "--",
+        "sh",
+        "-c",
+        "echo out; echo err >&2; exit 7",
+    ]);
+    assert_eq!(finished.code, 7, "{}", finished.stderr);
+    assert_eq!(finished.stdout, "out\n");
+    assert!(finished.stderr.contains("err"), "{}", finished.stderr);
+    let killed = banger.run(&["vm", "run", "--rm", "--", "sh", "-c", "kill -9 $$"]);
+    assert_eq!(killed.code, 128 + 9, "{}", killed.stderr);
+    assert_eq!(
+        banger.json(&["vm", "list"])["vms"].as_array().map(Vec::len),
+        Some(0)
+    );
+}
+
+#[test]
+fn a_guest_has_its_identity_and_its_files_survive_stop_and_start() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(&[]);
+    assert_eq!(vm.sh("hostname"), vm.name);
+    assert_eq!(vm.sh("cat /etc/hostname"), vm.name);
+    assert_eq!(vm.sh("id -u"), "0");
+    assert_eq!(vm.sh("ulimit -n; umask; pwd"), "1024\n0022\n/root");
+    assert_eq!(
+        vm.sh("test -c /dev/ptmx && test -d /dev/pts && test -e /dev/fd/0 && echo ok"),
+        "ok"
+    );
+    assert_eq!(vm.sh("wc -c < /etc/machine-id"), "33");
+    let address = vm.show()["address"].as_str().unwrap().to_owned();
+    assert!(vm.sh("ip -4 -o addr show scope global").contains(&address));
+
+    let echoed = banger.run_with_stdin(&["vm", "exec", &vm.name, "--", "cat"], b"hi\n");
+    assert_eq!(
+        (echoed.code, echoed.stdout.as_str()),
+        (0, "hi\n"),
+        "{}",
+        echoed.stderr
+    );
+
+    vm.sh("echo in-root > /kept; echo at-home > /root/kept; sync");
+    let machine_id = vm.sh("cat /etc/machine-id");
+    banger.ok(&["vm", "stop", &vm.name]);
+    assert_eq!(vm.phase(), "stopped");
+    banger.ok(&["vm", "start", &vm.name]);
+    assert_eq!(vm.sh("cat /kept /root/kept"), "in-root\nat-home");
+    assert_eq!(vm.sh("cat /etc/machine-id"), machine_id);
+}
+
+#[test]
+fn poweroff_stops_a_vm_reboot_boots_it_again_and_a_panic_is_a_failure() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(&["--wait", "reachable"]);
+    let first_boot = vm.sh("cat /proc/sys/kernel/random/boot_id");
+    vm.sh("echo 1 > /root/marker");
+    let _ = vm.exec(&["systemctl", "reboot"]);
+    until("the guest has booted again", PATIENCE, || {
+        let asked = vm.exec(&["cat", "/proc/sys/kernel/random/boot_id"]);
+        asked.code == 0 && asked.stdout.trim() != first_boot
+    });
+    assert_eq!(vm.sh("cat /root/marker"), "1");
+
+    let _ = vm.exec(&["systemctl", "poweroff"]);
+    until("the VM is stopped", PATIENCE, || vm.phase() == "stopped");
+
+    banger.ok(&["vm", "start", &vm.name]);
+    let _ = vm.exec(&[
+        "sh",
+        "-c",
+        "echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger",
+    ]);
+    until("the panic is noticed", PATIENCE, || vm.phase() == "failed");
+    assert_ne!(vm.show()["last_error"], serde_json::Value::Null);
+}
+
+#[test]
+fn ssh_by_name_asks_nothing() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(&[]);
+    let finished = banger.run(&[
+        "vm",
+        "ssh",
+        &vm.name,
+        "--",
+        "echo $SSH_CONNECTION; hostname; exit 3",
+    ]);
+    assert_eq!(finished.code, 3, "{}", finished.stderr);
+    assert!(finished.stdout.contains(&vm.name), "{}", finished.stdout);
+    assert!(
+        !finished.stderr.contains("authenticity"),
+        "{}",
+        finished.stderr
+    );
+}
+
+#[test]
+fn what_a_first_command_wrote_to_tmp_stays() {
+    let banger = Banger::from_env();
+    let name = format!("tmp-{}", std::process::id());
+    let run = [
+        "vm",
+        "run",
+        "--name",
+        &name,
+        "--",
+        "sh",
+        "-c",
+        "echo early > /tmp/early",
+    ];
+    banger.ok(&run);
+    banger.ok(&[
+        "vm",
+        "ssh",
+        &name,
+        "--",
+        "systemctl is-active systemd-tmpfiles-setup.service || true",
+    ]);
+    assert_eq!(
+        banger.ok(&["vm", "exec", &name, "--", "cat", "/tmp/early"]),
+        "early\n"
+    );
+    banger.ok(&["vm", "delete", &name]);
+}
+
+#[test]
+fn docker_runs_an_image_made_on_the_spot() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(&["--memory", "2G"]);
+    vm.sh("tar -C / -c bin lib lib64 usr/bin/env usr/bin/uname usr/bin/dash usr/lib/x86_64-linux-gnu/libc.so.6 \
+           usr/lib64 usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 | docker import - local/tiny >/dev/null");
+    let said = vm.sh("docker run --rm local/tiny /usr/bin/uname -s");
+    assert_eq!(said.lines().last(), Some("Linux"));
+}
+
+#[test]
+fn guest_and_host_clocks_agree() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(&["--wait", "reachable"]);
+    let guest =
+        |vm: &banger_e2e::Vm| -> f64 { vm.sh("cut -d' ' -f1 /proc/uptime").parse().unwrap() };
+    let host = || rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = |t: rustix::time::Timespec| t.tv_sec as f64 + t.tv_nsec as f64 / 1e9;
+    let (host_start, guest_start) = (seconds(host()), guest(&vm));
+    vm.sh("sleep 60");
+    let (host_end, guest_end) = (seconds(host()), guest(&vm));
+    let ratio = (guest_end - guest_start) / (host_end - host_start);
+    assert!(
+        (0.99..1.01).contains(&ratio),
+        "guest time runs {ratio} times as fast as the host's"
+    );
+}
