@@ -1,1 +1,58 @@
-//! placeholder
+//! The contract between the host and the agent in a guest: frames on a vsock stream, JSON control
+//! messages, and the config drive that tells a guest who it is.
+//!
+//! # A connection
+//! The host connects to [`AGENT_PORT`]. Both sides speak [`Hello`] first; neither waits for the
+//! other's before it goes on, so a client writes its hello and its first request at once. A
+//! connection carries any number of [`Ping`](ClientMessage::Ping), [`Status`](ClientMessage::Status)
+//! and [`Wait`](ClientMessage::Wait), one after the other; an [`Exec`](ClientMessage::Exec) takes it
+//! over until its [`Exited`](AgentMessage::Exited). There is no half-close: every stream's end is a
+//! message.
+//!
+//! # Flow control
+//! Standard input, output and error each have a window of [`INITIAL_WINDOW`] bytes. A sender never
+//! has more data under way than the window; the receiver gives room back with [`Frame::Credit`] as
+//! its consumer takes the data. So both sides always read the connection: a reader that stalls
+//! holds up its own stream, never signals, window sizes or the other streams.
+//!
+//! # Generations
+//! A guest can run for years: the agent may be older than the host, and the reverse. [`GENERATION`]
+//! counts changes that the other side must know about; both use the smaller of the two in the
+//! hellos. Fields may be added freely (unknown ones are ignored); a new message or frame raises the
+//! generation and is only sent to a peer of that generation or later. `tests/surface.txt` holds the
+//! rendered messages of every generation; lines are added there, never changed.
+
+mod config_drive;
+mod exec;
+mod flow;
+mod frame;
+mod guest_config;
+mod message;
+mod status;
+
+pub use config_drive::{ConfigDriveError, MAX_CONFIG, decode, encode};
+pub use exec::{ExecRequest, ExitStatus, TtySize};
+pub use flow::{ReceiveWindow, SendWindow, WindowExceeded};
+pub use frame::{
+    Decoder, Frame, FrameError, MAX_FRAME, ReadFrameError, Stream, encode_control, encode_data,
+    encode_frame, read_frame,
+};
+pub use guest_config::{GuestConfig, MachineId, ParseMachineIdError, SshHostKey};
+pub use message::{AgentError, AgentErrorCode, AgentMessage, ClientMessage, Hello, ShutdownVerb};
+pub use status::{InitKind, Readiness, Status};
+
+/// The generation of this build's protocol. See the crate's documentation for when to raise it.
+pub const GENERATION: u32 = 1;
+
+/// The vsock port that the agent listens on.
+pub const AGENT_PORT: u32 = 1024;
+
+/// How many bytes of one stream may be under way before the receiver gives [`Frame::Credit`].
+pub const INITIAL_WINDOW: u32 = 1 << 20;
+
+/// The most data that one data frame carries, in bytes. Smaller than the window, so that a
+/// stream's frames interleave with the others'.
+pub const MAX_DATA: usize = 64 << 10;
+
+/// What the last line of a guest's life on its console starts with; `poweroff` or `reboot` follows.
+pub const FAREWELL: &str = "banger-farewell: ";

@@ -1,0 +1,188 @@
+//! Asking the agent.
+
+use std::io;
+
+use banger_guest_proto::{
+    AgentError, AgentMessage, ClientMessage, Frame, FrameError, Hello, MAX_FRAME, Readiness,
+    ShutdownVerb, Status, encode_control,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+
+use crate::{DialError, GuestAddress};
+
+/// Why a question got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentCallError {
+    /// The agent was not reached.
+    #[error("failed to reach the agent")]
+    Dial(#[source] DialError),
+    /// The connection failed or ended.
+    #[error("the connection to the agent was lost")]
+    Connection(#[source] io::Error),
+    /// What came is not of the protocol.
+    #[error("the agent does not speak banger's protocol")]
+    Protocol(#[source] FrameError),
+    /// The agent answered another question.
+    #[error("the agent gave an answer that does not fit the question")]
+    Unexpected,
+    /// The agent refused.
+    #[error("the agent refused")]
+    Refused(#[source] AgentError),
+    /// The deadline passed.
+    #[error("the agent did not answer in time")]
+    Deadline,
+}
+
+/// A connection to an agent, for questions.
+#[derive(Debug)]
+pub struct AgentClient {
+    stream: UnixStream,
+    hello: Option<Hello>,
+}
+
+impl AgentClient {
+    /// Connects, trying until the agent listens or the deadline passes, and says hello.
+    ///
+    /// # Errors
+    /// [`AgentCallError`] when it was not reached or does not speak the protocol.
+    pub async fn connect(
+        address: &GuestAddress,
+        deadline: Instant,
+    ) -> Result<Self, AgentCallError> {
+        loop {
+            let dialled = address.dial_until(deadline).await;
+            let mut client = Self::over(dialled.map_err(AgentCallError::Dial)?);
+            let hello = tokio::time::timeout_at(deadline, client.hello()).await;
+            match hello {
+                Ok(Ok(_)) => return Ok(client),
+                // A VMM that goes away, or a guest that restarts, between the two.
+                Ok(Err(AgentCallError::Connection(_))) if Instant::now() < deadline => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(AgentCallError::Deadline),
+            }
+        }
+    }
+
+    /// Over a dialled stream on which nothing was spoken yet. Writes nothing.
+    #[must_use]
+    pub fn over(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            hello: None,
+        }
+    }
+
+    /// The agent's hello. Speaks ours when this is the first call on the connection.
+    ///
+    /// # Errors
+    /// [`AgentCallError`] when the connection fails.
+    pub async fn hello(&mut self) -> Result<Hello, AgentCallError> {
+        if let Some(hello) = &self.hello {
+            return Ok(hello.clone());
+        }
+        self.send(&[ClientMessage::Hello(Hello::ours())]).await?;
+        match self.receive().await? {
+            AgentMessage::Hello(hello) => {
+                self.hello = Some(hello.clone());
+                Ok(hello)
+            }
+            _ => Err(AgentCallError::Unexpected),
+        }
+    }
+
+    /// Asks for a sign of life.
+    ///
+    /// # Errors
+    /// [`AgentCallError`] when none comes.
+    pub async fn ping(&mut self) -> Result<(), AgentCallError> {
+        match self.call(ClientMessage::Ping).await? {
+            AgentMessage::Pong => Ok(()),
+            _ => Err(AgentCallError::Unexpected),
+        }
+    }
+
+    /// How the guest is.
+    ///
+    /// # Errors
+    /// [`AgentCallError`] when the connection fails.
+    pub async fn status(&mut self) -> Result<Status, AgentCallError> {
+        match self.call(ClientMessage::Status).await? {
+            AgentMessage::Status(status) => Ok(status),
+            _ => Err(AgentCallError::Unexpected),
+        }
+    }
+
+    /// Resolves when the guest is that far. Sets no deadline of its own.
+    ///
+    /// # Errors
+    /// [`AgentCallError`] when the connection fails, as it does when the guest ends.
+    pub async fn wait(&mut self, readiness: Readiness) -> Result<Status, AgentCallError> {
+        match self.call(ClientMessage::Wait { readiness }).await? {
+            AgentMessage::Status(status) => Ok(status),
+            _ => Err(AgentCallError::Unexpected),
+        }
+    }
+
+    /// Asks for a clean end; returns when it has begun.
+    ///
+    /// # Errors
+    /// [`AgentCallError`] when the agent refuses or the connection fails.
+    pub async fn shutdown(&mut self, verb: ShutdownVerb) -> Result<(), AgentCallError> {
+        match self.call(ClientMessage::Shutdown { verb }).await? {
+            AgentMessage::ShuttingDown => Ok(()),
+            _ => Err(AgentCallError::Unexpected),
+        }
+    }
+
+    async fn call(&mut self, message: ClientMessage) -> Result<AgentMessage, AgentCallError> {
+        if self.hello.is_some() {
+            self.send(&[message]).await?;
+        } else {
+            // One write for both: no round trip for the hello.
+            self.send(&[ClientMessage::Hello(Hello::ours()), message])
+                .await?;
+            match self.receive().await? {
+                AgentMessage::Hello(hello) => self.hello = Some(hello),
+                _ => return Err(AgentCallError::Unexpected),
+            }
+        }
+        match self.receive().await? {
+            AgentMessage::Error(error) => Err(AgentCallError::Refused(error)),
+            answer => Ok(answer),
+        }
+    }
+
+    async fn send(&mut self, messages: &[ClientMessage]) -> Result<(), AgentCallError> {
+        let mut bytes = vec![];
+        for message in messages {
+            encode_control(&mut bytes, message);
+        }
+        let written = self.stream.write_all(&bytes).await;
+        written.map_err(AgentCallError::Connection)
+    }
+
+    async fn receive(&mut self) -> Result<AgentMessage, AgentCallError> {
+        let mut head = [0; 4];
+        let read = self.stream.read_exact(&mut head).await;
+        read.map_err(AgentCallError::Connection)?;
+        let length = u32::from_le_bytes(head);
+        let size = usize::try_from(length).unwrap_or(usize::MAX);
+        if !(1..=MAX_FRAME).contains(&size) {
+            return Err(AgentCallError::Protocol(FrameError::Length { length }));
+        }
+        let mut frame = head.to_vec();
+        frame.resize(4 + size, 0);
+        let read = self.stream.read_exact(&mut frame[4..]).await;
+        read.map_err(AgentCallError::Connection)?;
+        match banger_guest_proto::read_frame(&mut frame.as_slice()) {
+            Ok(Frame::Control(json)) => Frame::parse(&json).map_err(AgentCallError::Protocol),
+            Ok(_) => Err(AgentCallError::Unexpected),
+            Err(banger_guest_proto::ReadFrameError::Frame(error)) => {
+                Err(AgentCallError::Protocol(error))
+            }
+            Err(_) => Err(AgentCallError::Unexpected),
+        }
+    }
+}
