@@ -119,7 +119,11 @@ impl LaunchSpec {
     /// How many descriptors of drives come with the request.
     #[must_use]
     pub fn drive_fds(&self) -> usize {
-        let overlays = self.drives.iter().filter(|d| d.format == DriveFormat::Qcow2).count();
+        let overlays = self
+            .drives
+            .iter()
+            .filter(|d| d.format == DriveFormat::Qcow2)
+            .count();
         self.drives.len() + overlays
     }
 
@@ -139,14 +143,21 @@ impl LaunchSpec {
             return Err(LaunchSpecError::BootArgs);
         }
         for (at, drive) in self.drives.iter().enumerate() {
-            if self.drives[..at].iter().any(|other| other.role == drive.role) {
+            if self.drives[..at]
+                .iter()
+                .any(|other| other.role == drive.role)
+            {
                 return Err(LaunchSpecError::DuplicateDrive(drive.role));
             }
             if drive.format == DriveFormat::Qcow2 && drive.role != DriveRole::Root {
                 return Err(LaunchSpecError::NotRaw(drive.role));
             }
         }
-        if !self.drives.iter().any(|drive| drive.role == DriveRole::Root) {
+        if !self
+            .drives
+            .iter()
+            .any(|drive| drive.role == DriveRole::Root)
+        {
             return Err(LaunchSpecError::NoRoot);
         }
         Ok(())

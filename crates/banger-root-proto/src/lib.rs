@@ -5,13 +5,17 @@
 //! A request names VMs by id and passes files as open descriptors. It never carries a path, a
 //! command line, an interface name or firewall text.
 
+mod client;
 mod codec;
 mod launch;
 mod reply;
 mod request;
 
+pub use client::{CallError, Client, HelperInfo};
 pub use codec::{FrameError, MAX_FDS, MAX_FRAME, recv_frame, send_frame};
-pub use launch::{Accel, CacheMode, DriveFormat, DriveRole, DriveSpec, LaunchSpec, LaunchSpecError};
+pub use launch::{
+    Accel, CacheMode, DriveFormat, DriveRole, DriveSpec, LaunchSpec, LaunchSpecError,
+};
 pub use reply::{
     OwnedFacts, OwnedTap, OwnedVmm, ProcessIdentity, ProcessState, Refusal, RefusalCode, Reply,
 };
