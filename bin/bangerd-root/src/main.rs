@@ -1,2 +1,27 @@
-//! placeholder
-fn main() {}
+//! `bangerd-root`, the privileged helper: accept, authenticate, dispatch to `banger-rootops`.
+//!
+//! Started without `--foreground` it starts itself again in a session of its own, waits until that
+//! one listens, and ends: so it can be started through sudo.
+
+mod args;
+mod runtime_dir;
+mod server;
+mod start;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = match args::Args::parse(std::env::args_os().skip(1)) {
+        Ok(args) => args,
+        Err(error) => return start::fail(2, &error),
+    };
+    let result = if args.foreground {
+        start::serve(&args)
+    } else {
+        start::in_background(&args)
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => start::fail(1, error.as_ref()),
+    }
+}

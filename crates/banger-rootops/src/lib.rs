@@ -1,1 +1,33 @@
-//! placeholder
+//! What root does for the owner: the bridge with its firewall, taps, and the VMM processes.
+//!
+//! [`Helper`] holds the ledger and answers one [`banger_root_proto::Request`] at a time. What is
+//! decided (firewall text, VMM arguments, what a descriptor must be) is pure and tested without
+//! root; what is done is netlink, ioctl, `nft` and `execve`. Nothing here takes a path or a command
+//! line from the caller.
+
+mod acl;
+mod config;
+mod drives;
+mod firewall;
+mod helper;
+mod launch;
+mod ledger;
+mod netlink;
+mod network;
+mod nft;
+mod process;
+mod qemu;
+mod refuse;
+mod run_dir;
+mod spawn;
+mod sys;
+mod taps;
+mod uids;
+mod vmms;
+
+pub use config::{Config, ConfigError};
+pub use firewall::{Guest, Ruleset};
+pub use helper::{Answer, Helper, OpenError};
+pub use ledger::LedgerError;
+pub use qemu::{Role, qemu_args};
+pub use uids::UID_BASE;

@@ -1,0 +1,115 @@
+//! Users for VMMs. Each VM's processes run as a user of their own, from a range that no login has.
+//! The helpers of all owners on a machine share the range: a claim is a file named after the uid
+//! in a root-owned directory beside their runtime directories.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{AtFlags, Mode, OFlags, open, openat, unlinkat};
+use rustix::io::Errno;
+
+/// The first user id of the range.
+pub const UID_BASE: u32 = 880_000;
+/// How many user ids the range has.
+pub(crate) const UID_COUNT: u32 = 10_000;
+
+/// Whether a user id is one that helpers give to VMMs.
+pub(crate) fn is_vmm_uid(uid: u32) -> bool {
+    (UID_BASE..UID_BASE + UID_COUNT).contains(&uid)
+}
+
+/// The claims of all helpers on this machine.
+#[derive(Debug)]
+pub(crate) struct Claims {
+    dir: OwnedFd,
+    tag: String,
+}
+
+/// Why no user could be claimed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClaimError {
+    /// All taken.
+    #[error("every user id from {UID_BASE} on is in use")]
+    Exhausted,
+    /// The directory failed.
+    #[error("failed to write the claim of user id {uid}")]
+    Write {
+        uid: u32,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Claims {
+    /// Opens the directory of claims; `tag` tells this helper's from others'.
+    pub(crate) fn open(dir: &std::path::Path, tag: &str) -> Result<Self, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(Self {
+            dir: open(dir, flags, Mode::empty())?,
+            tag: tag.to_owned(),
+        })
+    }
+
+    /// Claims the lowest user id that is neither claimed nor in `busy`.
+    pub(crate) fn claim(&self, busy: &BTreeSet<u32>) -> Result<u32, ClaimError> {
+        for uid in (UID_BASE..UID_BASE + UID_COUNT).filter(|uid| !busy.contains(uid)) {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let failed = |source| ClaimError::Write { uid, source };
+            match openat(&self.dir, uid.to_string(), flags, Mode::RUSR) {
+                Ok(file) => {
+                    let mut file = std::fs::File::from(file);
+                    file.write_all(self.tag.as_bytes()).map_err(failed)?;
+                    return Ok(uid);
+                }
+                // Ours, and not in the ledger (`busy` has those): left by a crash.
+                Err(Errno::EXIST) if self.is_ours(uid) => return Ok(uid),
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(failed(errno.into())),
+            }
+        }
+        Err(ClaimError::Exhausted)
+    }
+
+    /// Gives a user id back. One that is not claimed is fine.
+    pub(crate) fn release(&self, uid: u32) {
+        if self.is_ours(uid) {
+            // What remains is found again by `claim`.
+            let _ = unlinkat(&self.dir, uid.to_string(), AtFlags::empty());
+        }
+    }
+
+    /// Whether another helper has claimed this user id.
+    pub(crate) fn is_foreign(&self, uid: u32) -> bool {
+        self.read(uid).is_some_and(|tag| tag != self.tag)
+    }
+
+    fn is_ours(&self, uid: u32) -> bool {
+        self.read(uid).is_some_and(|tag| tag == self.tag)
+    }
+
+    fn read(&self, uid: u32) -> Option<String> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.dir, uid.to_string(), flags, Mode::empty()).ok()?;
+        std::io::read_to_string(std::fs::File::from(file)).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_helpers_never_claim_one_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, two] = ["1000-aa", "1001-bb"].map(|tag| Claims::open(dir.path(), tag).unwrap());
+        let none = BTreeSet::new();
+        assert_eq!(one.claim(&none).unwrap(), UID_BASE);
+        assert_eq!(two.claim(&none).unwrap(), UID_BASE + 1);
+        assert!(two.is_foreign(UID_BASE) && !two.is_foreign(UID_BASE + 1));
+        two.release(UID_BASE);
+        assert_eq!(two.claim(&BTreeSet::from([UID_BASE + 1])).unwrap(), UID_BASE + 2);
+        one.release(UID_BASE);
+        assert_eq!(two.claim(&BTreeSet::from([UID_BASE + 1, UID_BASE + 2])).unwrap(), UID_BASE);
+    }
+}
