@@ -1,0 +1,154 @@
+//! How the guest comes to its end, and the agent with it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use banger_guest_proto::{InitKind, ShutdownVerb};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::cgroup;
+use super::ready::FOLDER;
+use super::state::State;
+use crate::pid1;
+
+/// What systemd-shutdown executes when all is unmounted (bootup(7)).
+const LAST_PROGRAM: &str = "/run/initramfs/shutdown";
+
+/// How long programs have to end by themselves.
+const GRACE: Duration = Duration::from_secs(1);
+/// How long process 1 has to come so far that it takes a signal.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Puts this program where systemd, the kernel and the ready unit will look for it.
+pub(super) fn install_last_program() -> io::Result<()> {
+    fs::create_dir_all(FOLDER)?;
+    fs::create_dir_all("/run/initramfs")?;
+    let agent = Path::new(FOLDER).join("agent");
+    let temporary = Path::new(FOLDER).join(".agent");
+    // The initramfs' copy is unlinked by now; the kernel still has its content.
+    fs::copy("/proc/self/exe", &temporary)?;
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755))?;
+    fs::rename(&temporary, &agent)?;
+    for link in [LAST_PROGRAM, "/run/banger/modprobe"] {
+        match fs::hard_link(&agent, link) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Begins the guest's end; the rest happens behind the answer.
+pub(super) fn begin(state: &Arc<State>, verb: ShutdownVerb) -> Result<(), String> {
+    let shared = Arc::clone(state);
+    std::thread::Builder::new()
+        .name("shutdown".to_owned())
+        .spawn(move || tell_init(&shared, verb))
+        .map(drop)
+        .map_err(|error| format!("failed to begin the shutdown: {error}"))
+}
+
+fn tell_init(state: &State, verb: ShutdownVerb) {
+    let number = match verb {
+        ShutdownVerb::Poweroff => pid1::POWEROFF,
+        ShutdownVerb::Reboot => pid1::REBOOT,
+    };
+    match state.init() {
+        InitKind::Banger | InitKind::Systemd => {
+            // Until process 1 has blocked or caught the signal, the kernel drops it.
+            let deadline = Instant::now() + PATIENCE;
+            while !process_one_takes(number) && Instant::now() < deadline {
+                state.pause(LOOK);
+            }
+            send_to_process_one(number);
+        }
+        InitKind::OpenRc | InitKind::Other => {
+            let program = format!("/sbin/{}", verb.as_str());
+            let _ = Command::new(program).stdin(Stdio::null()).status();
+        }
+    }
+}
+
+fn send_to_process_one(number: i32) {
+    crate::sys::kill_raw(Pid::INIT, number);
+}
+
+/// Whether process 1 catches the signal or holds it back to read it (proc_pid_status(5)).
+fn process_one_takes(number: i32) -> bool {
+    let status = fs::read_to_string("/proc/1/status").unwrap_or_default();
+    takes(&status, number)
+}
+
+fn takes(status: &str, number: i32) -> bool {
+    let Some(bit) = number
+        .checked_sub(1)
+        .and_then(|n| 1_u64.checked_shl(n.unsigned_abs()))
+    else {
+        return false;
+    };
+    status.lines().any(|line| {
+        let mask = line
+            .strip_prefix("SigBlk:")
+            .or_else(|| line.strip_prefix("SigCgt:"));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .is_some_and(|mask| mask & bit != 0)
+    })
+}
+
+/// Ends every program that clients started, and what they left behind. systemd-shutdown has sent
+/// SIGTERM to all of them and waits, up to 90 s, for whoever ignores it: an interactive shell does.
+pub(super) fn end_all(state: &State) {
+    state.begin_end();
+    for signal in [Signal::HUP, Signal::TERM, Signal::CONT] {
+        kill_ours(signal);
+    }
+    if !state.wait_for_sessions(GRACE) || !ours().is_empty() {
+        kill_ours(Signal::KILL);
+        state.wait_for_sessions(GRACE);
+    }
+}
+
+fn kill_ours(signal: Signal) {
+    for pid in ours() {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Every process that descends from a client's program, told by its control group.
+fn ours() -> Vec<Pid> {
+    let own = rustix::process::getpid();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter_map(Pid::from_raw)
+        .filter(|pid| *pid != own && *pid != Pid::INIT)
+        .filter(|pid| {
+            let folder = format!("/proc/{}", pid.as_raw_nonzero());
+            // A kernel thread has no program.
+            fs::read_link(format!("{folder}/exe")).is_ok()
+                && fs::read_to_string(format!("{folder}/cgroup"))
+                    .is_ok_and(|it| cgroup::is_ours(&it))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::takes;
+
+    #[test]
+    fn blocked_and_caught_signals_are_taken() {
+        let status = "Name:\tx\nSigBlk:\t0000006000000000\nSigCgt:\t0000000000000002\n";
+        assert!(takes(status, 38));
+        assert!(takes(status, 39));
+        assert!(takes(status, 2));
+        assert!(!takes(status, 15));
+        assert!(!takes("", 38));
+    }
+}

@@ -1,0 +1,172 @@
+//! The login environment of a program, as a login on a terminal would give it.
+
+use std::path::Path;
+
+use banger_guest_proto::ExecRequest;
+
+/// What a Debian login has, for root.
+const ROOT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// For everybody else.
+const USER_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games";
+
+/// A user of the guest's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct User {
+    pub(super) name: String,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) home: String,
+    pub(super) shell: String,
+}
+
+impl User {
+    /// Root, also in an image without `/etc/passwd`.
+    fn root() -> Self {
+        Self {
+            name: "root".to_owned(),
+            uid: 0,
+            gid: 0,
+            home: "/root".to_owned(),
+            shell: "/bin/sh".to_owned(),
+        }
+    }
+
+    /// The user of that name or number; without one root.
+    pub(super) fn find(wanted: Option<&str>) -> Option<Self> {
+        let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
+        Self::parse(&String::from_utf8_lossy(&passwd), wanted)
+    }
+
+    /// Finds a line of passwd(5).
+    fn parse(passwd: &str, wanted: Option<&str>) -> Option<Self> {
+        let name = wanted.unwrap_or("root");
+        let found = passwd.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split(':').collect();
+            let [user, _, uid, gid, _, home, shell] = fields[..] else {
+                return None;
+            };
+            (user == name || uid == name).then_some(Self {
+                name: user.to_owned(),
+                uid: uid.parse().ok()?,
+                gid: gid.parse().ok()?,
+                home: home.to_owned(),
+                shell: if shell.is_empty() { "/bin/sh" } else { shell }.to_owned(),
+            })
+        });
+        found.or_else(|| ["root", "0"].contains(&name).then(Self::root))
+    }
+
+    /// The groups that list the user, and its own (group(5)).
+    pub(super) fn groups(&self) -> Vec<u32> {
+        let table = std::fs::read_to_string("/etc/group").unwrap_or_default();
+        let mut groups = vec![self.gid];
+        for line in table.lines() {
+            let fields: Vec<&str> = line.split(':').collect();
+            if let [_, _, gid, members] = fields[..]
+                && members.split(',').any(|member| member == self.name)
+                && let Ok(gid) = gid.parse()
+            {
+                groups.push(gid);
+            }
+        }
+        groups
+    }
+}
+
+/// The variables, each name once.
+pub(super) fn variables(user: &User, request: &ExecRequest) -> Vec<(String, String)> {
+    let path = if user.uid == 0 { ROOT_PATH } else { USER_PATH };
+    let mut all: Vec<(String, String)> = vec![];
+    let mut set = |name: &str, value: &str| {
+        match all.iter_mut().find(|(known, _)| known == name) {
+            Some((_, old)) => value.clone_into(old),
+            None => all.push((name.to_owned(), value.to_owned())),
+        };
+    };
+    set("PATH", path);
+    // What Debian's PAM reads for a login, in its order.
+    for file in [
+        "/etc/environment",
+        "/etc/default/locale",
+        "/etc/locale.conf",
+    ] {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        for (name, value) in text.lines().filter_map(assignment) {
+            set(name, value);
+        }
+    }
+    set("HOME", &user.home);
+    set("USER", &user.name);
+    set("LOGNAME", &user.name);
+    set("SHELL", &user.shell);
+    if request.tty.is_some() {
+        set("TERM", request.term.as_deref().unwrap_or("xterm-256color"));
+    }
+    for (name, value) in &request.env {
+        set(name, value);
+    }
+    all
+}
+
+/// `NAME=value`, with quotes around the value as pam_env(8) takes them.
+fn assignment(line: &str) -> Option<(&str, &str)> {
+    let line = line.trim();
+    let line = line.strip_prefix("export ").unwrap_or(line);
+    let (name, value) = line.split_once('=')?;
+    if name.is_empty() || name.starts_with('#') || name.contains(char::is_whitespace) {
+        return None;
+    }
+    let unquoted = ['"', '\''].into_iter().find_map(|quote| {
+        value
+            .strip_prefix(quote)
+            .and_then(|rest| rest.strip_suffix(quote))
+    });
+    Some((name, unquoted.unwrap_or(value)))
+}
+
+/// Where the program starts: as asked, else at home, else at the root.
+pub(super) fn working_directory(user: &User, request: &ExecRequest) -> String {
+    match &request.cwd {
+        Some(cwd) => cwd.clone(),
+        None if Path::new(&user.home).is_dir() => user.home.clone(),
+        None => "/".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nbroken\nme:x:1000:100::/home/me:\n";
+
+    #[test]
+    fn users_are_found_by_name_and_number() {
+        assert_eq!(User::parse(PASSWD, None).unwrap().shell, "/bin/bash");
+        let me = User::parse(PASSWD, Some("me")).unwrap();
+        assert_eq!((me.uid, me.gid, me.shell.as_str()), (1000, 100, "/bin/sh"));
+        assert_eq!(User::parse(PASSWD, Some("1000")).unwrap(), me);
+        assert_eq!(User::parse(PASSWD, Some("nobody")), None);
+        assert_eq!(User::parse("", None).unwrap(), User::root());
+    }
+
+    #[test]
+    fn assignments_lose_their_quotes_and_comments_are_none() {
+        assert_eq!(assignment("LANG=\"C.UTF-8\""), Some(("LANG", "C.UTF-8")));
+        assert_eq!(assignment("export A='b c'"), Some(("A", "b c")));
+        assert_eq!(assignment("#LANG=x"), None);
+        assert_eq!(assignment("no assignment"), None);
+    }
+
+    #[test]
+    fn what_the_client_sets_counts_last_and_once() {
+        let request = ExecRequest {
+            env: vec![("PATH".into(), "/x".into()), ("HOME".into(), "/h".into())],
+            ..ExecRequest::default()
+        };
+        let all = variables(&User::root(), &request);
+        let path: Vec<_> = all.iter().filter(|(name, _)| name == "PATH").collect();
+        assert_eq!(path, [&("PATH".to_owned(), "/x".to_owned())]);
+        assert!(all.contains(&("HOME".to_owned(), "/h".to_owned())));
+        assert!(!all.iter().any(|(name, _)| name == "TERM"));
+    }
+}

@@ -1,0 +1,142 @@
+//! Process 1 from the kernel's hand to the image's init. In order: modules, drives, root, identity,
+//! network, what would fight them, the agent's listener; then the agent is forked and this process
+//! becomes the image's init. Nothing here waits for the host: a daemon that died during a boot
+//! strands nobody.
+
+mod drives;
+mod files;
+mod identity;
+mod init;
+mod modules;
+mod mounts;
+mod network;
+mod overrides;
+mod report;
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use banger_guest_proto::{AGENT_PORT, GuestConfig, InitKind};
+
+pub(crate) use files::has_sshd;
+use report::{BootError, Report};
+
+use crate::root::Root;
+use crate::{agent, console, farewell, pid1, sys};
+
+/// Where the image's root is mounted before it becomes `/`.
+const NEW_ROOT: &str = "/newroot";
+
+/// What the agent gets to know of the boot.
+#[derive(Debug)]
+pub(crate) struct Booted {
+    /// The identity that was applied.
+    pub(crate) config: GuestConfig,
+    /// Who will run the guest.
+    pub(crate) init: InitKind,
+    /// What went wrong without being fatal.
+    pub(crate) problems: Vec<String>,
+}
+
+/// Boots. Returns only when that failed, or when this process stayed and the guest's end failed.
+pub(crate) fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            let chain =
+                std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+            let text: Vec<String> = chain.map(ToString::to_string).collect();
+            // On the console without a farewell: the host shows it with the failed VM.
+            console::say_and_drain(&format!("banger: boot failed: {}", text.join(": ")));
+            farewell::reset()
+        }
+    }
+}
+
+fn run() -> Result<ExitCode, BootError> {
+    let mut report = Report::default();
+    mounts::kernel_file_systems().map_err(|e| BootError::step("mount /proc, /sys and /dev", e))?;
+    modules::load_in_order("/banger/modules.order", &mut report);
+    let drives = drives::find()?;
+    let config = drives::read_config(&drives.config)?;
+    mounts::root(&drives.root, NEW_ROOT).map_err(|e| BootError::step("mount the root disk", e))?;
+    let root = Root::open(NEW_ROOT).map_err(|e| BootError::step("open the root", e))?;
+    mounts::run(&root).map_err(|e| BootError::step("mount /run", e))?;
+    report.note("mount the work disk", mounts::work(&root, &drives));
+    report.note(
+        "mount the kernel's modules",
+        mounts::modules(&root, &drives),
+    );
+    identity::apply(&root, &config, &mut report);
+    report.note("set up the network", network::set_up(&config));
+    let kind = init::detect(&root);
+    let image_init = kind.map(|found| found.kind);
+    mounts::prepare_tmp(&root, image_init, &mut report);
+    overrides::write(&root, &config, &mut report);
+    report.note("mount what programs expect", mounts::for_programs(&root));
+    report.note(
+        "point the kernel at modprobe",
+        modules::offer_modprobe(&root),
+    );
+    let signals = match kind {
+        None => Some(pid1::watch().map_err(|e| BootError::step("watch signals", e))?),
+        Some(_) => None,
+    };
+    if kind.is_none() {
+        report.note("mount cgroups", mounts::cgroups(&root));
+    }
+    let listener =
+        sys::vsock_listen(AGENT_PORT).map_err(|e| BootError::step("listen on vsock", e))?;
+    drop(root);
+    mounts::switch_root(NEW_ROOT).map_err(|e| BootError::step("enter the image's root", e))?;
+    raise_limits(&mut report);
+    let booted = Booted {
+        config,
+        init: image_init.unwrap_or(InitKind::Banger),
+        problems: report.into_problems(),
+    };
+    if sys::fork()
+        .map_err(|e| BootError::step("fork the agent", e))?
+        .is_none()
+    {
+        return Ok(agent::main(listener, booted));
+    }
+    drop(listener);
+    Ok(match (kind, signals) {
+        (Some(found), _) => become_init(found.path),
+        (None, Some(signals)) => stay(&signals),
+        (None, None) => ExitCode::FAILURE,
+    })
+}
+
+fn stay(signals: &OwnedFd) -> ExitCode {
+    pid1::stay(signals)
+}
+
+/// Replaces this program by the image's init, with the environment that the kernel gives one.
+fn become_init(path: &str) -> ExitCode {
+    let text = |s: &str| CString::new(s).unwrap_or_default();
+    let env = [
+        text("HOME=/"),
+        text("TERM=linux"),
+        text("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ];
+    let error = sys::exec(&text(path), &[text(path)], &env);
+    console::say_and_drain(&format!("banger: boot failed: execute {path}: {error}"));
+    farewell::reset()
+}
+
+/// What programs in the guest find: the usual soft limit, and systemd's hard limit.
+fn raise_limits(report: &mut Report) {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let files = Rlimit {
+        current: Some(1024),
+        maximum: Some(524_288),
+    };
+    report.note(
+        "set limits",
+        setrlimit(Resource::Nofile, files).map_err(Into::into),
+    );
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+}
