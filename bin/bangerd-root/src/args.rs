@@ -1,10 +1,8 @@
 //! The command line: fixed by whoever has root; no request can change any of it.
 
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
-use std::path::PathBuf;
 
-use banger_rootops::HelperConfig;
+use banger_rootops::{Config, ConfigError};
 
 /// What is wrong with the command line.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +20,9 @@ pub(crate) enum ArgsError {
         /// What it should be.
         expected: &'static str,
     },
+    /// A value out of range.
+    #[error("the command line is refused")]
+    Config(#[source] ConfigError),
     /// An option that must be there.
     #[error("{0} is required")]
     Missing(&'static str),
@@ -30,7 +31,7 @@ pub(crate) enum ArgsError {
 /// The command line.
 #[derive(Debug)]
 pub(crate) struct Args {
-    pub(crate) config: HelperConfig,
+    pub(crate) config: Config,
     pub(crate) foreground: bool,
     /// As given, to start the background process with the same.
     pub(crate) given: Vec<OsString>,
@@ -58,25 +59,20 @@ impl Args {
             let value = values.get(option).ok_or(ArgsError::Missing(option))?;
             Ok::<String, ArgsError>(value.to_string_lossy().into_owned())
         };
-        let path = |option| {
-            let path = PathBuf::from(text(option)?);
-            let absolute = path.is_absolute().then_some(path);
-            absolute.ok_or(ArgsError::Value {
-                option,
-                value: text(option)?,
-                expected: "an absolute path",
-            })
+        let config = Config {
+            owner: parse("--owner", &text("--owner")?, "a user id")?,
+            runtime_dir: text("--runtime-dir")?.into(),
+            bridge: text("--bridge")?,
+            bridge_ip: parse("--bridge-ip", &text("--bridge-ip")?, "an IPv4 address")?,
+            prefix: parse("--prefix", &text("--prefix")?, "a number of bits")?,
+            qemu: text("--qemu")?.into(),
+            vhost_vsock: text("--vhost-vsock")?.into(),
+            max_vms: match values.get("--max-vms") {
+                Some(_) => parse("--max-vms", &text("--max-vms")?, "a number")?,
+                None => DEFAULT_MAX_VMS,
+            },
         };
-        let config = HelperConfig {
-            owner_uid: number("--owner", &text("--owner")?)?,
-            owner_gid: number("--owner-group", &text("--owner-group")?)?,
-            runtime_dir: path("--runtime-dir")?,
-            bridge: link_name(text("--bridge")?)?,
-            bridge_ip: address(&text("--bridge-ip")?)?,
-            prefix: prefix(&text("--prefix")?)?,
-            qemu: path("--qemu")?,
-            vhost_vsock: path("--vhost-vsock")?,
-        };
+        config.check().map_err(ArgsError::Config)?;
         Ok(Self {
             config,
             foreground,
@@ -87,74 +83,37 @@ impl Args {
 
 const OPTIONS: &[&str] = &[
     "--owner",
-    "--owner-group",
     "--runtime-dir",
     "--bridge",
     "--bridge-ip",
     "--prefix",
     "--qemu",
     "--vhost-vsock",
+    "--max-vms",
 ];
 
-fn number(option: &'static str, value: &str) -> Result<u32, ArgsError> {
+/// How many VMs an owner may run at once, when it is not said.
+const DEFAULT_MAX_VMS: usize = 256;
+
+fn parse<T: std::str::FromStr>(
+    option: &'static str,
+    value: &str,
+    expected: &'static str,
+) -> Result<T, ArgsError> {
     value.parse().map_err(|_| ArgsError::Value {
         option,
         value: value.to_owned(),
-        expected: "a number",
-    })
-}
-
-/// A link's name also names the firewall's tables, so it is held to what both take.
-fn link_name(value: String) -> Result<String, ArgsError> {
-    let plain = value
-        .bytes()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    let starts_well = value.as_bytes().first().is_some_and(u8::is_ascii_lowercase);
-    if plain && starts_well && value.len() <= 12 {
-        return Ok(value);
-    }
-    let expected = "a link name of at most 12 lower-case letters and digits";
-    Err(ArgsError::Value {
-        option: "--bridge",
-        value,
         expected,
     })
-}
-
-fn address(value: &str) -> Result<Ipv4Addr, ArgsError> {
-    let wrong = || ArgsError::Value {
-        option: "--bridge-ip",
-        value: value.to_owned(),
-        expected: "a private IPv4 address",
-    };
-    value
-        .parse()
-        .ok()
-        .filter(Ipv4Addr::is_private)
-        .ok_or_else(wrong)
-}
-
-fn prefix(value: &str) -> Result<u8, ArgsError> {
-    let wrong = || ArgsError::Value {
-        option: "--prefix",
-        value: value.to_owned(),
-        expected: "a prefix of 16 to 30 bits",
-    };
-    value
-        .parse()
-        .ok()
-        .filter(|bits| (16..=30).contains(bits))
-        .ok_or_else(wrong)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(change: &[(&str, &str)]) -> Result<Args, ArgsError> {
+    fn parsed(change: &[(&str, &str)]) -> Result<Args, ArgsError> {
         let mut values = vec![
             ("--owner", "1000"),
-            ("--owner-group", "1000"),
             ("--runtime-dir", "/run/banger-root/x"),
             ("--bridge", "banger0"),
             ("--bridge-ip", "172.16.0.1"),
@@ -174,7 +133,7 @@ mod tests {
 
     #[test]
     fn what_root_fixes_is_checked() {
-        assert_eq!(parse(&[]).unwrap().config.owner_uid, 1000);
+        assert_eq!(parsed(&[]).unwrap().config.owner, 1000);
         for bad in [
             ("--bridge", "a b"),
             ("--bridge", "br0; drop"),
@@ -184,7 +143,7 @@ mod tests {
             ("--owner", "-1"),
             ("--shell", "sh"),
         ] {
-            assert!(parse(&[bad]).is_err(), "{bad:?}");
+            assert!(parsed(&[bad]).is_err(), "{bad:?}");
         }
     }
 }

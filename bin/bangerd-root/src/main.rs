@@ -1,12 +1,14 @@
 //! `bangerd-root`, the privileged helper: accept, authenticate, dispatch to `banger-rootops`.
 //!
 //! Started without `--foreground` it starts itself again in a session of its own, waits until that
-//! one listens, and ends: so it can be started through sudo.
+//! one listens, and ends: so it can be started through sudo. VMMs outlive it.
 
 mod args;
+mod log;
 mod runtime_dir;
 mod server;
 mod start;
+mod sys;
 
 use std::process::ExitCode;
 

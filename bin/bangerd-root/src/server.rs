@@ -1,154 +1,185 @@
-//! Accepting, authenticating and answering: one thread, so that verbs never overlap.
+//! Accepting, authenticating and answering: a thread for each connection, one request at a time.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use banger_root_proto::{Refusal, RefusalCode, Reply, Request, recv_frame, send_frame};
-use banger_rootops::{Helper, HelperConfig};
-use rustix::event::{PollFd, PollFlags, poll};
+use banger_rootops::{Config, Helper};
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
 };
 
-/// Connections at once; more are closed at the door.
-const MAX_CONNECTIONS: usize = 16;
+use crate::log::Log;
 
-/// A client that has been let in.
-struct Connection {
-    socket: OwnedFd,
-    greeted: bool,
+/// The socket's name in the runtime directory.
+pub(crate) const SOCKET: &str = "helper.sock";
+
+/// Connections at once; more are turned away at the door.
+const MAX_CONNECTIONS: usize = 8;
+
+/// What a connection works with.
+#[derive(Clone)]
+struct Service {
+    helper: Arc<Mutex<Helper>>,
+    owner: u32,
+    log: Log,
+    connections: Arc<AtomicUsize>,
 }
 
-/// The listening socket, in place of a dead helper's.
-pub(crate) fn listener(config: &HelperConfig) -> io::Result<OwnedFd> {
-    let path = config.runtime_dir.join("helper.sock");
+/// The listening socket, in place of a dead helper's. The lock is held, so no live one is there.
+pub(crate) fn listener(config: &Config) -> io::Result<OwnedFd> {
+    let path = config.runtime_dir.join(SOCKET);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let flags = SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let kind = SocketType::SEQPACKET;
+    let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
     bind(&socket, &SocketAddrUnix::new(&path)?)?;
     rustix::fs::chmod(&path, Mode::RUSR | Mode::WUSR)?;
-    std::os::unix::fs::chown(&path, Some(config.owner_uid), Some(config.owner_gid))?;
+    std::os::unix::fs::chown(&path, Some(config.owner), None)?;
     listen(&socket, 16)?;
     Ok(socket)
 }
 
-/// Serves until the process is ended.
-pub(crate) fn run(
-    listener: &OwnedFd,
-    helper: &mut Helper,
-    config: &HelperConfig,
+/// Serves for as long as the process lives.
+pub(crate) fn accept_in_background(
+    listener: OwnedFd,
+    helper: Arc<Mutex<Helper>>,
+    log: Log,
 ) -> io::Result<()> {
-    let mut log = open_log(&config.runtime_dir.join("helper.log"))?;
-    let mut connections: Vec<Connection> = Vec::new();
-    loop {
-        let ready = wait(listener, &connections)?;
-        // Backwards, so that removing one does not move those still to be looked at.
-        for at in (0..connections.len()).rev() {
-            if ready[at + 1] && !answer(&mut connections[at], helper, config.owner_uid, &mut log) {
-                connections.swap_remove(at);
+    let owner = helper
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .config()
+        .owner;
+    let connections = Arc::default();
+    let service = Service {
+        helper,
+        owner,
+        log,
+        connections,
+    };
+    let accept = move || {
+        loop {
+            match accept_with(&listener, SocketFlags::CLOEXEC) {
+                Ok(socket) => service.admit(socket),
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                // Nothing more will come; the owner's daemon sees that nobody answers.
+                Err(errno) => {
+                    return service
+                        .log
+                        .line(format_args!("verb=accept failed: {errno}"));
+                }
             }
         }
-        if ready[0] {
-            admit(listener, &mut connections, config.owner_uid, &mut log);
+    };
+    thread::Builder::new().name("accept".into()).spawn(accept)?;
+    Ok(())
+}
+
+impl Service {
+    fn admit(&self, socket: OwnedFd) {
+        let peer = socket_peercred(&socket).map(|peer| peer.uid.as_raw());
+        if peer != Ok(self.owner) {
+            self.log.line(format_args!(
+                "uid={peer:?} verb=connect result=refused (not the owner)"
+            ));
+            let message = format!("this helper serves user {} only", self.owner);
+            return refuse(&socket, RefusalCode::Invalid, message);
+        }
+        if self.connections.fetch_add(1, Ordering::AcqRel) >= MAX_CONNECTIONS {
+            self.connections.fetch_sub(1, Ordering::AcqRel);
+            let message = format!("there are {MAX_CONNECTIONS} connections already");
+            return refuse(&socket, RefusalCode::Quota, message);
+        }
+        let service = self.clone();
+        let serve = move || {
+            service.serve(&socket);
+            service.connections.fetch_sub(1, Ordering::AcqRel);
+        };
+        if thread::Builder::new()
+            .name("serve".into())
+            .spawn(serve)
+            .is_err()
+        {
+            self.connections.fetch_sub(1, Ordering::AcqRel);
         }
     }
-}
 
-fn wait(listener: &OwnedFd, connections: &[Connection]) -> io::Result<Vec<bool>> {
-    let sockets = std::iter::once(listener).chain(connections.iter().map(|c| &c.socket));
-    let mut fds: Vec<PollFd<'_>> = sockets.map(|s| PollFd::new(s, PollFlags::IN)).collect();
-    match poll(&mut fds, None) {
-        Err(rustix::io::Errno::INTR) => {}
-        result => drop(result?),
+    fn serve(&self, socket: &OwnedFd) {
+        let mut greeted = false;
+        loop {
+            match recv_frame::<Request>(socket) {
+                Ok(None) => return,
+                Ok(Some((request, fds))) => {
+                    let is_hello = matches!(request, Request::Hello { .. });
+                    if is_hello == greeted {
+                        let message = "`hello` comes first, and once".to_owned();
+                        return refuse(socket, RefusalCode::Protocol, message);
+                    }
+                    if !self.answer(socket, &request, &fds) {
+                        return;
+                    }
+                    greeted = true;
+                }
+                Err(error) => {
+                    self.log.line(format_args!(
+                        "uid={} verb=? result=refused ({error})",
+                        self.owner
+                    ));
+                    return refuse(socket, RefusalCode::Invalid, error.to_string());
+                }
+            }
+        }
     }
-    Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect())
-}
 
-fn admit(listener: &OwnedFd, connections: &mut Vec<Connection>, owner: u32, log: &mut fs::File) {
-    let Ok(socket) = accept_with(listener, SocketFlags::CLOEXEC) else {
-        return;
-    };
-    let peer = socket_peercred(&socket).map(|peer| peer.uid.as_raw());
-    if peer != Ok(owner) {
-        let _ = writeln!(
-            log,
-            "uid={peer:?} verb=connect result=refused (not the owner)"
+    /// False when the connection is over.
+    fn answer(&self, socket: &OwnedFd, request: &Request, fds: &[OwnedFd]) -> bool {
+        let start = Instant::now();
+        let (reply, handles) = {
+            let mut helper = self.helper.lock().unwrap_or_else(PoisonError::into_inner);
+            helper.handle(request, fds)
+        };
+        let took = start.elapsed().as_secs_f64() * 1e3;
+        let vm = request.vm().map_or("-", |vm| vm.as_str());
+        let (uid, verb) = (self.owner, request.verb());
+        let result = match &reply {
+            Reply::Refused(refusal) => {
+                format!(
+                    "refused ({:?}: {refusal}: {})",
+                    refusal.code,
+                    refusal.causes.join(": ")
+                )
+            }
+            _ => "ok".to_owned(),
+        };
+        self.log.line(format_args!(
+            "uid={uid} verb={verb} vm={vm} result={result} ms={took:.2}"
+        ));
+        let refused_hello = matches!(
+            (request, &reply),
+            (Request::Hello { .. }, Reply::Refused(_))
         );
-        let message = format!("this helper serves uid {owner} only");
-        let refusal = Refusal {
-            code: RefusalCode::Protocol,
-            message,
-            causes: vec![],
-        };
-        let _ = send_frame(&socket, &Reply::Refused(refusal), &[]);
-    } else if connections.len() < MAX_CONNECTIONS {
-        connections.push(Connection {
-            socket,
-            greeted: false,
-        });
+        let borrowed: Vec<_> = handles.iter().map(OwnedFd::as_fd).collect();
+        send_frame(socket, &reply, &borrowed).is_ok() && !refused_hello
     }
 }
 
-/// One request; false when the connection is over.
-fn answer(connection: &mut Connection, helper: &mut Helper, uid: u32, log: &mut fs::File) -> bool {
-    let (request, fds) = match recv_frame::<Request>(&connection.socket) {
-        Ok(Some(frame)) => frame,
-        Ok(None) => return false,
-        Err(error) => {
-            let _ = writeln!(log, "uid={uid} verb=? result=refused ({error})");
-            let message = error.to_string();
-            let refusal = Refusal {
-                code: RefusalCode::Invalid,
-                message,
-                causes: vec![],
-            };
-            let _ = send_frame(&connection.socket, &Reply::Refused(refusal), &[]);
-            return false;
-        }
+fn refuse(socket: &OwnedFd, code: RefusalCode, message: String) {
+    let refusal = Refusal {
+        code,
+        message,
+        causes: vec![],
     };
-    let is_hello = matches!(request, Request::Hello { .. });
-    if !connection.greeted && !is_hello {
-        let message = "the first request must be hello".to_owned();
-        let refusal = Refusal {
-            code: RefusalCode::Protocol,
-            message,
-            causes: vec![],
-        };
-        let _ = send_frame(&connection.socket, &Reply::Refused(refusal), &[]);
-        return false;
-    }
-    let (verb, vm) = (
-        request.verb(),
-        request.vm().map(ToString::to_string).unwrap_or_default(),
-    );
-    let start = Instant::now();
-    let (reply, handles) = helper.handle(request, fds);
-    let result = match &reply {
-        Reply::Refused(refusal) => format!("refused ({refusal}: {})", refusal.causes.join(": ")),
-        _ => "ok".to_owned(),
-    };
-    let took = start.elapsed().as_micros();
-    let _ = writeln!(
-        log,
-        "uid={uid} verb={verb} vm={vm} us={took} result={result}"
-    );
-    let accepted = !matches!(reply, Reply::Refused(_));
-    connection.greeted |= is_hello && accepted;
-    let borrowed: Vec<_> = handles.iter().map(AsFd::as_fd).collect();
-    send_frame(&connection.socket, &reply, &borrowed).is_ok() && connection.greeted
-}
-
-fn open_log(path: &Path) -> io::Result<fs::File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = fs::OpenOptions::new();
-    options.create(true).append(true).mode(0o644);
-    options.open(path)
+    // The peer may have gone already.
+    let _ = send_frame(socket, &Reply::Refused(refusal), &[]);
 }

@@ -1,21 +1,27 @@
 //! Becoming a daemon, and the first and last words.
 #![expect(
     clippy::print_stderr,
-    reason = "what a failed start says goes to whoever started it"
+    clippy::print_stdout,
+    reason = "what a start has to say goes to whoever started it"
 )]
 
 use std::error::Error;
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use banger_rootops::Helper;
 
 use crate::args::Args;
-use crate::{runtime_dir, server};
+use crate::log::Log;
+use crate::{runtime_dir, server, sys};
 
 type Failure = Box<dyn Error>;
+
+const READY: &str = "ready\n";
+const ALREADY: &str = "already running\n";
 
 /// Says what failed and why, and gives the exit code.
 pub(crate) fn fail(code: u8, error: &dyn Error) -> ExitCode {
@@ -27,27 +33,25 @@ pub(crate) fn fail(code: u8, error: &dyn Error) -> ExitCode {
 
 /// Starts the same program in the background and waits until it listens.
 pub(crate) fn in_background(args: &Args) -> Result<(), Failure> {
-    if !rustix::process::geteuid().is_root() {
-        return Err("it must be started as root".into());
-    }
-    let mut command = Command::new(std::env::current_exe()?);
-    command
+    let mut child = Command::new(std::env::current_exe()?)
         .args(&args.given)
         .arg("--foreground")
         .env_clear()
-        .current_dir("/");
-    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    command
+        .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn()?;
+        .stderr(Stdio::piped())
+        .spawn()?;
     let (Some(mut stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
         return Err("the background process has no output".into());
     };
     let mut said = String::new();
     stdout.read_to_string(&mut said)?;
-    if said == "ready" {
+    if said == READY {
+        return Ok(());
+    }
+    if said == ALREADY {
+        print!("{said}");
         return Ok(());
     }
     let mut why = String::new();
@@ -60,24 +64,42 @@ pub(crate) fn in_background(args: &Args) -> Result<(), Failure> {
         .into())
 }
 
-/// Serves in this process; says `ready` on standard output and closes both when it listens.
+/// Serves in this process; says so on standard output and lets go of it when it listens.
 pub(crate) fn serve(args: &Args) -> Result<(), Failure> {
-    let config = &args.config;
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    // Already a session's leader when it was started by hand: that is fine too.
+    sys::close_inherited();
+    if !rustix::process::geteuid().is_root() {
+        return Err("it must be started as root".into());
+    }
+    // A session's leader already, when a supervisor started it: that is fine too.
     let _ = rustix::process::setsid();
-    runtime_dir::ensure(&config.runtime_dir)?;
-    let Some(_lock) = runtime_dir::lock(&config.runtime_dir)? else {
-        io::stdout().write_all(b"ready")?;
-        return Ok(());
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    rustix::process::chdir("/")?;
+    // Before the first thread, so that all have them blocked.
+    let signals = sys::Signals::block()?;
+    let dir = &args.config.runtime_dir;
+    runtime_dir::ensure(dir)?;
+    let Some(_lock) = runtime_dir::lock(dir)? else {
+        return say(ALREADY);
     };
-    let mut helper = Helper::open(config.clone())?;
-    let listener = server::listener(config)?;
-    io::stdout().write_all(b"ready")?;
-    io::stdout().flush()?;
+    let log = Log::open(&dir.join("helper.log"))?;
+    let helper = Arc::new(Mutex::new(Helper::open(args.config.clone())?));
+    let listener = server::listener(&args.config)?;
+    log.line(format_args!("pid={} started", std::process::id()));
+    server::accept_in_background(listener, Arc::clone(&helper), log.clone())?;
+    say(READY)?;
     silence()?;
-    server::run(&listener, &mut helper, config)?;
+    signals.wait();
+    // A request that is being worked on is finished first; the lock is kept to the end.
+    let _busy = helper.lock().unwrap_or_else(PoisonError::into_inner);
+    log.line(format_args!("pid={} stopped", std::process::id()));
+    std::fs::remove_file(dir.join(server::SOCKET))?;
     Ok(())
+}
+
+fn say(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout();
+    stdout.write_all(text.as_bytes())?;
+    Ok(stdout.flush()?)
 }
 
 /// Standard streams go nowhere from here on: whoever waits for them is let go.

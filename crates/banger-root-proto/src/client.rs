@@ -62,16 +62,37 @@ impl Client {
     /// # Errors
     /// Nobody there, or another protocol.
     pub fn connect(path: &Path) -> Result<Self, CallError> {
-        let failed = |source| CallError::Connect { path: path.display().to_string(), source };
-        let socket =
-            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(failed)?;
+        let failed = |source| CallError::Connect {
+            path: path.display().to_string(),
+            source,
+        };
+        let socket = socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(failed)?;
         let address = SocketAddrUnix::new(path).map_err(failed)?;
         connect(&socket, &address).map_err(failed)?;
         match exchange(socket.as_fd(), &Request::Hello { protocol: PROTOCOL }, &[])?.0 {
-            Reply::Hello { version, pid, bridge, bridge_ip, prefix, .. } => {
-                Ok(Self { socket, info: HelperInfo { version, pid, bridge_ip, prefix, bridge } })
-            }
+            Reply::Hello {
+                version,
+                pid,
+                bridge,
+                bridge_ip,
+                prefix,
+                ..
+            } => Ok(Self {
+                socket,
+                info: HelperInfo {
+                    version,
+                    pid,
+                    bridge_ip,
+                    prefix,
+                    bridge,
+                },
+            }),
             _ => Err(CallError::Unexpected),
         }
     }

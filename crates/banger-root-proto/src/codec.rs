@@ -24,7 +24,9 @@ pub enum FrameError {
     #[error("the helper's connection failed")]
     Socket(#[source] Errno),
     /// Longer than [`MAX_FRAME`], or with more than [`MAX_FDS`] descriptors.
-    #[error("the frame is longer than {MAX_FRAME} bytes or carries more than {MAX_FDS} descriptors")]
+    #[error(
+        "the frame is longer than {MAX_FRAME} bytes or carries more than {MAX_FDS} descriptors"
+    )]
     TooLarge,
     /// Not the JSON that was expected.
     #[error("the frame is malformed: {0}")]
@@ -49,7 +51,14 @@ pub fn send_frame(
     if !fds.is_empty() {
         control.push(SendAncillaryMessage::ScmRights(fds));
     }
-    let sent = retry(|| sendmsg(&socket, &[IoSlice::new(&json)], &mut control, SendFlags::NOSIGNAL));
+    let sent = retry(|| {
+        sendmsg(
+            &socket,
+            &[IoSlice::new(&json)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )
+    });
     sent.map(|_| ()).map_err(FrameError::Socket)
 }
 
@@ -81,7 +90,8 @@ pub fn recv_frame<T: DeserializeOwned>(
     if received.bytes > MAX_FRAME || received.flags.intersects(cut) {
         return Err(FrameError::TooLarge);
     }
-    let message = serde_json::from_slice(&bytes[..received.bytes]).map_err(FrameError::Malformed)?;
+    let message =
+        serde_json::from_slice(&bytes[..received.bytes]).map_err(FrameError::Malformed)?;
     Ok(Some((message, fds)))
 }
 
@@ -102,7 +112,13 @@ mod tests {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, send, socketpair};
 
     fn pair() -> (OwnedFd, OwnedFd) {
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
+        socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap()
     }
 
     #[test]
@@ -117,17 +133,28 @@ mod tests {
     }
 
     fn tempfile_like() -> OwnedFd {
-        rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).unwrap()
+        rustix::fs::open(
+            "/dev/null",
+            rustix::fs::OFlags::RDONLY,
+            rustix::fs::Mode::empty(),
+        )
+        .unwrap()
     }
 
     #[test]
     fn too_long_and_too_many_are_refused() {
         let (ours, theirs) = pair();
         send(&ours, &vec![b' '; MAX_FRAME + 1], SendFlags::empty()).unwrap();
-        assert!(matches!(recv_frame::<Request>(&theirs), Err(FrameError::TooLarge)));
+        assert!(matches!(
+            recv_frame::<Request>(&theirs),
+            Err(FrameError::TooLarge)
+        ));
         let file = tempfile_like();
         let many = vec![file.as_fd(); MAX_FDS + 1];
-        assert!(matches!(send_frame(&ours, &Request::List {}, &many), Err(FrameError::TooLarge)));
+        assert!(matches!(
+            send_frame(&ours, &Request::List {}, &many),
+            Err(FrameError::TooLarge)
+        ));
     }
 
     #[test]

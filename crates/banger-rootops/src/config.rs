@@ -37,7 +37,9 @@ pub enum ConfigError {
     #[error("the bridge name `{0}` begins like a tap's")]
     BridgeLikeTap(String),
     /// Not a subnet for guests.
-    #[error("{ip}/{prefix} is not the address of a host in a private subnet of 4 to 65,536 addresses")]
+    #[error(
+        "{ip}/{prefix} is not the address of a host in a private subnet of 4 to 65,536 addresses"
+    )]
     Subnet {
         /// The host's address.
         ip: Ipv4Addr,
@@ -139,7 +141,13 @@ mod tests {
         assert_eq!(config.check(), Ok(()));
         let admitted = |text: &str| config.admits_guest(text.parse().unwrap());
         assert!(admitted("172.16.0.2") && admitted("172.16.0.254"));
-        for bad in ["172.16.0.0", "172.16.0.1", "172.16.0.255", "172.16.1.2", "8.8.8.8"] {
+        for bad in [
+            "172.16.0.0",
+            "172.16.0.1",
+            "172.16.0.255",
+            "172.16.1.2",
+            "8.8.8.8",
+        ] {
             assert!(!admitted(bad), "{bad}");
         }
     }
@@ -148,7 +156,9 @@ mod tests {
     fn overlap_is_seen_both_ways() {
         let config = example();
         let overlaps = |text: &str, prefix| config.overlaps(text.parse().unwrap(), prefix);
-        assert!(overlaps("172.16.0.77", 32) && overlaps("172.16.0.0", 12) && overlaps("0.0.0.0", 0));
+        assert!(
+            overlaps("172.16.0.77", 32) && overlaps("172.16.0.0", 12) && overlaps("0.0.0.0", 0)
+        );
         assert!(!overlaps("172.16.1.0", 24) && !overlaps("10.0.0.1", 8));
     }
 

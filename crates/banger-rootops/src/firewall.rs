@@ -59,6 +59,11 @@ impl Ruleset<'_> {
             let tap = TapName::of(vm);
             format!("\"{}\" . {} . {}", tap.as_str(), vm.mac(), guest.address)
         }));
+        let taps = self
+            .guests
+            .keys()
+            .map(|vm| format!("\"{}\"", TapName::of(vm).as_str()));
+        let taps = elements(taps);
         let mut batch = Self::render_removal(self.config);
         // Writing to a String cannot fail.
         let _ = write!(
@@ -91,12 +96,15 @@ impl Ruleset<'_> {
 	}}
 }}
 table bridge {table} {{
+	set taps {{
+		type ifname
+{taps}	}}
 	set pins {{
 		type ifname . ether_addr . ipv4_addr
 {pins}	}}
 	chain prerouting {{
 		type filter hook prerouting priority filter; policy accept;
-		meta ibrname != "{bridge}" accept
+		iifname != @taps accept
 		ether type ip iifname . ether saddr . ip saddr @pins accept
 		ether type arp arp htype 1 arp ptype ip iifname . ether saddr . arp saddr ip @pins iifname . arp saddr ether . arp saddr ip @pins accept
 		drop
@@ -135,7 +143,10 @@ mod tests {
     fn the_whole_batch() {
         let config = crate::config::example();
         let guests = guests();
-        let ruleset = Ruleset { config: &config, guests: &guests };
+        let ruleset = Ruleset {
+            config: &config,
+            guests: &guests,
+        };
         insta::assert_snapshot!(ruleset.render());
     }
 
@@ -143,7 +154,11 @@ mod tests {
     fn nft_accepts_the_batch_with_and_without_guests() {
         let config = crate::config::example();
         for guests in [guests(), BTreeMap::new()] {
-            let batch = Ruleset { config: &config, guests: &guests }.render();
+            let batch = Ruleset {
+                config: &config,
+                guests: &guests,
+            }
+            .render();
             let Some(output) = check_with_nft(&batch) else {
                 println!("SKIPPED(nft): not root, or no nft or unshare here");
                 return;
@@ -167,6 +182,9 @@ mod tests {
             .spawn()
             .ok()?;
         child.stdin.take()?.write_all(batch.as_bytes()).ok()?;
-        child.wait_with_output().ok().filter(|o| o.status.code() != Some(127))
+        child
+            .wait_with_output()
+            .ok()
+            .filter(|o| o.status.code() != Some(127))
     }
 }

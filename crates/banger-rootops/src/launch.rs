@@ -1,141 +1,235 @@
-//! Starting a VM's two processes: the vsock backend, whose sockets already listen, and QEMU.
+//! Launching: everything is checked first, announced in the ledger, then done; what was begun is
+//! undone when a step fails.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use banger_core::VmId;
-use banger_root_proto::{Accel, DriveFormat, LaunchSpec, ProcessIdentity, RefusalCode};
+use banger_root_proto::{Accel, LaunchSpec, ProcessIdentity, Refusal, RefusalCode};
 
-use crate::config::HelperConfig;
-use crate::error::{Context, OpError};
-use crate::qemu::qemu_args;
-use crate::rundir::{self, Users};
-use crate::{process, sys, tap};
+use crate::drives::{self, Facts, Use};
+use crate::helper::Helper;
+use crate::ledger::VmmEntry;
+use crate::qemu::{Role, qemu_args};
+use crate::refuse::{OrRefuse as _, because, refuse};
+use crate::run_dir::{self, RunDir};
+use crate::spawn::{self, Place, Started};
+use crate::{process, uids};
 
-/// The guest's vsock context id: each VM has a backend of its own, so all can have the same.
-const GUEST_CID: &str = "3";
+/// Two running processes.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    pub(crate) vmm: ProcessIdentity,
+    pub(crate) backend: ProcessIdentity,
+    pub(crate) pidfds: Vec<OwnedFd>,
+}
 
-/// Fills a new folder with everything that the VMM shall see.
-pub(crate) fn prepare(
-    folder: &OwnedFd,
-    spec: &LaunchSpec,
-    files: &[OwnedFd],
-    users: Users,
-) -> Result<OwnedFd, OpError> {
-    let missing = || OpError::refused(RefusalCode::Descriptor, "a drive's descriptor is missing");
-    let run = rundir::create(folder.as_fd(), users)?;
-    let mut files = files.iter().map(AsFd::as_fd);
-    for name in ["kernel", "initrd"] {
-        rundir::link_shared(&run, files.next().ok_or_else(missing)?, name, users)?;
-    }
-    for drive in &spec.drives {
-        let file = files.next().ok_or_else(missing)?;
-        if drive.read_only {
-            rundir::link_shared(&run, file, drive.role.as_str(), users)?;
-        } else {
-            rundir::link_writable(&run, file, drive.role.as_str(), users)?;
+/// What the VMM gets, checked.
+struct Files<'a> {
+    folder: BorrowedFd<'a>,
+    files: Vec<(Role, Use, BorrowedFd<'a>)>,
+}
+
+impl Helper {
+    /// Starts the VM's two processes.
+    pub(crate) fn launch(
+        &mut self,
+        vm: &VmId,
+        spec: &LaunchSpec,
+        fds: &[OwnedFd],
+    ) -> Result<Launched, Refusal> {
+        spec.check()
+            .or_refuse_as(RefusalCode::Invalid, || "the launch is refused".into())?;
+        let groups = self.check_host(vm, spec)?;
+        let folder = self.check_count(spec, fds)?;
+        self.clear_way(vm, folder)?;
+        let files = self.check_files(vm, spec, fds)?;
+        if self.ledger.vmms.len() >= self.config.max_vms {
+            let message = format!("the quota of {} VMs is reached", self.config.max_vms);
+            return Err(refuse(RefusalCode::Quota, message));
         }
-        if drive.format == DriveFormat::Qcow2 {
-            rundir::link_shared(&run, files.next().ok_or_else(missing)?, "base", users)?;
-        }
-    }
-    Ok(run)
-}
-
-/// Starts the backend.
-pub(crate) fn start_backend(
-    config: &HelperConfig,
-    run: &OwnedFd,
-    users: Users,
-) -> Result<ProcessIdentity, OpError> {
-    let sockets = [
-        rundir::listener(run, "vhost", users)?,
-        rundir::listener(run, "v", users)?,
-    ];
-    let log = rundir::log_file(run, "backend.log", users)?;
-    let mut command = Command::new(&config.vhost_vsock);
-    command.args([
-        "--guest-cid",
-        GUEST_CID,
-        "--vhost-fd",
-        "3",
-        "--host-fd",
-        "4",
-    ]);
-    let groups = vec![];
-    spawn(
-        command,
-        &config.vhost_vsock,
-        run,
-        log,
-        users.vmm,
-        groups,
-        &sockets,
-    )
-}
-
-/// Starts QEMU.
-pub(crate) fn start_vmm(
-    config: &HelperConfig,
-    run: &OwnedFd,
-    vm: &VmId,
-    spec: &LaunchSpec,
-    users: Users,
-) -> Result<ProcessIdentity, OpError> {
-    let log = rundir::log_file(run, "vmm.log", users)?;
-    let console = rundir::log_file(run, "console", users)?;
-    drop(console);
-    let mut fds = Vec::new();
-    if spec.mac.is_some() {
-        fds.push(OwnedFd::from(tap::open(vm)?));
-    }
-    let mut groups = vec![];
-    if spec.accel == Accel::Kvm {
-        let kvm =
-            std::fs::metadata("/dev/kvm").context(|| "failed to look at /dev/kvm".to_owned())?;
-        groups.push(kvm.gid());
-    }
-    let mut command = Command::new(&config.qemu);
-    command.args(qemu_args(vm, spec));
-    spawn(command, &config.qemu, run, log, users.vmm, groups, &fds)
-}
-
-fn spawn(
-    mut command: Command,
-    program: &Path,
-    run: &OwnedFd,
-    log: OwnedFd,
-    uid: u32,
-    groups: Vec<u32>,
-    fds: &[OwnedFd],
-) -> Result<ProcessIdentity, OpError> {
-    let what = || format!("failed to start {}", program.display());
-    let log = File::from(log);
-    let log_too = log.try_clone().context(what)?;
-    command
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(log_too);
-    sys::confine(
-        &mut command,
-        &sys::Confinement {
-            cwd: run.as_fd(),
+        let mut busy = process::uids_in_use();
+        busy.extend(self.ledger.vmms.values().map(|entry| entry.uid));
+        let uid = self.claims.claim(&busy).map_err(|error| {
+            let code = match error {
+                uids::ClaimError::Exhausted => RefusalCode::Quota,
+                uids::ClaimError::Write { .. } => RefusalCode::System,
+            };
+            because(code, "failed to claim a user for the VMM", &error)
+        })?;
+        let entry = VmmEntry {
             uid,
-            groups,
-            fds,
-        },
-    );
-    let child = match command.spawn() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let message = format!("{} is not there", program.display());
-            return Err(OpError::refused(RefusalCode::HostNotReady, message));
+            vmm: None,
+            backend: None,
+        };
+        self.ledger.vmms.insert(vm.clone(), entry);
+        let done = self
+            .save()
+            .and_then(|()| self.start(vm, spec, &files, uid, &groups));
+        if done.is_err() {
+            // The first failure is the one to tell; what remains is in the ledger.
+            let _ = self.forget(vm, Some(folder));
         }
-        result => result.context(what)?,
-    };
-    process::identify(child.id()).context(|| format!("{} ended at once", program.display()))
+        done
+    }
+
+    fn start(
+        &mut self,
+        vm: &VmId,
+        spec: &LaunchSpec,
+        files: &Files<'_>,
+        uid: u32,
+        groups: &[u32],
+    ) -> Result<Launched, Refusal> {
+        let owner = self.config.owner;
+        let run = RunDir::create(files.folder, owner, uid)?;
+        for (role, how, file) in &files.files {
+            run.link(*role, *file)?;
+            if *how == Use::Owned {
+                drives::give(*file, uid, owner)?;
+            }
+        }
+        let [vhost, host] = [run.listen("vhost")?, run.listen("v")?];
+        let [vmm_log, backend_log] = [run.log("vmm.log")?, run.log("backend.log")?];
+        let run = run.hand_over()?;
+        let tap = spec.mac.map(|_| self.attach_tap(vm, uid)).transpose()?;
+        let place = Place {
+            directory: run.as_fd(),
+            uid,
+            groups: &[],
+        };
+        let program = &self.config.vhost_vsock;
+        let mut backend = spawn::backend(program, place, &vhost, &host, backend_log)?;
+        let place = Place { groups, ..place };
+        let fd = tap.as_ref().map(std::os::fd::AsRawFd::as_raw_fd);
+        let args = qemu_args(vm, spec, fd);
+        let mut vmm = match spawn::vmm(&self.config.qemu, args, place, tap.as_ref(), vmm_log) {
+            Ok(vmm) => vmm,
+            Err(refusal) => {
+                backend.end();
+                return Err(refusal);
+            }
+        };
+        let entry = VmmEntry {
+            uid,
+            vmm: Some(vmm.identity.clone()),
+            backend: Some(backend.identity.clone()),
+        };
+        self.ledger.vmms.insert(vm.clone(), entry);
+        if let Err(refusal) = self.save() {
+            vmm.end();
+            backend.end();
+            return Err(refusal);
+        }
+        Ok(launched(vmm, backend))
+    }
+
+    /// What the launch needs besides files.
+    fn check_host(&self, vm: &VmId, spec: &LaunchSpec) -> Result<Vec<u32>, Refusal> {
+        if let Some(mac) = spec.mac {
+            if mac != vm.mac() {
+                let message = format!("{mac} is not the MAC of the VM {vm}");
+                return Err(refuse(RefusalCode::Invalid, message));
+            }
+            if !self.ledger.taps.contains_key(vm) {
+                return Err(refuse(
+                    RefusalCode::Unknown,
+                    format!("the VM {vm} has no tap"),
+                ));
+            }
+        }
+        for program in [&self.config.qemu, &self.config.vhost_vsock] {
+            check_program(program)?;
+        }
+        match spec.accel {
+            Accel::Kvm => spawn::kvm_groups(),
+            Accel::Tcg => Ok(vec![]),
+        }
+    }
+
+    fn check_count<'a>(
+        &self,
+        spec: &LaunchSpec,
+        fds: &'a [OwnedFd],
+    ) -> Result<BorrowedFd<'a>, Refusal> {
+        let expected = 3 + spec.drive_fds();
+        let Some(folder) = fds.first().filter(|_| fds.len() == expected) else {
+            let message = format!(
+                "{expected} descriptors belong to this launch, not {}",
+                fds.len()
+            );
+            return Err(refuse(RefusalCode::Descriptor, message));
+        };
+        let facts = Facts::of(folder.as_fd(), self.config.owner)?;
+        drives::check_folder(&facts, self.config.owner)?;
+        Ok(folder.as_fd())
+    }
+
+    /// Removes what an earlier launch of this VM left. Refused while it runs.
+    fn clear_way(&mut self, vm: &VmId, folder: BorrowedFd<'_>) -> Result<(), Refusal> {
+        if let Some(entry) = self.ledger.vmms.get(vm) {
+            if !process::running_as(entry.uid).is_empty() {
+                let message = format!("the VM {vm} is running (or its backend is)");
+                return Err(refuse(RefusalCode::Busy, message));
+            }
+            return self.forget(vm, Some(folder));
+        }
+        run_dir::remove(folder, self.config.owner, |uid| self.may_run(uid))
+    }
+
+    fn check_files<'a>(
+        &self,
+        vm: &VmId,
+        spec: &LaunchSpec,
+        fds: &'a [OwnedFd],
+    ) -> Result<Files<'a>, Refusal> {
+        let owner = self.config.owner;
+        let mut files = vec![];
+        for ((role, read_only), file) in drives::roles(spec).into_iter().zip(&fds[1..]) {
+            let facts = Facts::of(file.as_fd(), owner)?;
+            let stray = |uid| !self.may_run(uid);
+            let how = drives::decide(role, read_only, &facts, owner, stray).map_err(|refusal| {
+                Refusal {
+                    message: format!("{vm}: {refusal}"),
+                    ..refusal
+                }
+            })?;
+            files.push((role, how, file.as_fd()));
+        }
+        Ok(Files {
+            folder: fds[0].as_fd(),
+            files,
+        })
+    }
+
+    /// Whether a VMM's user may have processes: of this helper's VMs, of another helper's, or of
+    /// nobody's.
+    pub(crate) fn may_run(&self, uid: u32) -> bool {
+        self.ledger.vmms.values().any(|entry| entry.uid == uid)
+            || self.claims.is_foreign(uid)
+            || !process::running_as(uid).is_empty()
+    }
+}
+
+fn launched(vmm: Started, backend: Started) -> Launched {
+    spawn::reap([vmm.child, backend.child]);
+    Launched {
+        vmm: vmm.identity,
+        backend: backend.identity,
+        pidfds: vec![vmm.pidfd, backend.pidfd],
+    }
+}
+
+fn check_program(program: &Path) -> Result<(), Refusal> {
+    let found = std::fs::metadata(program);
+    let found = found.or_refuse_as(RefusalCode::HostNotReady, || {
+        format!("{} is missing", program.display())
+    })?;
+    if found.is_file() {
+        return Ok(());
+    }
+    Err(refuse(
+        RefusalCode::HostNotReady,
+        format!("{} is not a program", program.display()),
+    ))
 }

@@ -1,131 +1,162 @@
-//! What the helper made, in root's own file, so that a restarted helper knows it. It is valid for
-//! one boot of the host: after another boot nothing of it exists.
+//! What the helper made, so that it touches nothing else. Written before the thing is made, in one
+//! piece (temporary file and rename), in the runtime directory: it lives as long as this boot.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::net::Ipv4Addr;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use banger_core::VmId;
-use banger_root_proto::{ProcessIdentity, RefusalCode};
+use banger_root_proto::ProcessIdentity;
 use serde::{Deserialize, Serialize};
 
-use crate::config::HelperConfig;
-use crate::error::{Context, OpError};
-use crate::process;
+/// Raise it with every change of the types below.
+const VERSION: u32 = 1;
 
-/// One VM's entry.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Entry {
-    /// The uid of its VMM: `VMM_UID_BASE` and this.
-    pub(crate) slot: u32,
-    pub(crate) tap: Option<Tap>,
-    /// Whether its folder for running was made.
-    pub(crate) run_dir: bool,
-    pub(crate) vmm: Option<ProcessIdentity>,
-    pub(crate) backend: Option<ProcessIdentity>,
+/// Everything the helper made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Ledger {
+    version: u32,
+    boot_id: String,
+    /// Whether the bridge was asked for.
+    pub(crate) network: bool,
+    /// The firewall as it was last written.
+    pub(crate) firewall: Option<AppliedFirewall>,
+    /// Taps that exist, or were about to.
+    pub(crate) taps: BTreeMap<VmId, TapEntry>,
+    /// VMMs that run, or were about to.
+    pub(crate) vmms: BTreeMap<VmId, VmmEntry>,
 }
 
-/// A tap and what it is pinned to.
+/// Tells whether the firewall still is what was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Tap {
-    pub(crate) address: Ipv4Addr,
+#[serde(deny_unknown_fields)]
+pub(crate) struct AppliedFirewall {
+    /// A hash of the batch.
+    pub(crate) batch: u64,
+    /// The kernel's generation after it.
+    pub(crate) generation: u32,
+}
+
+/// A tap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TapEntry {
+    /// The only address behind it.
+    pub(crate) address: std::net::Ipv4Addr,
+    /// Whether NAT is on.
     pub(crate) nat: bool,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+/// A VMM and its vsock backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Contents {
-    boot_id: String,
-    vms: BTreeMap<VmId, Entry>,
+pub(crate) struct VmmEntry {
+    /// The user of both.
+    pub(crate) uid: u32,
+    /// None until it was started.
+    pub(crate) vmm: Option<ProcessIdentity>,
+    /// None until it was started.
+    pub(crate) backend: Option<ProcessIdentity>,
 }
 
-/// The ledger; every change is on disk before the change is made.
-#[derive(Debug)]
-pub(crate) struct Ledger {
-    path: PathBuf,
-    contents: Contents,
+/// Why the ledger cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// Reading failed.
+    #[error("failed to read the ledger {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Writing failed.
+    #[error("failed to write the ledger {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not a ledger.
+    #[error(
+        "the ledger {} is damaged; stop all VMs and remove it, or restart the machine",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Of another version of banger.
+    #[error(
+        "the ledger {} was written by another banger (version {found}, this one knows {VERSION}); \
+         use that one to stop its VMs",
+        path.display()
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        found: u32,
+    },
 }
 
 impl Ledger {
-    pub(crate) fn load(path: &Path) -> io::Result<Self> {
-        let boot_id = process::boot_id()?;
-        let contents = match fs::read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Contents::default(),
-            Err(error) => return Err(error),
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-                let message = format!("the ledger {} is damaged: {error}", path.display());
-                io::Error::new(io::ErrorKind::InvalidData, message)
-            })?,
-        };
-        let same_boot = contents.boot_id == boot_id;
-        let vms = if same_boot {
-            contents.vms
-        } else {
-            BTreeMap::new()
-        };
-        Ok(Self {
-            path: path.to_owned(),
-            contents: Contents { boot_id, vms },
-        })
-    }
-
-    pub(crate) fn vms(&self) -> &BTreeMap<VmId, Entry> {
-        &self.contents.vms
-    }
-
-    pub(crate) fn get(&self, vm: &VmId) -> Option<&Entry> {
-        self.contents.vms.get(vm)
-    }
-
-    /// Changes a VM's entry, which is made when there is none, and writes the ledger.
-    pub(crate) fn update(
-        &mut self,
-        vm: &VmId,
-        edit: impl FnOnce(&mut Entry),
-    ) -> Result<u32, OpError> {
-        if !self.contents.vms.contains_key(vm) {
-            let slot = self.free_slot()?;
-            self.contents.vms.insert(
-                vm.clone(),
-                Entry {
-                    slot,
-                    ..Entry::default()
-                },
-            );
+    /// Reads the ledger; of an earlier boot, or none, an empty one.
+    pub(crate) fn load(path: &Path, boot_id: &str) -> Result<Self, LedgerError> {
+        #[derive(Deserialize)]
+        struct Head {
+            version: u32,
+            boot_id: String,
         }
-        let entry = self.contents.vms.entry(vm.clone()).or_default();
-        edit(entry);
-        let slot = entry.slot;
-        if entry.tap.is_none() && !entry.run_dir && entry.vmm.is_none() && entry.backend.is_none() {
-            self.contents.vms.remove(vm);
+        let empty = Self {
+            version: VERSION,
+            boot_id: boot_id.to_owned(),
+            ..Self::default()
+        };
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(empty),
+            Err(source) => {
+                return Err(LedgerError::Read {
+                    path: path.into(),
+                    source,
+                });
+            }
+        };
+        let damaged = |source| LedgerError::Damaged {
+            path: path.into(),
+            source,
+        };
+        let head: Head = serde_json::from_slice(&text).map_err(damaged)?;
+        if head.boot_id != boot_id {
+            return Ok(empty);
         }
-        self.save()?;
-        Ok(HelperConfig::VMM_UID_BASE + slot)
+        if head.version != VERSION {
+            return Err(LedgerError::Version {
+                path: path.into(),
+                found: head.version,
+            });
+        }
+        serde_json::from_slice(&text).map_err(damaged)
     }
 
-    fn free_slot(&self) -> Result<u32, OpError> {
-        let taken = |slot: &u32| self.contents.vms.values().any(|entry| entry.slot == *slot);
-        (0..HelperConfig::MAX_VMS)
-            .find(|slot| !taken(slot))
-            .ok_or_else(|| {
-                let message = format!(
-                    "the helper's quota of {} VMs is reached",
-                    HelperConfig::MAX_VMS
-                );
-                OpError::refused(RefusalCode::Quota, message)
-            })
-    }
-
-    fn save(&self) -> Result<(), OpError> {
-        let what = || format!("failed to write {}", self.path.display());
-        let json = serde_json::to_vec(&self.contents)
-            .map_err(io::Error::from)
-            .context(what)?;
-        let next = self.path.with_extension("next");
-        fs::write(&next, json).context(what)?;
-        fs::rename(&next, &self.path).context(what)
+    /// Writes the ledger in one piece. Not synced: it does not outlive the boot.
+    pub(crate) fn save(&self, path: &Path) -> Result<(), LedgerError> {
+        let failed = |source| LedgerError::Write {
+            path: path.into(),
+            source,
+        };
+        let json = serde_json::to_vec(self).map_err(|error| failed(error.into()))?;
+        let temporary = path.with_extension("new");
+        std::fs::write(&temporary, json).map_err(failed)?;
+        std::fs::rename(&temporary, path).map_err(failed)
     }
 }
 
@@ -134,26 +165,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_survive_a_restart_and_vanish_when_nothing_is_left_of_them() {
+    fn it_round_trips_and_ends_with_the_boot() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ledger.json");
-        let vm: VmId = "00000000000a".parse().unwrap();
-        let mut ledger = Ledger::load(&path).unwrap();
-        ledger.update(&vm, |entry| entry.run_dir = true).unwrap();
-        let mut again = Ledger::load(&path).unwrap();
-        assert!(again.get(&vm).unwrap().run_dir);
-        again.update(&vm, |entry| entry.run_dir = false).unwrap();
-        assert!(Ledger::load(&path).unwrap().vms().is_empty());
+        let mut ledger = Ledger::load(&path, "one").unwrap();
+        let vmm = VmmEntry {
+            uid: 880_000,
+            vmm: None,
+            backend: None,
+        };
+        ledger.vmms.insert("0123456789ab".parse().unwrap(), vmm);
+        ledger.network = true;
+        ledger.save(&path).unwrap();
+        assert_eq!(Ledger::load(&path, "one").unwrap(), ledger);
+        assert!(Ledger::load(&path, "two").unwrap().vmms.is_empty());
     }
 
     #[test]
-    fn a_damaged_ledger_is_an_error_and_one_of_another_boot_is_empty() {
+    fn a_damaged_or_newer_one_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ledger.json");
-        fs::write(&path, "{").unwrap();
-        assert!(Ledger::load(&path).is_err());
-        let entry = r#"{"boot_id":"another","vms":{"00000000000a":{"slot":0,"tap":null,"run_dir":true,"vmm":null,"backend":null}}}"#;
-        fs::write(&path, entry).unwrap();
-        assert!(Ledger::load(&path).unwrap().vms().is_empty());
+        std::fs::write(&path, b"{\"version\":1,").unwrap();
+        assert!(matches!(
+            Ledger::load(&path, "one"),
+            Err(LedgerError::Damaged { .. })
+        ));
+        std::fs::write(&path, b"{\"version\":1,\"boot_id\":\"one\",\"extra\":0}").unwrap();
+        assert!(matches!(
+            Ledger::load(&path, "one"),
+            Err(LedgerError::Damaged { .. })
+        ));
+        std::fs::write(&path, b"{\"version\":2,\"boot_id\":\"one\"}").unwrap();
+        assert!(matches!(
+            Ledger::load(&path, "one"),
+            Err(LedgerError::Version { found: 2, .. })
+        ));
+        std::fs::write(&path, b"{\"version\":2,\"boot_id\":\"other\"}").unwrap();
+        assert!(Ledger::load(&path, "one").is_ok());
     }
 }

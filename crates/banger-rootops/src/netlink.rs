@@ -25,15 +25,6 @@ pub(crate) enum NetlinkError {
     Kernel(#[source] Errno),
 }
 
-impl NetlinkError {
-    pub(crate) fn errno(&self) -> Option<Errno> {
-        match self {
-            Self::Kernel(errno) => Some(*errno),
-            Self::Socket(_) => None,
-        }
-    }
-}
-
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Link {
@@ -67,8 +58,13 @@ impl Netlink {
     pub(crate) fn open() -> Result<Self, NetlinkError> {
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(NetlinkError::Socket)?;
         socket.bind_auto().map_err(NetlinkError::Socket)?;
-        socket.connect(&SocketAddr::new(0, 0)).map_err(NetlinkError::Socket)?;
-        Ok(Self { socket, sequence: 0 })
+        socket
+            .connect(&SocketAddr::new(0, 0))
+            .map_err(NetlinkError::Socket)?;
+        Ok(Self {
+            socket,
+            sequence: 0,
+        })
     }
 
     /// Every interface.
@@ -81,7 +77,9 @@ impl Netlink {
     /// The interface of that name.
     pub(crate) fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
         let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
         match self.request(RouteNetlinkMessage::GetLink(message), NLM_F_ACK) {
             Err(NetlinkError::Kernel(Errno::NODEV)) => Ok(None),
             Err(error) => Err(error),
@@ -98,10 +96,13 @@ impl Netlink {
             let RouteNetlinkMessage::NewAddress(message) = answer else {
                 return None;
             };
-            let local = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
-                _ => None,
-            })?;
+            let local = message
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
+                    _ => None,
+                })?;
             Some((message.header.index, local, message.header.prefix_len))
         };
         Ok(answers.into_iter().filter_map(address).collect())
@@ -110,23 +111,38 @@ impl Netlink {
     /// Makes an interface; it must not exist.
     pub(crate) fn create(&mut self, name: &str, kind: &NewLink<'_>) -> Result<(), NetlinkError> {
         let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
         let info = match kind {
             NewLink::Bridge { mac } => {
-                message.attributes.push(LinkAttribute::Address(mac.to_vec()));
-                let options = vec![InfoBridge::ForwardDelay(0), InfoBridge::MulticastSnooping(false)];
-                vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(options))]
+                message
+                    .attributes
+                    .push(LinkAttribute::Address(mac.to_vec()));
+                let options = vec![
+                    InfoBridge::ForwardDelay(0),
+                    InfoBridge::MulticastSnooping(false),
+                ];
+                vec![
+                    LinkInfo::Kind(InfoKind::Bridge),
+                    LinkInfo::Data(InfoData::Bridge(options)),
+                ]
             }
             NewLink::Dummy => vec![LinkInfo::Kind(InfoKind::Dummy)],
             NewLink::Veth { peer } => {
                 let mut other = LinkMessage::default();
-                other.attributes.push(LinkAttribute::IfName((*peer).to_owned()));
+                other
+                    .attributes
+                    .push(LinkAttribute::IfName((*peer).to_owned()));
                 let data = InfoData::Veth(InfoVeth::Peer(other));
                 vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(data)]
             }
         };
         message.attributes.push(LinkAttribute::LinkInfo(info));
-        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+        self.change(
+            RouteNetlinkMessage::NewLink(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
     }
 
     /// Marks an interface, puts it under a bridge, and switches it on, in one go.
@@ -140,16 +156,12 @@ impl Netlink {
         message.header.index = index;
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
-        message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
-        message.attributes.extend(master.map(LinkAttribute::Controller));
-        self.change(RouteNetlinkMessage::SetLink(message), 0)
-    }
-
-    /// Only marks it.
-    pub(crate) fn mark(&mut self, index: u32, alias: &str) -> Result<(), NetlinkError> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
+        message
+            .attributes
+            .push(LinkAttribute::IfAlias(alias.to_owned()));
+        message
+            .attributes
+            .extend(master.map(LinkAttribute::Controller));
         self.change(RouteNetlinkMessage::SetLink(message), 0)
     }
 
@@ -164,8 +176,12 @@ impl Netlink {
         message.header.family = AddressFamily::Inet;
         message.header.index = index;
         message.header.prefix_len = prefix;
-        message.attributes.push(AddressAttribute::Local(IpAddr::V4(ip)));
-        message.attributes.push(AddressAttribute::Address(IpAddr::V4(ip)));
+        message
+            .attributes
+            .push(AddressAttribute::Local(IpAddr::V4(ip)));
+        message
+            .attributes
+            .push(AddressAttribute::Address(IpAddr::V4(ip)));
         let message = RouteNetlinkMessage::NewAddress(message);
         self.change(message, NLM_F_CREATE | NLM_F_REPLACE)
     }

@@ -1,98 +1,306 @@
-//! The bridge: with an address, with carrier, and marked as ours.
+//! The bridge, its carrier, its firewall.
 
-use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd as _, OwnedFd};
 
-use banger_root_proto::RefusalCode;
-use netlink_packet_route::link::InfoKind;
+use banger_core::{TapName, VmId};
+use banger_root_proto::{Refusal, RefusalCode};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
-use crate::config::HelperConfig;
-use crate::error::{Context, OpError};
-use crate::netlink::Netlink;
+use crate::firewall::{Guest, Ruleset};
+use crate::helper::Helper;
+use crate::ledger::AppliedFirewall;
+use crate::netlink::{Link, Netlink, NetlinkError, NewLink};
+use crate::nft;
+use crate::refuse::{OrRefuse as _, refuse};
 
-/// What our bridge carries as its alias.
-fn mark(config: &HelperConfig) -> String {
-    format!("banger:{}", config.owner_uid)
-}
-
-/// The link that gives the bridge carrier, and the other end where it is a veth pair.
-const CARRIER: &str = "banger-carrier";
-const CARRIER_PEER: &str = "banger-carrie2";
-
-/// Makes the bridge and gives its index. Idempotent.
-///
-/// # Errors
-/// A bridge of that name that is not ours, or a subnet that another link has.
-pub(crate) fn ensure_bridge(config: &HelperConfig, netlink: &mut Netlink) -> Result<u32, OpError> {
-    let what = || format!("failed to make the bridge {}", config.bridge);
-    let conflict = |message: String| OpError::refused(RefusalCode::Conflict, message);
-    let existing = netlink.link(&config.bridge).context(what)?;
-    if let Some(link) = &existing
-        && (link.kind != Some(InfoKind::Bridge) || link.alias.as_deref() != Some(&mark(config)))
-    {
-        return Err(conflict(format!(
-            "there is a link `{}` that is not banger's",
-            config.bridge
-        )));
-    }
-    let addresses = netlink.addresses().context(what)?;
-    let own_index = existing.as_ref().map(|link| link.index);
-    for (index, address, _) in &addresses {
-        let taken = config.is_guest_address(*address) || *address == config.bridge_ip;
-        if taken && Some(*index) != own_index {
-            let subnet = config.subnet();
-            return Err(conflict(format!(
-                "the subnet {subnet} is used already: a link has {address}"
-            )));
+impl Helper {
+    /// Bridge with carrier, its address, and the firewall.
+    pub(crate) fn ensure_network(&mut self) -> Result<(), Refusal> {
+        let mut netlink = self.netlink()?;
+        let existing = find(&mut netlink, &self.config.bridge)?;
+        if let Some(link) = &existing {
+            self.check_ours(link)?;
         }
-    }
-    if existing.is_none() {
-        netlink.create_bridge(&config.bridge).context(what)?;
-    }
-    let link = netlink.link(&config.bridge).context(what)?;
-    let index = link.map(|link| link.index).unwrap_or_default();
-    netlink.set_alias(index, &mark(config)).context(what)?;
-    if !addresses
-        .iter()
-        .any(|(at, address, _)| *at == index && *address == config.bridge_ip)
-    {
+        self.check_subnet(&mut netlink, existing.as_ref())?;
+        if !self.ledger.network {
+            self.ledger.network = true;
+            self.save()?;
+        }
+        // The rules stand before the first packet can pass.
+        self.apply_firewall()?;
+        let bridge = match existing {
+            Some(link) => link,
+            None => self.create_bridge(&mut netlink)?,
+        };
+        let mark = self.config.mark();
+        if !bridge.up || bridge.alias.is_none() {
+            netlink
+                .set_up(bridge.index, &mark, None)
+                .or_refuse(|| self.failed("switch on"))?;
+        }
         netlink
-            .add_address(index, config.bridge_ip, config.prefix)
-            .context(what)?;
+            .add_address(bridge.index, self.config.bridge_ip, self.config.prefix)
+            .or_refuse(|| self.failed("give an address to"))?;
+        self.ensure_carrier(&mut netlink, bridge.index)
     }
-    ensure_carrier(netlink, index)
-        .context(|| format!("failed to give {} carrier", config.bridge))?;
-    netlink.set_up(index).context(what)?;
-    fs::write("/proc/sys/net/ipv4/ip_forward", "1")
-        .context(|| "failed to switch on IPv4 forwarding".to_owned())?;
-    Ok(index)
-}
 
-/// A bridge without a running port has no carrier, and systemd-resolved ignores such a link.
-fn ensure_carrier(netlink: &mut Netlink, bridge: u32) -> std::io::Result<()> {
-    if netlink.link(CARRIER)?.is_none() && netlink.create_dummy(CARRIER).is_err() {
-        netlink.create_veth(CARRIER, CARRIER_PEER)?;
+    /// Takes down what [`Self::ensure_network`] made. `ip_forward` stays as it is: others may have
+    /// come to rely on it.
+    pub(crate) fn remove_network(&mut self) -> Result<(), Refusal> {
+        if !self.ledger.taps.is_empty() {
+            let message = format!("{} taps are on the bridge", self.ledger.taps.len());
+            return Err(refuse(RefusalCode::Busy, message));
+        }
+        let mut netlink = self.netlink()?;
+        let links = netlink.links().or_refuse(|| self.failed("look for"))?;
+        let mark = self.config.mark();
+        let announced = self.ledger.network;
+        let ours = |link: &&Link| match link.alias.as_deref() {
+            Some(alias) => alias == mark,
+            None => announced,
+        };
+        let named = |name: &str| links.iter().find(|link| link.name == name).filter(ours);
+        if let Some(bridge) = named(&self.config.bridge) {
+            let carrier = self.config.carrier_names();
+            let port = |link: &&Link| link.master == Some(bridge.index);
+            let foreign = |link: &&Link| !carrier.contains(&link.name);
+            if let Some(link) = links.iter().filter(port).find(foreign) {
+                let message = format!("`{}` is still a port of the bridge", link.name);
+                return Err(refuse(RefusalCode::Busy, message));
+            }
+        }
+        let [carrier, _] = self.config.carrier_names();
+        for link in [named(&carrier), named(&self.config.bridge)]
+            .into_iter()
+            .flatten()
+        {
+            netlink
+                .remove(link.index)
+                .or_refuse(|| format!("failed to remove `{}`", link.name))?;
+        }
+        if self.ledger.network || self.ledger.firewall.is_some() {
+            self.nft
+                .apply(&Ruleset::render_removal(&self.config))
+                .or_refuse(|| "failed to remove the firewall".into())?;
+        }
+        self.ledger.network = false;
+        self.ledger.firewall = None;
+        self.save()
     }
-    for link in netlink.links()? {
-        if link.name == CARRIER {
-            netlink.set_controller(link.index, bridge)?;
-            netlink.set_up(link.index)?;
-        } else if link.name == CARRIER_PEER {
-            netlink.set_up(link.index)?;
+
+    /// Whether bridge and firewall stand.
+    pub(crate) fn network_stands(&self, links: &[Link]) -> bool {
+        let mark = self.config.mark();
+        let bridge = links.iter().any(|link| {
+            link.name == self.config.bridge && link.alias.as_deref() == Some(&mark) && link.up
+        });
+        let untouched = || {
+            let applied = self.ledger.firewall.map(|applied| applied.generation);
+            applied.is_some() && applied == nft::generation()
+        };
+        let table = Ruleset::table(&self.config);
+        let listed = || {
+            ["inet", "bridge"]
+                .iter()
+                .all(|family| self.nft.has_table(family, &table))
+        };
+        bridge && (untouched() || listed())
+    }
+
+    /// Makes the firewall what the ledger says. Without effect and without a process when nobody
+    /// has changed anything since.
+    pub(crate) fn apply_firewall(&mut self) -> Result<(), Refusal> {
+        let guests = self.ledger.taps.iter();
+        let guests = guests.map(|(vm, tap)| {
+            let guest = Guest {
+                address: tap.address,
+                nat: tap.nat,
+            };
+            (vm.clone(), guest)
+        });
+        let guests = guests.collect();
+        let batch = Ruleset {
+            config: &self.config,
+            guests: &guests,
+        }
+        .render();
+        let mut hasher = DefaultHasher::new();
+        batch.hash(&mut hasher);
+        let wanted = hasher.finish();
+        let before = nft::generation();
+        let stands = self
+            .ledger
+            .firewall
+            .is_some_and(|applied| applied.batch == wanted && Some(applied.generation) == before);
+        if !stands {
+            let code = RefusalCode::HostNotReady;
+            self.nft
+                .apply(&batch)
+                .or_refuse_as(code, || "failed to set the firewall".into())?;
+            // Anything but one commit more means that somebody else was at it too.
+            let after = nft::generation();
+            let alone = after.is_some() && after == before.map(|before| before.wrapping_add(1));
+            let applied = after.filter(|_| alone);
+            self.ledger.firewall = applied.map(|generation| AppliedFirewall {
+                batch: wanted,
+                generation,
+            });
+            self.save()?;
+        }
+        if guests.values().any(|guest| guest.nat) {
+            let path = "/proc/sys/net/ipv4/ip_forward";
+            let is_on = std::fs::read(path).is_ok_and(|value| value.starts_with(b"1"));
+            if !is_on {
+                std::fs::write(path, "1")
+                    .or_refuse(|| "failed to let this machine forward packets".into())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sockets for DNS, reachable from the bridge only: UDP, then TCP.
+    pub(crate) fn open_guest_dns(&self) -> Result<Vec<OwnedFd>, Refusal> {
+        let mut netlink = self.netlink()?;
+        if find(&mut netlink, &self.config.bridge)?.is_none() {
+            return Err(refuse(RefusalCode::Unknown, "the bridge does not exist"));
+        }
+        let address = SocketAddrV4::new(self.config.bridge_ip, 53);
+        let mut sockets = vec![];
+        for kind in [SocketType::DGRAM, SocketType::STREAM] {
+            let failed = || format!("failed to open port 53 of {}", self.config.bridge_ip);
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::INET, kind, flags, None).or_refuse(failed)?;
+            if kind == SocketType::STREAM {
+                sockopt::set_socket_reuseaddr(&socket, true).or_refuse(failed)?;
+            }
+            crate::sys::bind_to_device(socket.as_fd(), &self.config.bridge).or_refuse(failed)?;
+            bind(&socket, &address).map_err(|errno| {
+                let code = match errno {
+                    Errno::ADDRINUSE => RefusalCode::Conflict,
+                    _ => RefusalCode::System,
+                };
+                crate::refuse::because(code, failed(), &errno)
+            })?;
+            if kind == SocketType::STREAM {
+                listen(&socket, 128).or_refuse(failed)?;
+            }
+            sockets.push(socket);
+        }
+        Ok(sockets)
+    }
+
+    pub(crate) fn netlink(&self) -> Result<Netlink, Refusal> {
+        Netlink::open().or_refuse(|| "failed to reach the kernel's network side".into())
+    }
+
+    /// Whether a link is ours: by its mark, or because the ledger announced it and nobody has
+    /// marked it yet.
+    fn check_ours(&self, link: &Link) -> Result<(), Refusal> {
+        match link.alias.as_deref() {
+            Some(alias) if alias == self.config.mark() => Ok(()),
+            None if self.ledger.network => Ok(()),
+            _ => {
+                let message = format!(
+                    "there is a network interface `{}` that is not ours",
+                    link.name
+                );
+                Err(refuse(RefusalCode::Conflict, message))
+            }
         }
     }
-    Ok(())
+
+    fn check_subnet(&self, netlink: &mut Netlink, bridge: Option<&Link>) -> Result<(), Refusal> {
+        let addresses = netlink
+            .addresses()
+            .or_refuse(|| "failed to list addresses".into())?;
+        let ours = bridge.map(|link| link.index);
+        let taken = |(index, ip, prefix): &(u32, Ipv4Addr, u8)| {
+            Some(*index) != ours && self.config.overlaps(*ip, *prefix)
+        };
+        let Some((index, ip, prefix)) = addresses.into_iter().find(taken) else {
+            return Ok(());
+        };
+        let links = netlink.links().unwrap_or_default();
+        let name = links
+            .into_iter()
+            .find(|link| link.index == index)
+            .map(|link| link.name);
+        let name = name.unwrap_or_else(|| format!("number {index}"));
+        let (own, own_prefix) = (self.config.bridge_ip, self.config.prefix);
+        let message = format!(
+            "the guests' subnet {own}/{own_prefix} overlaps with {ip}/{prefix} of the interface `{name}`"
+        );
+        Err(refuse(RefusalCode::Conflict, message))
+    }
+
+    fn create_bridge(&self, netlink: &mut Netlink) -> Result<Link, Refusal> {
+        // A fixed MAC: else it would change with the bridge's ports, under the guests' feet.
+        let [_, a, b, c] = self.config.bridge_ip.octets();
+        let mac = [0x06, 0xba, 0x00, a, b, c];
+        let name = &self.config.bridge;
+        netlink
+            .create(name, &NewLink::Bridge { mac })
+            .or_refuse(|| self.failed("make"))?;
+        // Guests speak IPv4 only; a kernel without IPv6 has no such file.
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+        find(netlink, name)?
+            .ok_or_else(|| refuse(RefusalCode::System, format!("the bridge `{name}` vanished")))
+    }
+
+    /// A bridge without a port that is up has no carrier, and then no route.
+    fn ensure_carrier(&self, netlink: &mut Netlink, bridge: u32) -> Result<(), Refusal> {
+        let [name, peer] = self.config.carrier_names();
+        let failed = || format!("failed to give the bridge carrier through `{name}`");
+        let mark = self.config.mark();
+        let port = match find(netlink, &name)? {
+            Some(link) => {
+                self.check_ours(&link)?;
+                link
+            }
+            None => {
+                match netlink.create(&name, &NewLink::Dummy) {
+                    // No such kind of interface here.
+                    Err(NetlinkError::Kernel(Errno::OPNOTSUPP | Errno::NODEV | Errno::INVAL)) => {
+                        netlink
+                            .create(&name, &NewLink::Veth { peer: &peer })
+                            .or_refuse(failed)?;
+                    }
+                    other => other.or_refuse(failed)?,
+                }
+                find(netlink, &name)?.ok_or_else(|| refuse(RefusalCode::System, failed()))?
+            }
+        };
+        if let Some(other) = find(netlink, &peer)?.filter(|other| !other.up) {
+            self.check_ours(&other)?;
+            netlink.set_up(other.index, &mark, None).or_refuse(failed)?;
+        }
+        if !port.up || port.master != Some(bridge) {
+            netlink
+                .set_up(port.index, &mark, Some(bridge))
+                .or_refuse(failed)?;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, what: &str) -> String {
+        format!("failed to {what} the bridge `{}`", self.config.bridge)
+    }
 }
 
-/// Removes what [`ensure_bridge`] made. Absent is Ok; a bridge that is not ours is left alone.
-pub(crate) fn remove_bridge(config: &HelperConfig, netlink: &mut Netlink) -> Result<(), OpError> {
-    let what = || format!("failed to remove the bridge {}", config.bridge);
-    let links = netlink.links().context(what)?;
-    let ours = mark(config);
-    for link in links {
-        let is_bridge = link.name == config.bridge && link.alias.as_deref() == Some(&ours);
-        if is_bridge || link.name == CARRIER {
-            netlink.delete_link(link.index).context(what)?;
-        }
-    }
-    Ok(())
+/// The link of that name, or why it cannot be known.
+pub(crate) fn find(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, Refusal> {
+    netlink
+        .link(name)
+        .or_refuse(|| format!("failed to look for the interface `{name}`"))
+}
+
+/// The links that are taps of this owner's, by VM.
+pub(crate) fn taps_among(links: &[Link], mark: &str) -> Vec<VmId> {
+    let ours = links
+        .iter()
+        .filter(|link| link.alias.as_deref() == Some(mark));
+    ours.filter_map(|link| TapName::vm_of(&link.name)).collect()
 }

@@ -37,7 +37,12 @@ impl Nft {
     /// Looks in the places where distributions put it.
     pub(crate) fn find() -> Self {
         let places = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"];
-        Self(places.iter().map(|dir| Path::new(dir).join("nft")).find(|path| path.is_file()))
+        Self(
+            places
+                .iter()
+                .map(|dir| Path::new(dir).join("nft"))
+                .find(|path| path.is_file()),
+        )
     }
 
     /// Applies one batch, all or nothing.

@@ -1,137 +1,175 @@
-//! QEMU's command line, rendered from the typed specification: relative names only, nothing of the
-//! caller's but numbers and the guest kernel's own arguments.
+//! QEMU's arguments, from the typed specification. Every path is a fixed name in the VMM's own
+//! directory.
+
+use std::os::fd::RawFd;
 
 use banger_core::VmId;
-use banger_root_proto::{Accel, CacheMode, DriveFormat, DriveSpec, LaunchSpec};
+use banger_root_proto::{Accel, CacheMode, DriveFormat, DriveRole, DriveSpec, LaunchSpec};
 
-/// The tap's descriptor in the VMM, when it has one.
-pub(crate) const TAP_FD: u32 = 3;
+/// A fixed name in the VMM's directory, for the files that are not drives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The kernel, ELF.
+    Kernel,
+    /// The initramfs.
+    Initrd,
+    /// What the root drive's overlay lies over.
+    Base,
+    /// A drive.
+    Drive(DriveRole),
+}
 
-/// The arguments for a `microvm` (QEMU's `docs/system/i386/microvm.rst`). The memory must be shared
-/// and exactly as large as `-m`, or the vsock device is dead without a word.
+impl Role {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Initrd => "initrd",
+            Self::Base => "base",
+            Self::Drive(role) => role.as_str(),
+        }
+    }
+}
+
+/// The arguments of `qemu-system-x86_64` (7.2 and later), run in the VMM's directory.
+///
+/// Shared memory is what makes vhost-user work; without `share=on` vsock is dead and nothing says
+/// so. The overlay's own idea of its base is overridden, so that only our files are opened.
 #[must_use]
-pub fn qemu_args(vm: &VmId, spec: &LaunchSpec) -> Vec<String> {
+pub fn qemu_args(vm: &VmId, spec: &LaunchSpec, tap: Option<RawFd>) -> Vec<String> {
+    let (accel, cpu) = match spec.accel {
+        Accel::Kvm => ("kvm", "host"),
+        Accel::Tcg => ("tcg", "max"),
+    };
     let memory = spec.memory_mib.0;
-    let accel = match spec.accel {
-        Accel::Kvm => "kvm",
-        Accel::Tcg => "tcg",
-    };
-    let cpu = match spec.accel {
-        Accel::Kvm => "host",
-        Accel::Tcg => "max",
-    };
-    let mut args: Vec<String> = Vec::new();
-    let mut add = |name: &str, value: String| args.extend([name.to_owned(), value]);
-    add("-name", format!("banger-{vm}"));
-    add(
-        "-M",
-        format!("microvm,accel={accel},acpi=on,rtc=on,memory-backend=mem"),
+    let mut args = Arguments(vec![]);
+    args.pair("-name", vm.to_string());
+    args.pair(
+        "-machine",
+        format!(
+            "microvm,accel={accel},acpi=on,rtc=on,pcie=off,isa-serial=on,x-option-roms=off,\
+             memory-backend=mem"
+        ),
     );
-    add(
+    args.pair("-cpu", cpu);
+    args.pair("-smp", spec.vcpu.to_string());
+    args.pair("-m", format!("{memory}M"));
+    args.pair(
         "-object",
         format!("memory-backend-memfd,id=mem,size={memory}M,share=on"),
     );
-    add("-m", format!("{memory}M"));
-    add("-smp", spec.vcpu.to_string());
-    add("-cpu", cpu.to_owned());
-    add("-display", "none".to_owned());
-    add(
-        "-chardev",
-        "file,id=console,path=console,append=on".to_owned(),
-    );
-    add("-serial", "chardev:console".to_owned());
-    add("-qmp", "unix:api,server=on,wait=off".to_owned());
-    add("-kernel", "kernel".to_owned());
-    add("-initrd", "initrd".to_owned());
-    add("-append", spec.boot_args.clone());
+    for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+        args.0.push(flag.to_owned());
+    }
+    args.pair("-display", "none");
+    args.pair("-msg", "timestamp=on");
+    args.pair("-kernel", "kernel");
+    args.pair("-initrd", "initrd");
+    args.pair("-append", &spec.boot_args);
+    args.pair("-chardev", "file,id=console,path=console,append=on");
+    args.pair("-serial", "chardev:console");
+    args.pair("-qmp", "unix:api,server=on,wait=off");
     for drive in &spec.drives {
         let role = drive.role.as_str();
-        add("-drive", drive_arg(drive, spec.cache));
-        add(
+        args.pair("-drive", drive_value(*drive, spec.cache));
+        args.pair(
             "-device",
             format!("virtio-blk-device,drive={role},serial={role}"),
         );
     }
-    if let Some(mac) = spec.mac {
-        add("-netdev", format!("tap,id=net,fd={TAP_FD}"));
-        add("-device", format!("virtio-net-device,netdev=net,mac={mac}"));
+    if let (Some(mac), Some(fd)) = (spec.mac, tap) {
+        args.pair("-netdev", format!("tap,id=net0,fd={fd}"));
+        args.pair(
+            "-device",
+            format!("virtio-net-device,netdev=net0,mac={mac}"),
+        );
     }
-    add("-chardev", "socket,id=vsock,path=vhost".to_owned());
-    add(
-        "-device",
-        "vhost-user-vsock-device,chardev=vsock".to_owned(),
+    args.pair("-chardev", "socket,id=vsock,path=vhost");
+    args.pair("-device", "vhost-user-vsock-device,chardev=vsock");
+    args.pair("-device", "virtio-rng-device");
+    args.pair(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     );
-    add("-device", "virtio-rng-device".to_owned());
-    let sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
-    add("-sandbox", sandbox.to_owned());
-    args.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(str::to_owned));
-    args
+    args.0
 }
 
-fn drive_arg(drive: &DriveSpec, cache: CacheMode) -> String {
+fn drive_value(drive: DriveSpec, cache: CacheMode) -> String {
     let role = drive.role.as_str();
-    let format = match drive.format {
-        DriveFormat::Raw => "raw",
-        DriveFormat::Qcow2 => "qcow2",
+    let mut value = format!("if=none,id={role},file.driver=file,file.filename={role}");
+    value += match drive.format {
+        DriveFormat::Raw => ",format=raw",
+        DriveFormat::Qcow2 => {
+            ",format=qcow2,backing.driver=raw,backing.file.driver=file,backing.file.filename=base"
+        }
     };
-    let cache = match cache {
-        CacheMode::Writeback => "writeback",
-        CacheMode::Unsafe => "unsafe",
+    value += match (drive.read_only, cache) {
+        (true, _) => ",read-only=on",
+        (false, CacheMode::Writeback) => ",cache=writeback,discard=unmap",
+        (false, CacheMode::Unsafe) => ",cache=unsafe,discard=unmap",
     };
-    let access = if drive.read_only {
-        "readonly=on"
-    } else {
-        "discard=unmap,detect-zeroes=unmap"
-    };
-    format!("if=none,id={role},file={role},format={format},cache={cache},{access}")
+    value
+}
+
+struct Arguments(Vec<String>);
+
+impl Arguments {
+    fn pair(&mut self, flag: &str, value: impl Into<String>) {
+        self.0.push(flag.to_owned());
+        self.0.push(value.into());
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use banger_core::MemoryMib;
-    use banger_root_proto::DriveRole;
 
-    #[test]
-    fn the_command_line_is_this() {
-        let vm: VmId = "00000000000a".parse().unwrap();
-        let spec = LaunchSpec {
+    fn drive(role: DriveRole, format: DriveFormat, read_only: bool) -> DriveSpec {
+        DriveSpec {
+            role,
+            format,
+            read_only,
+        }
+    }
+
+    fn spec() -> LaunchSpec {
+        LaunchSpec {
             accel: Accel::Tcg,
             vcpu: 2,
-            memory_mib: MemoryMib(512),
-            boot_args: "console=ttyS0 a,b=c".into(),
+            memory_mib: MemoryMib(1024),
+            boot_args: "console=ttyS0 quiet, file=/etc/passwd".into(),
             drives: vec![
-                DriveSpec {
-                    role: DriveRole::Root,
-                    format: DriveFormat::Qcow2,
-                    read_only: false,
-                },
-                DriveSpec {
-                    role: DriveRole::Config,
-                    format: DriveFormat::Raw,
-                    read_only: true,
-                },
+                drive(DriveRole::Root, DriveFormat::Qcow2, false),
+                drive(DriveRole::Work, DriveFormat::Raw, false),
+                drive(DriveRole::Config, DriveFormat::Raw, true),
+                drive(DriveRole::Modules, DriveFormat::Raw, true),
             ],
-            mac: Some(vm.mac()),
+            mac: Some("06:01:45:89:01:45".parse().unwrap()),
             cache: CacheMode::Writeback,
+        }
+    }
+
+    fn rendered(spec: &LaunchSpec, tap: Option<RawFd>) -> String {
+        let args = qemu_args(&"0123456789ab".parse().unwrap(), spec, tap);
+        args.join("\n")
+    }
+
+    #[test]
+    fn with_everything() {
+        insta::assert_snapshot!(rendered(&spec(), Some(17)));
+    }
+
+    #[test]
+    fn with_the_least() {
+        let spec = LaunchSpec {
+            accel: Accel::Kvm,
+            drives: vec![drive(DriveRole::Root, DriveFormat::Raw, false)],
+            mac: None,
+            cache: CacheMode::Unsafe,
+            ..spec()
         };
-        let line = qemu_args(&vm, &spec).join(" ");
-        assert_eq!(
-            line,
-            "-name banger-00000000000a -M microvm,accel=tcg,acpi=on,rtc=on,memory-backend=mem \
-             -object memory-backend-memfd,id=mem,size=512M,share=on -m 512M -smp 2 -cpu max \
-             -display none -chardev file,id=console,path=console,append=on -serial chardev:console \
-             -qmp unix:api,server=on,wait=off -kernel kernel -initrd initrd \
-             -append console=ttyS0 a,b=c \
-             -drive if=none,id=root,file=root,format=qcow2,cache=writeback,discard=unmap,detect-zeroes=unmap \
-             -device virtio-blk-device,drive=root,serial=root \
-             -drive if=none,id=config,file=config,format=raw,cache=writeback,readonly=on \
-             -device virtio-blk-device,drive=config,serial=config \
-             -netdev tap,id=net,fd=3 -device virtio-net-device,netdev=net,mac=06:00:00:00:00:00 \
-             -chardev socket,id=vsock,path=vhost -device vhost-user-vsock-device,chardev=vsock \
-             -device virtio-rng-device \
-             -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny \
-             -nodefaults -no-user-config -no-reboot"
-        );
+        insta::assert_snapshot!(rendered(&spec, None));
     }
 }

@@ -46,7 +46,7 @@ pub(crate) fn because(
     message: impl Into<String>,
     error: &(dyn Error + 'static),
 ) -> Refusal {
-    let chain = successors(Some(error as &dyn Error), |e| e.source());
+    let chain = successors(Some(error as &dyn Error), |e| Error::source(*e));
     Refusal {
         causes: chain.map(ToString::to_string).collect(),
         ..refuse(code, message)
@@ -55,13 +55,14 @@ pub(crate) fn because(
 
 fn code_of(error: &(dyn Error + 'static)) -> RefusalCode {
     let full = [Errno::NOSPC, Errno::DQUOT];
-    let is_full = successors(Some(error), |e| e.source()).any(|cause| {
-        let errno = cause
-            .downcast_ref::<Errno>()
-            .copied()
-            .or_else(|| Errno::from_io_error(cause.downcast_ref()?));
-        errno.is_some_and(|errno| full.contains(&errno))
-    });
+    let is_full =
+        successors(Some(error as &(dyn Error + 'static)), |e| Error::source(*e)).any(|cause| {
+            let errno = cause
+                .downcast_ref::<Errno>()
+                .copied()
+                .or_else(|| Errno::from_io_error(cause.downcast_ref()?));
+            errno.is_some_and(|errno| full.contains(&errno))
+        });
     if is_full {
         RefusalCode::DiskFull
     } else {
@@ -79,8 +80,14 @@ mod tests {
         let refusal = full.or_refuse(|| "failed to write".into()).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::DiskFull);
         let wrapped: Result<(), std::io::Error> = Err(Errno::DQUOT.into());
-        assert_eq!(wrapped.or_refuse(String::new).unwrap_err().code, RefusalCode::DiskFull);
+        assert_eq!(
+            wrapped.or_refuse(String::new).unwrap_err().code,
+            RefusalCode::DiskFull
+        );
         let other: Result<(), Errno> = Err(Errno::PERM);
-        assert_eq!(other.or_refuse(String::new).unwrap_err().code, RefusalCode::System);
+        assert_eq!(
+            other.or_refuse(String::new).unwrap_err().code,
+            RefusalCode::System
+        );
     }
 }

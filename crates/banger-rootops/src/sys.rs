@@ -1,114 +1,164 @@
-//! The system calls that have no safe wrapper.
+//! Everything that the compiler cannot check: ioctls on taps, one socket option, and what a child
+//! does between fork and exec.
 #![expect(
     unsafe_code,
-    reason = "ioctl of /dev/net/tun, and what happens between fork and exec"
+    reason = "ioctl(2), setsockopt(2) and pre_exec have no safe form here"
 )]
 
-use std::ffi::CString;
-use std::fs::{File, OpenOptions};
+use std::ffi::c_int;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-/// Opens `/dev/net/tun` attached to the tap of that name, which is made when it does not exist
-/// (`Documentation/networking/tuntap.rst`).
-pub(crate) fn open_tap(name: &str) -> io::Result<File> {
-    let tun = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/net/tun")?;
-    // SAFETY: `ifreq` is plain data; all zeros is a valid value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    let c_name = CString::new(name)?;
-    for (to, from) in request.ifr_name.iter_mut().zip(c_name.as_bytes_with_nul()) {
-        *to = from.cast_signed();
+use linux_raw_sys::if_tun::{IFF_NO_PI, IFF_TAP, IFF_VNET_HDR};
+use linux_raw_sys::ioctl::{TUNSETIFF, TUNSETOWNER, TUNSETPERSIST};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Errno, FdFlags};
+use rustix::ioctl::{IntegerSetter, Setter, ioctl};
+use rustix::process::{Gid, Resource, Rlimit, Uid};
+
+/// `struct ifreq` (netdevice(7)) with the flags of `TUNSETIFF`; 40 bytes on 64-bit systems.
+#[repr(C)]
+struct TunRequest {
+    name: [u8; 16],
+    flags: u16,
+    rest: [u8; 22],
+}
+
+/// Attaches to the tap of that name; it is made when there is none.
+/// `Documentation/networking/tuntap.rst`.
+pub(crate) fn open_tap(name: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let tun = open("/dev/net/tun", flags, Mode::empty())?;
+    let mut request = TunRequest {
+        name: [0; 16],
+        flags: (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR) as u16,
+        rest: [0; 22],
+    };
+    if name.len() >= request.name.len() {
+        return Err(Errno::NAMETOOLONG);
     }
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-    request.ifr_ifru.ifru_flags = flags as libc::c_short;
-    // SAFETY: the descriptor is open and the argument is an `ifreq`, as TUNSETIFF wants.
-    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    request.name[..name.len()].copy_from_slice(name.as_bytes());
+    // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which has this layout; its length was
+    // checked against the array that holds the name, which stays zero-terminated.
+    unsafe { ioctl(&tun, Setter::<{ TUNSETIFF }, TunRequest>::new(request))? };
     Ok(tun)
 }
 
-/// Makes the tap outlive this descriptor, or not.
-pub(crate) fn set_tap_persistent(tap: &File, persistent: bool) -> io::Result<()> {
-    // SAFETY: the descriptor is an attached tun device; TUNSETPERSIST takes an integer.
-    check(unsafe {
-        libc::ioctl(
-            tap.as_raw_fd(),
-            libc::TUNSETPERSIST,
-            libc::c_ulong::from(persistent),
+/// Who may attach to the tap, and whether it outlives its last descriptor.
+pub(crate) fn keep_tap(tap: &OwnedFd, owner: u32) -> Result<(), Errno> {
+    set_tap_owner(tap, owner)?;
+    // SAFETY: TUNSETPERSIST takes its argument by value.
+    unsafe { ioctl(tap, IntegerSetter::<{ TUNSETPERSIST }>::new_usize(1)) }
+}
+
+/// Who may attach to the tap. Without an owner anybody may who can open `/dev/net/tun`.
+pub(crate) fn set_tap_owner(tap: &OwnedFd, owner: u32) -> Result<(), Errno> {
+    // SAFETY: TUNSETOWNER takes its argument by value.
+    unsafe {
+        ioctl(
+            tap,
+            IntegerSetter::<{ TUNSETOWNER }>::new_usize(owner as usize),
         )
-    })
-}
-
-/// The user that may attach to the tap.
-pub(crate) fn set_tap_owner(tap: &File, uid: u32) -> io::Result<()> {
-    // SAFETY: the descriptor is an attached tun device; TUNSETOWNER takes an integer.
-    check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETOWNER, libc::c_ulong::from(uid)) })
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
     }
 }
 
-/// What becomes of a process between fork and exec.
-#[derive(Debug)]
+/// Binds a socket to one network interface (socket(7), `SO_BINDTODEVICE`).
+pub(crate) fn bind_to_device(socket: BorrowedFd<'_>, device: &str) -> Result<(), io::Error> {
+    let length = libc::socklen_t::try_from(device.len()).map_err(io::Error::other)?;
+    // SAFETY: the pointer and length describe `device`, which lives through the call; the kernel
+    // copies it and needs no terminating zero.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BINDTODEVICE,
+            device.as_ptr().cast(),
+            length,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// What a child is confined to.
 pub(crate) struct Confinement<'a> {
     /// Its working directory.
-    pub(crate) cwd: BorrowedFd<'a>,
-    /// User and group id.
+    pub(crate) directory: BorrowedFd<'a>,
+    /// The descriptors that it inherits, besides the standard ones, under their own numbers.
+    pub(crate) keep: &'a [BorrowedFd<'a>],
+    /// Its user and group.
     pub(crate) uid: u32,
-    /// Supplementary groups.
-    pub(crate) groups: Vec<u32>,
-    /// Descriptors that it gets as 3, 4, …
-    pub(crate) fds: &'a [OwnedFd],
+    /// Groups besides.
+    pub(crate) groups: &'a [u32],
 }
 
-/// Makes `command` start confined: own session, working directory, user, no new privileges, no core
-/// dumps, and exactly the given descriptors beside the standard ones.
-pub(crate) fn confine(command: &mut Command, confinement: &Confinement<'_>) {
-    // High numbers first, so that no descriptor is overwritten before it has been copied.
-    const PARK: RawFd = 200;
-    let cwd = confinement.cwd.as_raw_fd();
-    let uid = confinement.uid;
-    let groups = confinement.groups.clone();
-    let fds: Vec<RawFd> = confinement.fds.iter().map(AsRawFd::as_raw_fd).collect();
-    let setup = move || {
-        // SAFETY: plain system calls that are allowed between fork and exec; nothing allocates.
-        unsafe {
-            libc::signal(libc::SIGCHLD, libc::SIG_DFL);
-            check(libc::setsid())?;
-            check(libc::fchdir(cwd))?;
-            for (at, fd) in (0..).zip(&fds) {
-                check(libc::dup3(*fd, PARK + at, libc::O_CLOEXEC))?;
-            }
-            for at in 0..RawFd::try_from(fds.len()).unwrap_or(0) {
-                check(libc::dup2(PARK + at, 3 + at))?;
-            }
-            let no_core = libc::rlimit {
-                rlim_cur: 0,
-                rlim_max: 0,
-            };
-            check(libc::setrlimit(libc::RLIMIT_CORE, &raw const no_core))?;
-            check(libc::setgroups(groups.len(), groups.as_ptr()))?;
-            check(libc::setresgid(uid, uid, uid))?;
-            check(libc::setresuid(uid, uid, uid))?;
-            check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+/// Starts `command` in a session of its own, as another user, with no way back. The descriptors
+/// of `confinement` must stay open until this returns, which is after the child's exec.
+pub(crate) fn spawn_confined(
+    mut command: Command,
+    confinement: &Confinement<'_>,
+) -> Result<std::process::Child, io::Error> {
+    let directory = confinement.directory.as_raw_fd();
+    let keep: Vec<RawFd> = confinement.keep.iter().map(AsRawFd::as_raw_fd).collect();
+    let groups: Vec<Gid> = confinement
+        .groups
+        .iter()
+        .map(|gid| Gid::from_raw(*gid))
+        .collect();
+    let (uid, gid) = (
+        Uid::from_raw(confinement.uid),
+        Gid::from_raw(confinement.uid),
+    );
+    let prepare = move || {
+        rustix::process::setsid()?;
+        // SAFETY: the caller keeps the descriptor open until the exec.
+        rustix::process::fchdir(unsafe { BorrowedFd::borrow_raw(directory) })?;
+        for fd in &keep {
+            // SAFETY: as above.
+            let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
+            rustix::io::fcntl_setfd(fd.as_fd(), FdFlags::empty())?;
         }
+        unblock_signals()?;
+        rustix::process::umask(Mode::RWXG | Mode::RWXO);
+        limit(Resource::Core, 0)?;
+        limit(Resource::Nofile, 4096)?;
+        rustix::thread::set_thread_groups(&groups)?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+        rustix::thread::set_no_new_privs(true)?;
         Ok(())
     };
-    // SAFETY: the closure only makes async-signal-safe calls on values prepared beforehand.
-    unsafe { command.pre_exec(setup) };
+    // SAFETY: between fork and exec the closure makes system calls only; it allocates nothing and
+    // takes no lock. What it reads was made before the fork.
+    unsafe { command.pre_exec(prepare) };
+    command.spawn()
 }
 
-/// Ended children vanish by themselves: nobody collects their status.
-pub(crate) fn ignore_children() {
-    // SAFETY: setting a signal's disposition to ignore has no memory effects.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+/// A child inherits what its parent blocks, and the helper blocks the signals that it waits for.
+fn unblock_signals() -> Result<(), io::Error> {
+    let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset fills the set that pthread_sigmask then reads; both are
+    // async-signal-safe (signal-safety(7)).
+    let result = unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut())
+    };
+    match result {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
 }
+
+fn limit(resource: Resource, value: u64) -> Result<(), Errno> {
+    let both = Rlimit {
+        current: Some(value),
+        maximum: Some(value),
+    };
+    rustix::process::setrlimit(resource, both)
+}
+
+const _: () = assert!(size_of::<TunRequest>() == 40 && size_of::<c_int>() == 4);

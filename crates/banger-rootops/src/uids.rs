@@ -108,8 +108,15 @@ mod tests {
         assert_eq!(two.claim(&none).unwrap(), UID_BASE + 1);
         assert!(two.is_foreign(UID_BASE) && !two.is_foreign(UID_BASE + 1));
         two.release(UID_BASE);
-        assert_eq!(two.claim(&BTreeSet::from([UID_BASE + 1])).unwrap(), UID_BASE + 2);
+        assert_eq!(
+            two.claim(&BTreeSet::from([UID_BASE + 1])).unwrap(),
+            UID_BASE + 2
+        );
         one.release(UID_BASE);
-        assert_eq!(two.claim(&BTreeSet::from([UID_BASE + 1, UID_BASE + 2])).unwrap(), UID_BASE);
+        assert_eq!(
+            two.claim(&BTreeSet::from([UID_BASE + 1, UID_BASE + 2]))
+                .unwrap(),
+            UID_BASE
+        );
     }
 }

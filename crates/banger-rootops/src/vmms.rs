@@ -1,0 +1,152 @@
+//! VMMs after their launch: probing, signalling, ending, and finding those that a crash hid.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use banger_core::VmId;
+use banger_root_proto::{OwnedVmm, ProcessIdentity, ProcessState, Refusal, RefusalCode, VmmSignal};
+use rustix::io::Errno;
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::drives::{self, Facts};
+use crate::helper::Helper;
+use crate::process::{self, Alive};
+use crate::refuse::{OrRefuse as _, refuse};
+use crate::run_dir;
+
+/// How long a killed process may take to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What became of both processes.
+#[derive(Debug)]
+pub(crate) struct Probed {
+    pub(crate) vmm: ProcessState,
+    pub(crate) backend: ProcessState,
+    pub(crate) pidfds: Vec<OwnedFd>,
+}
+
+impl Helper {
+    /// Whether the VM's processes still are what was launched. Of an unknown VM both are gone.
+    pub(crate) fn probe(&self, vm: &VmId) -> Probed {
+        let entry = self.ledger.vmms.get(vm);
+        let vmm = entry.and_then(|entry| alive(entry.vmm.as_ref()));
+        let backend = entry.and_then(|entry| alive(entry.backend.as_ref()));
+        Probed {
+            vmm: process::state(vmm.as_ref()),
+            backend: process::state(backend.as_ref()),
+            pidfds: [vmm, backend]
+                .into_iter()
+                .flatten()
+                .map(|alive| alive.pidfd)
+                .collect(),
+        }
+    }
+
+    /// Every VMM in the ledger.
+    pub(crate) fn list_vmms(&self) -> Vec<OwnedVmm> {
+        let owned = |vm: &VmId| {
+            let Probed { vmm, backend, .. } = self.probe(vm);
+            OwnedVmm {
+                vm: vm.clone(),
+                vmm,
+                backend,
+            }
+        };
+        self.ledger.vmms.keys().map(owned).collect()
+    }
+
+    /// Sends a signal to the VM's VMM.
+    pub(crate) fn signal(&self, vm: &VmId, signal: VmmSignal) -> Result<(), Refusal> {
+        let entry = self.ledger.vmms.get(vm);
+        let unknown = || {
+            refuse(
+                RefusalCode::Unknown,
+                format!("the VM {vm} has no running VMM"),
+            )
+        };
+        let alive = entry
+            .and_then(|entry| alive(entry.vmm.as_ref()))
+            .ok_or_else(unknown)?;
+        let signal = match signal {
+            VmmSignal::Term => Signal::TERM,
+            VmmSignal::Kill => Signal::KILL,
+            VmmSignal::Stop => Signal::STOP,
+            VmmSignal::Cont => Signal::CONT,
+        };
+        match pidfd_send_signal(&alive.pidfd, signal) {
+            Err(Errno::SRCH) => Err(unknown()),
+            other => other.or_refuse(|| format!("failed to signal the VMM of {vm}")),
+        }
+    }
+
+    /// Ends the VM's processes, removes `run` from its folder, and forgets it. Absent is fine.
+    pub(crate) fn remove_vmm(&mut self, vm: &VmId, fds: &[OwnedFd]) -> Result<(), Refusal> {
+        let folder = match fds {
+            [] => None,
+            [folder] => {
+                let facts = Facts::of(folder.as_fd(), self.config.owner)?;
+                drives::check_folder(&facts, self.config.owner)?;
+                Some(folder.as_fd())
+            }
+            _ => {
+                return Err(refuse(
+                    RefusalCode::Descriptor,
+                    "only the VM's folder belongs here",
+                ));
+            }
+        };
+        self.forget(vm, folder)
+    }
+
+    /// The same, with a checked folder.
+    pub(crate) fn forget(
+        &mut self,
+        vm: &VmId,
+        folder: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Refusal> {
+        let uid = self.ledger.vmms.get(vm).map(|entry| entry.uid);
+        if let Some(uid) = uid
+            && !process::end_all(uid, PATIENCE)
+        {
+            let message = format!("the VMM of {vm} was killed but has not ended");
+            return Err(refuse(RefusalCode::Busy, message));
+        }
+        if let Some(folder) = folder {
+            let in_use = |other| Some(other) != uid && self.may_run(other);
+            run_dir::remove(folder, self.config.owner, in_use)?;
+        }
+        if let Some(uid) = uid {
+            self.ledger.vmms.remove(vm);
+            self.save()?;
+            self.claims.release(uid);
+        }
+        Ok(())
+    }
+
+    /// Completes entries whose launch was cut short: whatever runs as the VM's user was started
+    /// by it. True when something was found.
+    pub(crate) fn recover(&mut self) -> bool {
+        let mut found = false;
+        for entry in self.ledger.vmms.values_mut() {
+            if entry.vmm.is_some() && entry.backend.is_some() {
+                continue;
+            }
+            for pid in process::running_as(entry.uid) {
+                for (slot, program) in [
+                    (&mut entry.vmm, &self.config.qemu),
+                    (&mut entry.backend, &self.config.vhost_vsock),
+                ] {
+                    if slot.is_none() && process::runs(pid, program) {
+                        *slot = process::identify(pid, program).ok();
+                        found |= slot.is_some();
+                    }
+                }
+            }
+        }
+        found
+    }
+}
+
+fn alive(identity: Option<&ProcessIdentity>) -> Option<Alive> {
+    process::probe(identity?)
+}
