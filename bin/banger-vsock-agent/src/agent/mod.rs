@@ -61,7 +61,7 @@ pub(crate) fn main(listener: OwnedFd, booted: Booted) -> ExitCode {
     if let Err(error) = ending::install_last_program() {
         state.problem(format!("failed to prepare the guest's end: {error}"));
     }
-    serve(&listener, &signals, &state, watcher);
+    serve(&listener, &signals, &state, Some(watcher));
     drop(listener);
     ending::end_all(&state);
     ExitCode::SUCCESS
@@ -97,7 +97,7 @@ fn serve(
         let _ = rustix::event::poll(&mut fds, longest.as_ref());
         let asked_to_end = !fds[0].revents().is_empty();
         let called = !fds[1].revents().is_empty();
-        if watcher.as_mut().is_some_and(ReadyWatcher::check) {
+        if watcher.as_mut().is_some_and(|watcher| watcher.check(state)) {
             state.reached(Readiness::Ready);
             watcher = None;
         }

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use banger_guest_proto::InitKind;
 use rustix::event::Timespec;
@@ -19,18 +20,30 @@ const LOOK: Timespec = Timespec {
     tv_nsec: 50_000_000,
 };
 
+/// The same, once it is late: somebody may still start it by hand.
+const LOOK_RARELY: Timespec = Timespec {
+    tv_sec: 2,
+    tv_nsec: 0,
+};
+
+/// How long the ssh server may take after everything else.
+const SSHD_PATIENCE: Duration = Duration::from_secs(10);
+
 /// What is still missing.
 #[derive(Debug)]
 pub(super) struct ReadyWatcher {
     marks: Option<OwnedFd>,
     needs_mark: bool,
     needs_sshd: bool,
+    /// Since when only the ssh server is missing.
+    alone: Option<Instant>,
+    reported: bool,
 }
 
 impl ReadyWatcher {
-    /// Starts to watch for what the image promises. `None`, and the guest is ready at the next
-    /// check, never occurs: an image that promises nothing is ready at the first check.
-    pub(super) fn prepare(state: &State) -> Option<Self> {
+    /// Starts to watch for what the image promises. One that promises nothing is ready at the first
+    /// check.
+    pub(super) fn prepare(state: &State) -> Self {
         let needs_mark = state.init() == InitKind::Systemd;
         let root = Root::open("/").ok();
         let promised = state.init() != InitKind::Banger;
@@ -40,11 +53,13 @@ impl ReadyWatcher {
         let marks = marks
             .ok()
             .filter(|fd| inotify::add_watch(fd, FOLDER, inotify::WatchFlags::CREATE).is_ok());
-        Some(Self {
+        Self {
             marks,
             needs_mark,
             needs_sshd,
-        })
+            alone: None,
+            reported: false,
+        }
     }
 
     /// Readable when something has changed.
@@ -60,18 +75,29 @@ impl ReadyWatcher {
         match (self.needs_mark, &self.marks) {
             (true, Some(_)) => None,
             (false, _) if !self.needs_sshd => Some(Timespec::default()),
+            _ if self.reported => Some(LOOK_RARELY),
             _ => Some(LOOK),
         }
     }
 
-    /// Whether the guest is ready now.
-    pub(super) fn check(&mut self) -> bool {
+    /// Whether the guest is ready now. An ssh server that does not come is told as a problem: the
+    /// guest is not ready then, and a client that gives up waiting can say why.
+    pub(super) fn check(&mut self, state: &State) -> bool {
         if let Some(marks) = &self.marks {
             let mut events = [0; 1024];
             while rustix::io::read(marks, &mut events).is_ok_and(|count| count > 0) {}
         }
         self.needs_mark = self.needs_mark && !Path::new(MARK).exists();
-        !self.needs_mark && (!self.needs_sshd || listens(22))
+        if self.needs_mark {
+            return false;
+        }
+        let ready = !self.needs_sshd || listens(22);
+        let since = *self.alone.get_or_insert_with(Instant::now);
+        if !ready && !self.reported && since.elapsed() > SSHD_PATIENCE {
+            self.reported = true;
+            state.problem("the image's ssh server has not come up".to_owned());
+        }
+        ready
     }
 }
 

@@ -55,6 +55,24 @@ fn write_all(root: &Root, config: &GuestConfig) -> io::Result<()> {
     for unit in MASKED {
         root.link(&format!("/run/systemd/system.control/{unit}"), "/dev/null")?;
     }
+    // The modules drive lists nodes to make; an image without kmod cannot, and need not.
+    if !root.is_program("/bin/kmod") {
+        let unit = "/run/systemd/system.control/kmod-static-nodes.service";
+        root.link(unit, "/dev/null")?;
+    }
+    // Whoever has loaded a module keeps the modules drive busy. It is unmounted last of all, when
+    // nobody lives; the attempt before would only print a failure.
+    let modules = format!(
+        "/lib/modules/{}",
+        rustix::system::uname().release().to_string_lossy()
+    );
+    if let Some(place) = root.real_path(&modules) {
+        root.write(
+            &format!("/run/systemd/system/{}.mount.d/banger.conf", escape(&place)),
+            b"[Unit]\nDefaultDependencies=no\n",
+            0o644,
+        )?;
+    }
     // In place of /usr/lib/tmpfiles.d/tmp.conf, whose `D /tmp` empties it at boot: the agent has done
     // that already, and an early command's files are there by now (tmpfiles.d(5)).
     root.write(
@@ -72,4 +90,29 @@ fn write_all(root: &Root, config: &GuestConfig) -> io::Result<()> {
         &format!("/run/systemd/system/multi-user.target.wants/{unit}"),
         &format!("../{unit}"),
     )
+}
+
+/// A path as the name of a unit (systemd.unit(5), "String Escaping").
+fn escape(path: &str) -> String {
+    let mut name = String::new();
+    for byte in path.trim_matches('/').bytes() {
+        match byte {
+            b'/' => name.push('-'),
+            b'.' if name.is_empty() => name.push_str("\\x2e"),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b':' | b'_' | b'.' => {
+                name.push(char::from(byte));
+            }
+            other => name.push_str(&format!("\\x{other:02x}")),
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn paths_become_unit_names_as_systemd_escape_makes_them() {
+        let name = super::escape("/usr/lib/modules/6.1.0-56-cloud");
+        assert_eq!(name, "usr-lib-modules-6.1.0\\x2d56\\x2dcloud");
+    }
 }
