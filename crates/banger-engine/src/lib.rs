@@ -1,3 +1,24 @@
 //! The heart: VM actors, plans, executor, reconcile. It knows ports (traits), not adapters.
+//!
+//! A request becomes a *wish* in the queue of the VM's actor, the one task that owns the VM's phase.
+//! The actor asks [`plan`] what to do, has [`execute`] do it step by step, and publishes a view.
 
+mod actor;
+mod engine;
+mod execute;
+mod guest_wait;
+mod inner;
+mod names;
+mod operation;
+mod plan;
 pub mod ports;
+mod reconcile;
+mod step;
+mod view;
+
+pub use engine::{CreateVm, Engine, EngineConfig, Ports};
+pub use operation::{OpKind, OpState, OperationView, StageStatus, StageView, TaskContext};
+pub use plan::{plan_delete, plan_start, plan_teardown};
+pub use reconcile::ReconcileReport;
+pub use step::Step;
+pub use view::VmView;

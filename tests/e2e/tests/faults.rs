@@ -1,4 +1,5 @@
 //! What dies, and what lives on.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::time::Duration;

@@ -1,0 +1,484 @@
+//! The one task that owns a VM's phase.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use banger_core::{ErrorCode, Event, Intent, Phase, step_phase};
+use banger_store::VmRow;
+use tokio::sync::{mpsc, watch};
+
+use crate::execute::{FailedStep, Findings, run_group};
+use crate::guest_wait::Waited;
+use crate::inner::{Inner, Wish};
+use crate::operation::{Operation, TaskContext};
+use crate::plan::{plan_delete, plan_provision, plan_start, plan_teardown};
+use crate::ports::{ExitFacts, Failure, Farewell, GuestState, VmFacts};
+use crate::step::Step;
+use crate::view::{VmView, write_failure};
+
+/// A guest that reboots more often than this in [`REBOOT_WINDOW`] is broken.
+const MAX_REBOOTS: usize = 5;
+const REBOOT_WINDOW: Duration = Duration::from_secs(10);
+
+/// The task's state.
+pub(crate) struct Actor {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) row: VmRow,
+    pub(crate) view: watch::Sender<VmView>,
+    pub(crate) wishes: mpsc::UnboundedReceiver<Wish>,
+    pub(crate) pending: VecDeque<Wish>,
+    /// Whether the VMM's end is to be watched for.
+    pub(crate) watching: bool,
+    pub(crate) reboots: Vec<Instant>,
+}
+
+/// Why a plan was not finished.
+pub(crate) enum Stopped {
+    /// A step failed.
+    Step(FailedStep),
+    /// A stop or delete came in between.
+    Preempted,
+}
+
+impl Actor {
+    /// Lives until the VM is deleted.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let wish = match self.pending.pop_front() {
+                Some(wish) => wish,
+                None => match self.idle().await {
+                    Some(wish) => wish,
+                    None => return,
+                },
+            };
+            if self.act(wish).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits for a wish, and meanwhile for what the guest does by itself. None: the engine is gone.
+    async fn idle(&mut self) -> Option<Wish> {
+        loop {
+            let vm = self.row.id.clone();
+            let ports = self.inner.ports.clone();
+            let readiness = self.view.borrow().readiness;
+            let next_state = match readiness {
+                Some(GuestState::Ready) => None,
+                Some(GuestState::Reachable) => Some(GuestState::Ready),
+                None => Some(GuestState::Reachable),
+            };
+            let observing = self.watching && next_state.is_some();
+            let state = next_state.unwrap_or(GuestState::Ready);
+            tokio::select! {
+                biased;
+                // Cancel-safe: the exit is a fact that stays true.
+                exit = ports.helper.wait_exit(&vm), if self.watching => self.on_exit(exit).await,
+                // Cancel-safe: a received wish is returned at once.
+                wish = self.wishes.recv() => return wish,
+                // Cancel-safe: only observes.
+                result = ports.guests.wait(&vm, state), if observing => {
+                    if result.is_ok() {
+                        self.view.send_modify(|view| view.readiness = Some(state));
+                    } else {
+                        // The backend is gone or the guest is ending: the exit watch will say so.
+                        return self.wait_for_exit_or_wish().await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn wait_for_exit_or_wish(&mut self) -> Option<Wish> {
+        let vm = self.row.id.clone();
+        let helper = Arc::clone(&self.inner.ports.helper);
+        tokio::select! {
+            biased;
+            exit = helper.wait_exit(&vm), if self.watching => {
+                self.on_exit(exit).await;
+                Some(self.pending.pop_front().unwrap_or(Wish::Recover { facts: VmFacts::default() }))
+            }
+            wish = self.wishes.recv() => wish,
+        }
+    }
+
+    /// Does what is wished; true when the VM is gone.
+    async fn act(&mut self, wish: Wish) -> bool {
+        match wish {
+            Wish::Create {
+                start,
+                wait,
+                deadline,
+                op,
+            } => {
+                self.create(start, wait, deadline, &op).await;
+                false
+            }
+            Wish::Start { wait, deadline, op } => {
+                let result = self.start(wait, deadline, &op).await;
+                self.inner.finish(&op, result).await;
+                false
+            }
+            Wish::Stop { grace, op } => {
+                let result = self.stop(grace, Some(&op)).await;
+                self.inner.finish(&op, result).await;
+                false
+            }
+            Wish::Delete { op } => {
+                let result = self.delete(Some(&op)).await;
+                let is_gone = result.is_ok();
+                self.inner.finish(&op, result).await;
+                is_gone
+            }
+            Wish::Recover { facts } => self.recover(facts).await,
+        }
+    }
+
+    async fn create(
+        &mut self,
+        start: bool,
+        wait: Option<GuestState>,
+        deadline: Duration,
+        op: &Arc<Operation>,
+    ) {
+        let context = TaskContext::new(Arc::clone(op));
+        let result = match self.provision(Some(&context)).await {
+            Ok(()) if start => self.start(wait, deadline, op).await,
+            result => result,
+        };
+        self.inner.finish(op, result).await;
+    }
+
+    async fn provision(&mut self, context: Option<&TaskContext>) -> Result<(), Failure> {
+        let findings = Findings::default();
+        let outcome = self.run_plan(plan_provision(), &findings, context).await;
+        self.note_findings(&findings);
+        self.settle(outcome)?;
+        self.enter(Event::Provisioned).await
+    }
+
+    pub(crate) async fn start(
+        &mut self,
+        wait: Option<GuestState>,
+        deadline: Duration,
+        op: &Arc<Operation>,
+    ) -> Result<(), Failure> {
+        let context = TaskContext::new(Arc::clone(op));
+        if self.row.phase != Phase::Running {
+            self.boot(Some(&context)).await?;
+        }
+        let Some(state) = wait else { return Ok(()) };
+        match self.wait_for_guest(state, deadline, &context).await {
+            Waited::Reached => Ok(()),
+            Waited::Preempted => Err(preempted()),
+            Waited::Failed(failure) => Err(failure),
+        }
+    }
+
+    /// From Stopped or Failed to a launched VMM.
+    pub(crate) async fn boot(&mut self, context: Option<&TaskContext>) -> Result<(), Failure> {
+        self.row.intent = Intent::Running;
+        self.row.failure = None;
+        self.row.boot_id = Some(self.inner.ports.clock.boot_id());
+        self.row.started_at = Some(self.inner.ports.clock.now());
+        if self.row.phase != Phase::Starting {
+            self.enter(Event::StartAccepted).await?;
+        }
+        let facts = self.facts().await?;
+        let findings = Findings::default();
+        let outcome = self.run_plan(plan_start(&facts), &findings, context).await;
+        self.note_findings(&findings);
+        self.settle_async(outcome).await?;
+        let pid = findings
+            .launched
+            .into_inner()
+            .ok()
+            .flatten()
+            .and_then(|facts| facts.vmm);
+        self.view.send_modify(|view| {
+            view.vmm_pid = pid;
+            view.readiness = None;
+        });
+        self.watching = true;
+        self.enter(Event::VmmUp).await
+    }
+
+    pub(crate) async fn stop(
+        &mut self,
+        grace: Duration,
+        op: Option<&Arc<Operation>>,
+    ) -> Result<(), Failure> {
+        self.row.intent = Intent::Stopped;
+        let context = op.map(|op| TaskContext::new(Arc::clone(op)));
+        match self.row.phase {
+            Phase::Stopped => return self.save().await,
+            Phase::Provisioning => {
+                // Nothing runs: what is missing of the drives is made by the next start.
+                return self.enter(Event::StepFailed).await;
+            }
+            Phase::Stopping => {}
+            _ => self.enter(Event::StopAccepted).await?,
+        }
+        if self.watching && !grace.is_zero() {
+            if let Some(context) = &context {
+                context.begin("shutdown", "clean shutdown");
+            }
+            let ended = self.shut_down(grace).await;
+            if let Some(context) = &context {
+                context.end("shutdown", ended);
+            }
+        }
+        self.tear_down(context.as_ref()).await
+    }
+
+    /// Takes down what runs; the disks stay.
+    pub(crate) async fn tear_down(&mut self, context: Option<&TaskContext>) -> Result<(), Failure> {
+        self.watching = false;
+        self.view.send_modify(|view| {
+            view.vmm_pid = None;
+            view.readiness = None;
+        });
+        let facts = self.facts().await?;
+        for group in plan_teardown(&facts) {
+            let result = run_group(
+                &self.inner,
+                &self.row,
+                &group,
+                &Findings::default(),
+                context,
+            )
+            .await;
+            if let Err(failed) = result {
+                return Err(self.fail(failed.failure).await);
+            }
+        }
+        self.enter(Event::TornDown).await
+    }
+
+    pub(crate) async fn delete(&mut self, op: Option<&Arc<Operation>>) -> Result<(), Failure> {
+        self.row.intent = Intent::Deleted;
+        self.watching = false;
+        self.enter(Event::DeleteAccepted).await?;
+        let context = op.map(|op| TaskContext::new(Arc::clone(op)));
+        let facts = self.facts().await?;
+        for group in plan_delete(&facts) {
+            let findings = Findings::default();
+            let result =
+                run_group(&self.inner, &self.row, &group, &findings, context.as_ref()).await;
+            result.map_err(|failed| failed.failure)?;
+        }
+        let vm = self.row.id.clone();
+        self.inner.store(move |store| store.delete_vm(&vm)).await?;
+        self.inner.forget(&self.row.id);
+        self.inner.publish_names().await;
+        self.fail_pending().await;
+        Ok(())
+    }
+
+    /// Whoever still waits for this VM is told that it is gone.
+    async fn fail_pending(&mut self) {
+        self.wishes.close();
+        while let Ok(wish) = self.wishes.try_recv() {
+            self.pending.push_back(wish);
+        }
+        for wish in std::mem::take(&mut self.pending) {
+            if let Some(op) = wish.operation() {
+                let result = match wish {
+                    Wish::Delete { .. } => Ok(()),
+                    _ => Err(Failure::new(ErrorCode::VmNotFound, "the VM was deleted")),
+                };
+                self.inner.finish(op, result).await;
+            }
+        }
+    }
+
+    /// The VMM has ended, or its backend has.
+    async fn on_exit(&mut self, exit: Result<ExitFacts, Failure>) {
+        self.watching = false;
+        let exit = match exit {
+            Ok(exit) => exit,
+            Err(failure) => {
+                tracing::warn!(vm = %self.row.id, %failure, "the VMM is not watched: the helper is away");
+                return;
+            }
+        };
+        let result = match exit.farewell {
+            _ if exit.backend_lost => Err(self.fail(backend_lost()).await),
+            Some(Farewell::Poweroff) => self.stop(Duration::ZERO, None).await,
+            Some(Farewell::Reboot) if self.may_reboot() => self.reboot().await,
+            Some(Farewell::Reboot) => {
+                let what = format!(
+                    "the guest rebooted more than {MAX_REBOOTS} times in {REBOOT_WINDOW:?}"
+                );
+                Err(self.fail(Failure::new(ErrorCode::BootFailed, what)).await)
+            }
+            None => Err(self.fail(died(&exit)).await),
+        };
+        if let Err(failure) = result {
+            tracing::warn!(vm = %self.row.id, %failure, "the VM ended");
+        }
+    }
+
+    fn may_reboot(&mut self) -> bool {
+        self.reboots.retain(|at| at.elapsed() < REBOOT_WINDOW);
+        self.reboots.push(Instant::now());
+        self.reboots.len() <= MAX_REBOOTS
+    }
+
+    async fn reboot(&mut self) -> Result<(), Failure> {
+        self.enter(Event::StopAccepted).await?;
+        self.tear_down(None).await?;
+        self.boot(None).await
+    }
+
+    /// Runs a plan; looks for a stop, a delete or a cancel between its groups.
+    async fn run_plan(
+        &mut self,
+        plan: Vec<Vec<Step>>,
+        findings: &Findings,
+        context: Option<&TaskContext>,
+    ) -> Result<(), Stopped> {
+        for group in plan {
+            if self.is_preempted() || context.is_some_and(crate::ports::Progress::cancelled) {
+                return Err(Stopped::Preempted);
+            }
+            run_group(&self.inner, &self.row, &group, findings, context)
+                .await
+                .map_err(Stopped::Step)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a stop or a delete waits.
+    pub(crate) fn is_preempted(&mut self) -> bool {
+        while let Ok(wish) = self.wishes.try_recv() {
+            self.pending.push_back(wish);
+        }
+        self.pending.iter().any(Wish::is_urgent)
+    }
+
+    fn note_findings(&mut self, findings: &Findings) {
+        let found = |lock: std::sync::LockResult<_>| lock.ok();
+        if let Some(Some(image)) = found(findings.image.lock()).as_deref() {
+            self.row.image_digest = Some(image.digest.clone());
+        }
+        if let Some(Some(kernel)) = findings.kernel.lock().ok().as_deref() {
+            self.row.kernel = Some(kernel.name.clone());
+        }
+    }
+
+    fn settle(&mut self, outcome: Result<(), Stopped>) -> Result<(), Failure> {
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(Stopped::Preempted) => Err(preempted()),
+            Err(Stopped::Step(failed)) => {
+                let failure = in_stage(failed);
+                self.row.failure = write_failure(&failure);
+                if let Ok(phase) = step_phase(self.row.phase, Event::StepFailed) {
+                    self.row.phase = phase;
+                }
+                self.publish();
+                Err(failure)
+            }
+        }
+    }
+
+    async fn settle_async(&mut self, outcome: Result<(), Stopped>) -> Result<(), Failure> {
+        let result = self.settle(outcome);
+        if result.is_err() {
+            self.save().await?;
+        }
+        result
+    }
+
+    /// What exists of this VM now.
+    pub(crate) async fn facts(&self) -> Result<VmFacts, Failure> {
+        let all = self.inner.ports.helper.facts().await?;
+        let mut facts = all
+            .into_iter()
+            .find(|(vm, _)| *vm == self.row.id)
+            .map(|(_, f)| f)
+            .unwrap_or_default();
+        facts.folder = self.inner.ports.drives.list().await?.contains(&self.row.id);
+        Ok(facts)
+    }
+
+    /// Notes a failure: the VM stays for inspection.
+    pub(crate) async fn fail(&mut self, failure: Failure) -> Failure {
+        self.row.failure = write_failure(&failure);
+        let event = if self.row.phase == Phase::Running {
+            Event::VmmDied
+        } else {
+            Event::StepFailed
+        };
+        if let Err(problem) = self.enter(event).await {
+            tracing::error!(vm = %self.row.id, %problem, "a failure could not be stored");
+        }
+        self.view.send_modify(|view| {
+            view.readiness = None;
+            view.vmm_pid = None;
+        });
+        failure
+    }
+
+    /// Moves to the phase that follows `event`, durably, and publishes it.
+    pub(crate) async fn enter(&mut self, event: Event) -> Result<(), Failure> {
+        self.row.phase = step_phase(self.row.phase, event).map_err(|rejected| {
+            Failure::because(ErrorCode::VmBusy, "the VM cannot do that now", &rejected)
+        })?;
+        self.save().await
+    }
+
+    async fn save(&mut self) -> Result<(), Failure> {
+        let row = self.row.clone();
+        self.inner.store(move |store| store.save_vm(&row)).await?;
+        self.publish();
+        Ok(())
+    }
+
+    fn publish(&self) {
+        self.view.send_modify(|view| {
+            let (readiness, vmm_pid) = (view.readiness, view.vmm_pid);
+            *view = VmView {
+                readiness,
+                vmm_pid,
+                ..VmView::of(&self.row)
+            };
+        });
+    }
+}
+
+fn in_stage(failed: FailedStep) -> Failure {
+    let FailedStep { step, mut failure } = failed;
+    failure.causes.insert(0, failure.message.clone());
+    failure.message = format!("stage `{}` failed", step.title());
+    failure
+}
+
+pub(crate) fn preempted() -> Failure {
+    Failure::new(ErrorCode::Cancelled, "a stop or delete came in between")
+}
+
+fn backend_lost() -> Failure {
+    Failure::new(
+        ErrorCode::VmmFailed,
+        "the VM's vsock backend ended: nobody can reach the agent any more",
+    )
+    .hint("stop and start the VM")
+}
+
+/// A VMM that ended without a farewell from the guest.
+pub(crate) fn died(exit: &ExitFacts) -> Failure {
+    let mut failure = Failure::new(
+        ErrorCode::VmmFailed,
+        "the VMM ended without a farewell from the guest",
+    );
+    if !exit.console_tail.is_empty() {
+        failure.causes.push(format!(
+            "the console ends with: {}",
+            exit.console_tail.join(" | ")
+        ));
+    }
+    failure.hint("`banger vm logs` shows the whole console")
+}

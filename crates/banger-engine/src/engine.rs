@@ -1,0 +1,495 @@
+//! The engine as the daemon uses it.
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use banger_core::{
+    ErrorCode, ImageName, Intent, KernelName, MemoryMib, OpId, Phase, SpecOrigin, VmId, VmName,
+    VmSpec, nearest,
+};
+use banger_store::{InsertVmError, NewVm, Store, VmRow};
+use tokio::sync::{mpsc, watch};
+
+use crate::actor::Actor;
+use crate::inner::{Inner, VmHandle, Wish};
+use crate::names;
+use crate::operation::{OpKind, OpState, Operation, OperationView, Operations, TaskContext};
+use crate::ports::{
+    Clock, Drives, Failure, GuestState, Guests, Images, Kernels, Names, RootHelper,
+};
+use crate::reconcile::{ReconcileReport, reconcile};
+use crate::view::VmView;
+
+/// The world, as far as the engine needs it.
+#[derive(Clone)]
+pub struct Ports {
+    /// The image store.
+    pub images: Arc<dyn Images>,
+    /// The kernel catalog.
+    pub kernels: Arc<dyn Kernels>,
+    /// The VMs' files.
+    pub drives: Arc<dyn Drives>,
+    /// The privileged helper.
+    pub helper: Arc<dyn RootHelper>,
+    /// The agents in the guests.
+    pub guests: Arc<dyn Guests>,
+    /// The name service.
+    pub names: Arc<dyn Names>,
+    /// Time and chance.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for Ports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ports").finish_non_exhaustive()
+    }
+}
+
+/// What is fixed while the engine lives.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// The host's address on the bridge.
+    pub bridge_ip: Ipv4Addr,
+    /// First and last address that a guest may have.
+    pub guest_addresses: (Ipv4Addr, Ipv4Addr),
+    /// Processors of the host.
+    pub host_cpus: u16,
+    /// Memory of the host.
+    pub host_memory: MemoryMib,
+    /// How long a boot may take where nobody says otherwise.
+    pub boot_deadline: Duration,
+}
+
+/// A VM to be made.
+#[derive(Debug, Clone)]
+pub struct CreateVm {
+    /// Its name; without one, a readable one that is free.
+    pub name: Option<VmName>,
+    /// Its image.
+    pub image: ImageName,
+    /// Its kernel; without one, the image's or the default.
+    pub kernel: Option<KernelName>,
+    /// Its sizes.
+    pub spec: VmSpec,
+    /// Where they came from.
+    pub origin: SpecOrigin,
+    /// Whether it is started.
+    pub start: bool,
+    /// Whether it goes away with its first command.
+    pub ephemeral: bool,
+    /// How far the guest is waited for.
+    pub wait: Option<GuestState>,
+    /// Deadline of the boot.
+    pub timeout: Option<Duration>,
+}
+
+/// The engine. Clones are handles on the same one.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+impl Engine {
+    /// Loads what is stored and starts an actor for each VM. Nothing on the host is touched before
+    /// [`Engine::reconcile`].
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn open(ports: Ports, store: Store, config: EngineConfig) -> Result<Self, Failure> {
+        let inner = Arc::new(Inner {
+            ports,
+            store: Arc::new(store),
+            config,
+            vms: std::sync::RwLock::default(),
+            operations: Operations::default(),
+            tasks: std::sync::Mutex::default(),
+        });
+        let engine = Self { inner };
+        for row in engine.inner.store(Store::vms).await? {
+            engine.add_actor(row);
+        }
+        engine.inner.publish_names().await;
+        Ok(engine)
+    }
+
+    fn add_actor(&self, row: VmRow) -> Arc<VmHandle> {
+        let (view, seen) = watch::channel(VmView::of(&row));
+        let (wishes, heard) = mpsc::unbounded_channel();
+        let handle = Arc::new(VmHandle { view: seen, wishes });
+        let mut vms = self
+            .inner
+            .vms
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        vms.insert(row.id.clone(), Arc::clone(&handle));
+        drop(vms);
+        let actor = Actor {
+            inner: Arc::clone(&self.inner),
+            row,
+            view,
+            wishes: heard,
+            pending: VecDeque::new(),
+            watching: false,
+            reboots: vec![],
+        };
+        self.inner.spawn(actor.run());
+        handle
+    }
+
+    /// Makes what exists and what is wanted agree.
+    ///
+    /// # Errors
+    /// The helper does not answer: nothing was done, and it should be called again when it does.
+    pub async fn reconcile(&self) -> Result<ReconcileReport, Failure> {
+        reconcile(&self.inner).await
+    }
+
+    /// Ends every actor where it stands. VMs go on.
+    pub fn abort(&self) {
+        let mut tasks = self
+            .inner
+            .tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for task in tasks.drain(..) {
+            task.abort();
+        }
+    }
+
+    /// Every VM, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<VmView> {
+        let mut views = self.inner.views();
+        views.sort_by(|a, b| a.name.cmp(&b.name));
+        views
+    }
+
+    /// A VM by name, id, or an unambiguous prefix of either.
+    ///
+    /// # Errors
+    /// No such VM (with the nearest name), or more than one.
+    pub fn resolve(&self, reference: &str) -> Result<VmView, Failure> {
+        let views = self.inner.views();
+        let exact =
+            |view: &&VmView| view.name.as_str() == reference || view.id.as_str() == reference;
+        if let Some(view) = views.iter().find(exact) {
+            return Ok(view.clone());
+        }
+        let starts = |view: &&VmView| {
+            view.name.as_str().starts_with(reference) || view.id.as_str().starts_with(reference)
+        };
+        let matches: Vec<&VmView> = views
+            .iter()
+            .filter(starts)
+            .filter(|_| !reference.is_empty())
+            .collect();
+        let shown: String = reference
+            .chars()
+            .take(80)
+            .flat_map(char::escape_default)
+            .collect();
+        match matches.as_slice() {
+            [view] => Ok((*view).clone()),
+            [] => {
+                let failure =
+                    Failure::new(ErrorCode::VmNotFound, format!("there is no VM `{shown}`"));
+                Err(
+                    match nearest(reference, views.iter().map(|view| view.name.as_str())) {
+                        Some(name) => failure.hint(format!("did you mean `{name}`?")),
+                        None => failure.hint("`banger vm list` shows all VMs"),
+                    },
+                )
+            }
+            several => {
+                let names: Vec<&str> = several
+                    .iter()
+                    .take(5)
+                    .map(|view| view.name.as_str())
+                    .collect();
+                let what = format!("`{shown}` fits more than one VM: {}", names.join(", "));
+                Err(Failure::new(ErrorCode::Ambiguous, what))
+            }
+        }
+    }
+
+    /// A VM by id.
+    #[must_use]
+    pub fn get(&self, vm: &VmId) -> Option<VmView> {
+        self.inner
+            .handle(vm)
+            .map(|handle| handle.view.borrow().clone())
+    }
+
+    /// A VM's view, as it changes.
+    #[must_use]
+    pub fn watch_vm(&self, vm: &VmId) -> Option<watch::Receiver<VmView>> {
+        self.inner.handle(vm).map(|handle| handle.view.clone())
+    }
+
+    /// Stores a new VM and begins to make it.
+    ///
+    /// # Errors
+    /// A size out of range, a taken name, or no free address: nothing was stored.
+    pub async fn create(&self, request: CreateVm) -> Result<OperationView, Failure> {
+        let config = &self.inner.config;
+        request
+            .spec
+            .check(config.host_cpus, config.host_memory)
+            .map_err(|error| Failure::new(ErrorCode::InvalidArgument, error.to_string()))?;
+        let clock = &self.inner.ports.clock;
+        let taken = self.list();
+        let free = || {
+            names::readable(clock.entropy(), |name| {
+                taken.iter().any(|view| view.name == *name)
+            })
+        };
+        let row = VmRow {
+            id: VmId::from_entropy(clock.entropy()),
+            name: request.name.clone().unwrap_or_else(free),
+            address: Ipv4Addr::UNSPECIFIED,
+            phase: Phase::Provisioning,
+            intent: if request.start {
+                Intent::Running
+            } else {
+                Intent::Stopped
+            },
+            spec: request.spec.clone(),
+            origin: request.origin,
+            image: request.image.clone(),
+            image_digest: None,
+            kernel: request.kernel.clone(),
+            ephemeral: request.ephemeral,
+            created_at: clock.now(),
+            started_at: None,
+            boot_id: Some(clock.boot_id()),
+            failure: None,
+        };
+        let new = NewVm {
+            row,
+            addresses: config.guest_addresses,
+            reserved: config.bridge_ip,
+        };
+        let row = self.insert(new).await?;
+        let op = self
+            .inner
+            .begin(OpKind::CreateVm, row.name.to_string(), Some(row.id.clone()));
+        let handle = self.add_actor(row);
+        let deadline = request.timeout.unwrap_or(config.boot_deadline);
+        let (start, wait) = (request.start, request.wait);
+        // The actor was made a line above and lives until its VM is deleted.
+        let _ = handle.wishes.send(Wish::Create {
+            start,
+            wait,
+            deadline,
+            op: Arc::clone(&op),
+        });
+        self.inner.publish_names().await;
+        Ok(op.view())
+    }
+
+    async fn insert(&self, new: NewVm) -> Result<VmRow, Failure> {
+        let store = Arc::clone(&self.inner.store);
+        let inserted = tokio::task::spawn_blocking(move || store.insert_vm(new)).await;
+        match inserted {
+            Ok(Ok(row)) => Ok(row),
+            Ok(Err(error)) => {
+                let message = error.to_string();
+                Err(match error {
+                    InsertVmError::NameTaken(_) => Failure::new(ErrorCode::NameTaken, message)
+                        .hint("choose another with --name, or delete the VM that has it"),
+                    InsertVmError::AddressesExhausted { .. } => {
+                        Failure::new(ErrorCode::AddressesExhausted, message)
+                            .hint("delete VMs, or give the bridge a larger subnet (`cidr`)")
+                    }
+                    InsertVmError::Store(_) => {
+                        Failure::because(ErrorCode::Internal, "the VM could not be stored", &error)
+                    }
+                })
+            }
+            Err(error) => Err(Failure::because(
+                ErrorCode::Internal,
+                "the VM could not be stored",
+                &error,
+            )),
+        }
+    }
+
+    /// Starts a VM. One that runs already is waited for.
+    ///
+    /// # Errors
+    /// No such VM.
+    pub fn start(
+        &self,
+        vm: &VmId,
+        wait: Option<GuestState>,
+        timeout: Option<Duration>,
+    ) -> Result<OperationView, Failure> {
+        let deadline = timeout.unwrap_or(self.inner.config.boot_deadline);
+        self.send(vm, OpKind::StartVm, |op| Wish::Start { wait, deadline, op })
+    }
+
+    /// Stops a VM: cleanly, and by force when `grace` has passed. Never refused.
+    ///
+    /// # Errors
+    /// No such VM.
+    pub fn stop(&self, vm: &VmId, grace: Duration) -> Result<OperationView, Failure> {
+        self.send(vm, OpKind::StopVm, |op| Wish::Stop { grace, op })
+    }
+
+    /// Deletes a VM, whatever it does. Never refused.
+    ///
+    /// # Errors
+    /// No such VM.
+    pub fn delete(&self, vm: &VmId) -> Result<OperationView, Failure> {
+        self.send(vm, OpKind::DeleteVm, |op| Wish::Delete { op })
+    }
+
+    fn send(
+        &self,
+        vm: &VmId,
+        kind: OpKind,
+        wish: impl FnOnce(Arc<Operation>) -> Wish,
+    ) -> Result<OperationView, Failure> {
+        let gone = || Failure::new(ErrorCode::VmNotFound, format!("there is no VM {vm}"));
+        let handle = self.inner.handle(vm).ok_or_else(gone)?;
+        let name = handle.view.borrow().name.to_string();
+        let op = self.inner.begin(kind, name, Some(vm.clone()));
+        handle
+            .wishes
+            .send(wish(Arc::clone(&op)))
+            .map_err(|_| gone())?;
+        Ok(op.view())
+    }
+
+    /// Cancels an operation: a create's VM is deleted, anything else ends where it can.
+    ///
+    /// # Errors
+    /// No such operation.
+    pub fn cancel(&self, id: &OpId) -> Result<OperationView, Failure> {
+        let op = self
+            .inner
+            .operations
+            .get(id)
+            .ok_or_else(|| no_operation(id))?;
+        let view = op.view();
+        if view.state != OpState::Running {
+            return Ok(view);
+        }
+        op.cancel();
+        match (view.kind, view.vm) {
+            (OpKind::CreateVm, Some(vm)) => self.delete(&vm),
+            _ => Ok(op.view()),
+        }
+    }
+
+    /// An operation of this daemon's life.
+    #[must_use]
+    pub fn operation(&self, id: &OpId) -> Option<OperationView> {
+        self.inner.operations.get(id).map(|op| op.view())
+    }
+
+    /// An operation of an earlier daemon's life, as JSON of [`OperationView`]'s stored form.
+    ///
+    /// # Errors
+    /// The database's, or no such operation.
+    pub async fn past_operation(&self, id: &OpId) -> Result<String, Failure> {
+        let wanted = id.clone();
+        let row = self
+            .inner
+            .store(move |store| store.operation(&wanted))
+            .await?;
+        row.map(|row| row.view).ok_or_else(|| no_operation(id))
+    }
+
+    /// An operation, as it changes.
+    #[must_use]
+    pub fn watch(&self, id: &OpId) -> Option<watch::Receiver<OperationView>> {
+        self.inner.operations.get(id).map(|op| op.watch())
+    }
+
+    /// Runs something long as an operation, so that its stages can be watched.
+    pub fn run_task<F, W>(&self, kind: OpKind, subject: &str, work: W) -> OperationView
+    where
+        W: FnOnce(TaskContext) -> F + Send + 'static,
+        F: Future<Output = Result<(), Failure>> + Send,
+    {
+        let op = self.inner.begin(kind, subject.to_owned(), None);
+        let view = op.view();
+        let inner = Arc::clone(&self.inner);
+        self.inner.spawn(async move {
+            let result = work(TaskContext::new(Arc::clone(&op))).await;
+            inner.finish(&op, result).await;
+        });
+        view
+    }
+
+    /// Waits until a running VM's guest is that far.
+    ///
+    /// # Errors
+    /// It does not run, ends meanwhile, or the deadline passes.
+    pub async fn wait_guest(
+        &self,
+        vm: &VmId,
+        state: GuestState,
+        deadline: Duration,
+    ) -> Result<(), Failure> {
+        let gone = || Failure::new(ErrorCode::VmNotFound, format!("there is no VM {vm}"));
+        let mut view = self.watch_vm(vm).ok_or_else(gone)?;
+        let reached = async {
+            loop {
+                let now = view.borrow_and_update().clone();
+                if now.phase == Phase::Running && now.readiness >= Some(state) {
+                    return Ok(());
+                }
+                if !matches!(
+                    now.phase,
+                    Phase::Running | Phase::Starting | Phase::Provisioning
+                ) {
+                    return Err(not_running(&now));
+                }
+                view.changed().await.map_err(|_| gone())?;
+            }
+        };
+        tokio::time::timeout(deadline, reached)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Failure::new(
+                    ErrorCode::Timeout,
+                    format!("the guest was not ready in time ({deadline:?})"),
+                ))
+            })
+    }
+}
+
+fn not_running(view: &VmView) -> Failure {
+    let what = format!(
+        "the VM `{}` does not run: it is {}",
+        view.name,
+        view.phase.as_str()
+    );
+    Failure::new(ErrorCode::VmNotRunning, what)
+        .hint(format!("start it: banger vm start {}", view.name))
+}
+
+fn no_operation(id: &OpId) -> Failure {
+    Failure::new(
+        ErrorCode::OperationNotFound,
+        format!("there is no operation {id}"),
+    )
+}
+
+/// How an ended operation is stored: enough to say how it went.
+pub(crate) fn stored(view: &OperationView) -> String {
+    let state = match &view.state {
+        OpState::Running => "running".to_owned(),
+        OpState::Succeeded => "succeeded".to_owned(),
+        OpState::Cancelled => "cancelled".to_owned(),
+        OpState::Failed(failure) => format!("failed: {failure}"),
+    };
+    serde_json::json!({
+        "id": view.id, "kind": view.kind, "subject": view.subject, "vm": view.vm, "state": state,
+    })
+    .to_string()
+}

@@ -1,0 +1,157 @@
+//! Waiting for the guest, for its end, and for whatever comes in between.
+
+use std::time::Duration;
+
+use banger_core::ErrorCode;
+
+use crate::actor::{Actor, died};
+use crate::operation::TaskContext;
+use crate::ports::{Failure, Farewell, GuestState, Progress};
+
+/// How a wait for the guest ended.
+pub(crate) enum Waited {
+    /// It is that far.
+    Reached,
+    /// A stop or delete came first.
+    Preempted,
+    /// It did not get there.
+    Failed(Failure),
+}
+
+/// What woke a wait.
+enum Woken {
+    Exit(Result<crate::ports::ExitFacts, Failure>),
+    Wish,
+    Deadline,
+    Guest(Result<(), Failure>),
+}
+
+impl Actor {
+    /// Waits until the guest is reachable, and ready where that is asked for.
+    pub(crate) async fn wait_for_guest(
+        &mut self,
+        state: GuestState,
+        deadline: Duration,
+        context: &TaskContext,
+    ) -> Waited {
+        let end = tokio::time::Instant::now() + deadline;
+        let stages = [
+            (GuestState::Reachable, "agent", "guest agent"),
+            (GuestState::Ready, "ready", "services"),
+        ];
+        for (goal, key, title) in stages.into_iter().filter(|(goal, ..)| *goal <= state) {
+            if self.view.borrow().readiness >= Some(goal) {
+                continue;
+            }
+            context.begin(key, title);
+            let waited = self.wait_for(goal, end, deadline, context).await;
+            context.end(key, matches!(waited, Waited::Reached));
+            match waited {
+                Waited::Reached => self.view.send_modify(|view| view.readiness = Some(goal)),
+                other => return other,
+            }
+        }
+        Waited::Reached
+    }
+
+    async fn wait_for(
+        &mut self,
+        goal: GuestState,
+        end: tokio::time::Instant,
+        deadline: Duration,
+        context: &TaskContext,
+    ) -> Waited {
+        let vm = self.row.id.clone();
+        let ports = self.inner.ports.clone();
+        loop {
+            if self.is_preempted() || context.cancelled() {
+                return Waited::Preempted;
+            }
+            let woken = tokio::select! {
+                biased;
+                // Cancel-safe: the exit is a fact that stays true.
+                exit = ports.helper.wait_exit(&vm) => Woken::Exit(exit),
+                // Cancel-safe: a received wish is kept.
+                Some(wish) = self.wishes.recv() => { self.pending.push_back(wish); Woken::Wish }
+                () = tokio::time::sleep_until(end) => Woken::Deadline,
+                // Cancel-safe: only observes.
+                result = ports.guests.wait(&vm, goal) => Woken::Guest(result),
+            };
+            match woken {
+                Woken::Wish => {}
+                Woken::Guest(Ok(())) => return Waited::Reached,
+                Woken::Guest(Err(failure)) => {
+                    // The connection broke: the guest is ending, or its backend has.
+                    let exit = tokio::time::timeout_at(end, ports.helper.wait_exit(&vm)).await;
+                    let failure = match exit {
+                        Ok(Ok(exit)) if exit.farewell == Some(Farewell::Reboot) => {
+                            continue_later(failure)
+                        }
+                        Ok(Ok(exit)) => died(&exit),
+                        _ => failure,
+                    };
+                    return Waited::Failed(self.fail_boot(failure).await);
+                }
+                Woken::Exit(Ok(exit)) => {
+                    self.watching = false;
+                    return Waited::Failed(self.fail_boot(died(&exit)).await);
+                }
+                Woken::Exit(Err(failure)) => return Waited::Failed(failure),
+                Woken::Deadline => {
+                    let what = format!("the guest was not {} after {deadline:?}", word(goal));
+                    let failure = Failure::new(ErrorCode::Timeout, what)
+                        .hint("`banger vm logs` shows the console; `--timeout` waits longer");
+                    return Waited::Failed(self.fail_boot(failure).await);
+                }
+            }
+        }
+    }
+
+    async fn fail_boot(&mut self, failure: Failure) -> Failure {
+        let failure = Failure {
+            code: ErrorCode::BootFailed,
+            ..failure
+        };
+        self.fail(failure).await
+    }
+
+    /// A clean shutdown; true when the VMM has ended by itself within `grace`.
+    pub(crate) async fn shut_down(&mut self, grace: Duration) -> bool {
+        let vm = self.row.id.clone();
+        let ports = self.inner.ports.clone();
+        let end = tokio::time::Instant::now() + grace;
+        let clean = async {
+            // An agent that does not answer is waited for no longer than the grace.
+            if ports.guests.shutdown(&vm).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            ports.helper.wait_exit(&vm).await
+        };
+        let mut clean = std::pin::pin!(clean);
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut clean => return true,
+                () = tokio::time::sleep_until(end) => return false,
+                Some(wish) = self.wishes.recv() => {
+                    let is_delete = matches!(wish, crate::inner::Wish::Delete { .. });
+                    self.pending.push_back(wish);
+                    if is_delete {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn continue_later(failure: Failure) -> Failure {
+    failure.hint("the guest rebooted while it was waited for")
+}
+
+const fn word(state: GuestState) -> &'static str {
+    match state {
+        GuestState::Reachable => "reachable",
+        GuestState::Ready => "ready",
+    }
+}

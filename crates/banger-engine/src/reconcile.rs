@@ -1,0 +1,151 @@
+//! Making what exists and what is wanted agree: at the start, and when the helper comes back. Facts are
+//! gathered once; removals come first. What runs is adopted, never wiped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use banger_core::{Event, Intent, Phase, VmId};
+
+use crate::actor::Actor;
+use crate::inner::{Inner, Wish};
+use crate::operation::OpKind;
+use crate::ports::{Failure, GuestState, VmFacts};
+
+/// What a pass found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReconcileReport {
+    /// What could not be put right, for people.
+    pub problems: Vec<String>,
+    /// VMs whose VMM was found running.
+    pub adopted: u32,
+    /// Things of VMs that do not exist, removed.
+    pub orphans: u32,
+}
+
+pub(crate) async fn reconcile(inner: &Arc<Inner>) -> Result<ReconcileReport, Failure> {
+    let mut report = ReconcileReport::default();
+    let facts = inner.ports.helper.facts().await?;
+    let folders = inner.ports.drives.list().await?;
+    let fact_of = |vm: &VmId| {
+        let mut fact = facts
+            .iter()
+            .find(|(id, _)| id == vm)
+            .map(|(_, fact)| *fact)
+            .unwrap_or_default();
+        fact.folder = folders.contains(vm);
+        fact
+    };
+    let known = |vm: &VmId| inner.handle(vm).is_some();
+    let mut orphans: Vec<&VmId> = facts
+        .iter()
+        .map(|(vm, _)| vm)
+        .chain(&folders)
+        .filter(|vm| !known(vm))
+        .collect();
+    orphans.sort();
+    orphans.dedup();
+    for vm in orphans {
+        report.orphans += 1;
+        if let Err(failure) = remove_orphan(inner, vm, &fact_of(vm)).await {
+            report.problems.push(format!(
+                "{vm} belongs to no VM and could not be removed: {failure}"
+            ));
+        }
+    }
+    for view in inner.views() {
+        let facts = fact_of(&view.id);
+        report.adopted += u32::from(facts.vmm.vmm.is_some());
+        if let Some(handle) = inner.handle(&view.id) {
+            // A VM that is just being deleted has no ears any more: that is as good.
+            let _ = handle.wishes.send(Wish::Recover { facts });
+        }
+    }
+    Ok(report)
+}
+
+async fn remove_orphan(inner: &Inner, vm: &VmId, facts: &VmFacts) -> Result<(), Failure> {
+    if facts.vmm.remains || facts.vmm.vmm.is_some() || facts.vmm.backend.is_some() {
+        inner.ports.helper.remove_vmm(vm).await?;
+    }
+    if facts.tap.is_some() {
+        inner.ports.helper.remove_tap(vm).await?;
+    }
+    inner.ports.drives.remove_folder(vm).await
+}
+
+impl Actor {
+    /// Takes up from the stored phase and from what exists; true when the VM is gone afterwards.
+    pub(crate) async fn recover(&mut self, facts: VmFacts) -> bool {
+        let result = self.recover_from(facts).await;
+        match result {
+            Ok(is_gone) => is_gone,
+            Err(failure) => {
+                tracing::warn!(vm = %self.row.id, %failure, "the VM could not be recovered");
+                false
+            }
+        }
+    }
+
+    async fn recover_from(&mut self, facts: VmFacts) -> Result<bool, Failure> {
+        let same_boot = self.row.boot_id.as_ref() == Some(&self.inner.ports.clock.boot_id());
+        let lives = facts.vmm.vmm.is_some();
+        match self.row.phase {
+            Phase::Deleting => return self.delete(None).await.map(|()| true),
+            Phase::Starting | Phase::Running | Phase::Stopping if !same_boot => {
+                self.enter(Event::HostRebooted).await?;
+            }
+            Phase::Stopping => self.tear_down(None).await?,
+            // Watched: nothing that this actor does not know.
+            Phase::Running if self.watching => {}
+            Phase::Running => {
+                // A VMM that has ended meanwhile is found by the watch, with its farewell.
+                self.watching = true;
+                self.view.send_modify(|view| view.vmm_pid = facts.vmm.vmm);
+            }
+            Phase::Starting if lives => {
+                self.watching = true;
+                self.view.send_modify(|view| view.vmm_pid = facts.vmm.vmm);
+                self.enter(Event::VmmUp).await?;
+            }
+            Phase::Starting => self.boot(None).await?,
+            Phase::Provisioning => {
+                let op = self.inner.begin(
+                    OpKind::StartVm,
+                    self.row.name.to_string(),
+                    Some(self.row.id.clone()),
+                );
+                let deadline = Duration::from_secs(300);
+                let start = self.row.intent == Intent::Running;
+                let wish = Wish::Create {
+                    start,
+                    wait: Some(GuestState::Reachable),
+                    deadline,
+                    op,
+                };
+                self.pending.push_back(wish);
+            }
+            Phase::Stopped | Phase::Failed if !lives => {}
+            Phase::Stopped => {
+                // It was stopped, and runs: what is stored is what was wanted.
+                self.inner.ports.helper.remove_vmm(&self.row.id).await?;
+            }
+            Phase::Failed => {}
+        }
+        if self.row.phase == Phase::Stopped {
+            self.remove_leftovers().await?;
+        }
+        Ok(false)
+    }
+
+    /// A stopped VM has neither VMM nor tap.
+    async fn remove_leftovers(&mut self) -> Result<(), Failure> {
+        let facts = self.facts().await?;
+        for step in crate::plan::plan_teardown(&facts).concat() {
+            let findings = crate::execute::Findings::default();
+            let result =
+                crate::execute::run_group(&self.inner, &self.row, &[step], &findings, None).await;
+            result.map_err(|failed| failed.failure)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! A VM as the engine shows it.
+
+use std::net::Ipv4Addr;
+
+use banger_core::{
+    Digest, ErrorCode, ImageName, Intent, KernelName, Phase, SpecOrigin, VmId, VmName, VmSpec,
+};
+use banger_store::VmRow;
+use serde::{Deserialize, Serialize};
+
+use crate::ports::{Failure, GuestState};
+
+/// A VM: what is durable of it, and what was last observed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmView {
+    /// Identity.
+    pub id: VmId,
+    /// Name.
+    pub name: VmName,
+    /// What its task is doing.
+    pub phase: Phase,
+    /// What the owner wants.
+    pub intent: Intent,
+    /// Its sizes.
+    pub spec: VmSpec,
+    /// Where they came from.
+    pub origin: SpecOrigin,
+    /// Image.
+    pub image: ImageName,
+    /// The artefact it was created from.
+    pub image_digest: Option<Digest>,
+    /// Kernel.
+    pub kernel: Option<KernelName>,
+    /// Address on the bridge.
+    pub address: Ipv4Addr,
+    /// How far the guest is, while it runs.
+    pub readiness: Option<GuestState>,
+    /// Process id of the VMM, while it runs.
+    pub vmm_pid: Option<u32>,
+    /// Whether it goes away with its first command.
+    pub ephemeral: bool,
+    /// RFC 3339, UTC.
+    pub created_at: String,
+    /// RFC 3339, UTC.
+    pub started_at: Option<String>,
+    /// The last failure.
+    pub last_error: Option<Failure>,
+}
+
+impl VmView {
+    pub(crate) fn of(row: &VmRow) -> Self {
+        Self {
+            id: row.id.clone(),
+            name: row.name.clone(),
+            phase: row.phase,
+            intent: row.intent,
+            spec: row.spec.clone(),
+            origin: row.origin,
+            image: row.image.clone(),
+            image_digest: row.image_digest.clone(),
+            kernel: row.kernel.clone(),
+            address: row.address,
+            readiness: None,
+            vmm_pid: None,
+            ephemeral: row.ephemeral,
+            created_at: row.created_at.clone(),
+            started_at: row.started_at.clone(),
+            last_error: row.failure.as_deref().and_then(read_failure),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredFailure {
+    code: ErrorCode,
+    message: String,
+    causes: Vec<String>,
+    hints: Vec<String>,
+}
+
+/// A failure as it is stored.
+pub(crate) fn write_failure(failure: &Failure) -> Option<String> {
+    let Failure {
+        code,
+        message,
+        causes,
+        hints,
+    } = failure.clone();
+    serde_json::to_string(&StoredFailure {
+        code,
+        message,
+        causes,
+        hints,
+    })
+    .ok()
+}
+
+fn read_failure(json: &str) -> Option<Failure> {
+    let StoredFailure {
+        code,
+        message,
+        causes,
+        hints,
+    } = serde_json::from_str(json).ok()?;
+    Some(Failure {
+        code,
+        message,
+        causes,
+        hints,
+    })
+}
