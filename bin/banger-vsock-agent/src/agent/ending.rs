@@ -20,7 +20,7 @@ use crate::pid1;
 const LAST_PROGRAM: &str = "/run/initramfs/shutdown";
 
 /// How long programs have to end by themselves.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_millis(500);
 /// How long process 1 has to come so far that it takes a signal.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is looked at.
@@ -50,7 +50,11 @@ pub(super) fn begin(state: &Arc<State>, verb: ShutdownVerb) -> Result<(), String
     let shared = Arc::clone(state);
     std::thread::Builder::new()
         .name("shutdown".to_owned())
-        .spawn(move || tell_init(&shared, verb))
+        .spawn(move || {
+            tell_init(&shared, verb);
+            // Beside what init does meanwhile: what runs under /root keeps it from being unmounted.
+            end_all(&shared);
+        })
         .map(drop)
         .map_err(|error| format!("failed to begin the shutdown: {error}"))
 }

@@ -69,12 +69,21 @@ pub(super) fn run(
         }
     };
     let pid = program.pid;
-    let mut session = Session::new(connection, program)?;
+    let mut session = match Session::new(connection, program) {
+        Ok(session) => session,
+        Err(error) => {
+            state.session_ended(pid);
+            return Err(error);
+        }
+    };
     let result = session.serve();
     if result.is_err() && session.exited.is_none() {
         session.hang_up();
     }
     state.session_ended(pid);
+    if result.is_ok() {
+        linger(session.connection);
+    }
     result
 }
 
@@ -371,7 +380,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Sends the last message and waits for the client to hang up.
+    /// Sends the last message.
     fn finish(&mut self) -> io::Result<()> {
         if let Some(status) = self.exited {
             encode_control(&mut self.unsent, &AgentMessage::Exited(status));
@@ -385,7 +394,6 @@ impl<'a> Session<'a> {
                 }
             }
         }
-        linger(self.connection);
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use banger_guest_proto::GuestConfig;
@@ -39,14 +40,18 @@ struct Device {
     is_config: bool,
 }
 
-/// Waits for the drives that every VM has. Drivers probe in one go, so what else is there is there
-/// by then.
-pub(super) fn find() -> Result<Drives, BootError> {
+/// Waits for the drives that every VM has; with `loaded` no more drivers are to come. A driver
+/// probes its devices before its module counts as loaded: what is not there by then, is not there.
+/// Until then only a full set of named drives will do.
+pub(super) fn find(loaded: &AtomicBool) -> Result<Drives, BootError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
+        // Looked at before the probe: what it finds then, is complete.
+        let complete = loaded.load(Ordering::Acquire);
         let devices = probe();
         match assign(&devices) {
-            Ok(drives) => return Ok(drives),
+            Ok(drives) if complete || is_full_set(&devices) => return Ok(drives),
+            Ok(_) => pause(),
             Err(missing) if Instant::now() >= deadline => {
                 let seen: Vec<_> = devices
                     .iter()
@@ -93,6 +98,11 @@ fn probe() -> Vec<Device> {
         }
     }
     devices
+}
+
+fn is_full_set(devices: &[Device]) -> bool {
+    let named = |name: &str| devices.iter().any(|device| device.serial == name);
+    ["root", "work", "config", "modules"].into_iter().all(named)
 }
 
 fn assign(devices: &[Device]) -> Result<Drives, &'static str> {

@@ -16,6 +16,9 @@ mod report;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 
 use banger_guest_proto::{AGENT_PORT, GuestConfig, InitKind};
 
@@ -57,9 +60,10 @@ pub(crate) fn main() -> ExitCode {
 fn run() -> Result<ExitCode, BootError> {
     let mut report = Report::default();
     mounts::kernel_file_systems().map_err(|e| BootError::step("mount /proc, /sys and /dev", e))?;
-    modules::load_in_order("/banger/modules.order", &mut report);
-    let drives = drives::find()?;
+    let beside = Beside::start().map_err(|e| BootError::step("start a thread", e))?;
+    let drives = drives::find(&beside.loaded)?;
     let config = drives::read_config(&drives.config)?;
+    beside.set_up_network(&config);
     mounts::root(&drives.root, NEW_ROOT).map_err(|e| BootError::step("mount the root disk", e))?;
     let root = Root::open(NEW_ROOT).map_err(|e| BootError::step("open the root", e))?;
     mounts::run(&root).map_err(|e| BootError::step("mount /run", e))?;
@@ -69,7 +73,6 @@ fn run() -> Result<ExitCode, BootError> {
         mounts::modules(&root, &drives),
     );
     identity::apply(&root, &config, &mut report);
-    report.note("set up the network", network::set_up(&config));
     let kind = init::detect(&root);
     let image_init = kind.map(|found| found.kind);
     mounts::prepare_tmp(&root, image_init, &mut report);
@@ -86,6 +89,8 @@ fn run() -> Result<ExitCode, BootError> {
     if kind.is_none() {
         report.note("mount cgroups", mounts::cgroups(&root));
     }
+    // The last thread but this one ends here: the fork below needs that.
+    report.merge(beside.finish());
     let listener =
         sys::vsock_listen(AGENT_PORT).map_err(|e| BootError::step("listen on vsock", e))?;
     drop(root);
@@ -108,6 +113,46 @@ fn run() -> Result<ExitCode, BootError> {
         (None, Some(signals)) => stay(&signals),
         (None, None) => ExitCode::FAILURE,
     })
+}
+
+/// What runs beside the mounting, on the second processor where there is one: the rest of the
+/// modules (those of the drives come first in the list), then the network.
+struct Beside {
+    loaded: Arc<AtomicBool>,
+    config: mpsc::Sender<GuestConfig>,
+    thread: JoinHandle<Report>,
+}
+
+impl Beside {
+    fn start() -> std::io::Result<Self> {
+        let loaded = Arc::new(AtomicBool::new(false));
+        let (config, configs) = mpsc::channel::<GuestConfig>();
+        let done = Arc::clone(&loaded);
+        let thread = std::thread::Builder::new().spawn(move || {
+            let mut report = Report::default();
+            modules::load_in_order("/banger/modules.order", &mut report);
+            done.store(true, Ordering::Release);
+            if let Ok(config) = configs.recv() {
+                report.note("set up the network", network::set_up(&config));
+            }
+            report
+        })?;
+        Ok(Self {
+            loaded,
+            config,
+            thread,
+        })
+    }
+
+    fn set_up_network(&self, config: &GuestConfig) {
+        // It only fails when the thread has panicked, and then the process has aborted.
+        let _ = self.config.send(config.clone());
+    }
+
+    fn finish(self) -> Report {
+        drop(self.config);
+        self.thread.join().unwrap_or_default()
+    }
 }
 
 fn stay(signals: &OwnedFd) -> ExitCode {

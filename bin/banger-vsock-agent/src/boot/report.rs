@@ -44,6 +44,11 @@ impl Report {
         }
     }
 
+    /// Adds what another has collected.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.problems.extend(other.problems);
+    }
+
     pub(crate) fn into_problems(self) -> Vec<String> {
         self.problems
     }
