@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use banger_rootops::CLAIMS_DIR;
 use rustix::fs::{FlockOperation, flock};
 
 /// Why the folder cannot be used.
@@ -24,11 +25,18 @@ pub(crate) enum DirError {
     Untrusted(PathBuf),
 }
 
-/// Makes the folder, its parent, and `uids` beside it; or checks that they are root's and no links.
+/// Makes the folder, its parent, and the place of claims; or checks that they are root's and no links.
 pub(crate) fn ensure(path: &Path) -> Result<(), DirError> {
-    let uids = path.with_file_name("uids");
+    let uids = Path::new(CLAIMS_DIR);
+    let shared = uids.parent().unwrap_or(Path::new("/"));
     let parent = path.parent().unwrap_or(Path::new("/"));
-    for (dir, mode) in [(parent, 0o711), (path, 0o711), (&uids, 0o700)] {
+    let wanted = [
+        (shared, 0o711),
+        (uids, 0o700),
+        (parent, 0o711),
+        (path, 0o711),
+    ];
+    for (dir, mode) in wanted {
         let failed = |source| DirError::Make {
             path: dir.into(),
             source,

@@ -121,8 +121,18 @@ fn exchange(
     request: &Request,
     fds: &[BorrowedFd<'_>],
 ) -> Result<(Reply, Vec<OwnedFd>), CallError> {
-    send_frame(socket, request, fds).map_err(CallError::Frame)?;
-    match recv_frame(socket).map_err(CallError::Frame)? {
+    let sent = send_frame(socket, request, fds);
+    // A helper that refuses at the door says why and closes, perhaps before the request is there.
+    let refused_early = matches!(sent, Err(FrameError::Socket(Errno::PIPE | Errno::CONNRESET)));
+    if !refused_early {
+        sent.map_err(CallError::Frame)?;
+    }
+    let answer = match recv_frame(socket) {
+        // Reported once, before what was sent earlier (unix(7)).
+        Err(FrameError::Socket(Errno::CONNRESET)) => recv_frame(socket),
+        other => other,
+    };
+    match answer.map_err(CallError::Frame)? {
         None => Err(CallError::Closed),
         Some((Reply::Refused(refusal), _)) => Err(CallError::Refused(refusal)),
         Some(answer) => Ok(answer),

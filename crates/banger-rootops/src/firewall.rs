@@ -43,6 +43,23 @@ impl Ruleset<'_> {
             .concat()
     }
 
+    /// The batch that lets one more guest in, on top of what [`Self::render`] made without it. It
+    /// takes a third of the time: nothing is deleted, so the kernel waits for nobody.
+    #[must_use]
+    pub fn render_addition(config: &Config, vm: &VmId, guest: Guest) -> String {
+        let table = Self::table(config);
+        let (tap, mac, ip) = (TapName::of(vm), vm.mac(), guest.address);
+        let tap = tap.as_str();
+        let mut batch = format!(
+            "add element bridge {table} taps {{ \"{tap}\" }}\n\
+             add element bridge {table} pins {{ \"{tap}\" . {mac} . {ip} }}\n"
+        );
+        if guest.nat {
+            let _ = writeln!(batch, "add element inet {table} nat {{ {ip} }}");
+        }
+        batch
+    }
+
     /// The batch for `nft -f -`.
     ///
     /// In the table of the bridge family a frame from a tap passes only with the MAC and address
@@ -154,11 +171,15 @@ mod tests {
     fn nft_accepts_the_batch_with_and_without_guests() {
         let config = crate::config::example();
         for guests in [guests(), BTreeMap::new()] {
-            let batch = Ruleset {
+            let mut batch = Ruleset {
                 config: &config,
                 guests: &guests,
             }
             .render();
+            let address = Ipv4Addr::new(172, 16, 0, 4);
+            let guest = Guest { address, nat: true };
+            let vm = "aaaaaaaaaaaa".parse().unwrap();
+            batch += &Ruleset::render_addition(&config, &vm, guest);
             let Some(output) = check_with_nft(&batch) else {
                 println!("SKIPPED(nft): not root, or no nft or unshare here");
                 return;

@@ -1,13 +1,14 @@
 //! One request in, one answer out.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use banger_root_proto::{OwnedFacts, PROTOCOL, Refusal, RefusalCode, Reply, Request};
 
 use crate::ledger::{Ledger, LedgerError};
 use crate::nft::Nft;
 use crate::refuse::{OrRefuse as _, refuse};
-use crate::uids::Claims;
+use crate::uids::{CLAIMS_DIR, Claims};
 use crate::{Config, ConfigError, process};
 
 /// The helper's state: its configuration and its ledger.
@@ -35,7 +36,7 @@ pub enum OpenError {
     #[error("failed to open {}", path.display())]
     Claims {
         /// Where.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why.
         #[source]
         source: rustix::io::Errno,
@@ -47,7 +48,7 @@ pub enum OpenError {
 
 impl Helper {
     /// Opens the ledger in the runtime directory, and finds processes whose launch was cut short.
-    /// The directory and `uids` beside it must exist.
+    /// The directory and [`CLAIMS_DIR`] must exist.
     ///
     /// # Errors
     /// A bad configuration; a damaged ledger, or one of another version.
@@ -56,12 +57,8 @@ impl Helper {
         let boot_id = process::boot_id().map_err(OpenError::BootId)?;
         let ledger = Ledger::load(&config.runtime_dir.join("ledger.json"), &boot_id);
         let ledger = ledger.map_err(OpenError::Ledger)?;
-        let name = config
-            .runtime_dir
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy();
-        let path = config.runtime_dir.with_file_name("uids");
+        let name = config.runtime_dir.to_string_lossy();
+        let path = PathBuf::from(CLAIMS_DIR);
         let claims = Claims::open(&path, &name);
         let claims = claims.map_err(|source| OpenError::Claims { path, source })?;
         let mut helper = Self {

@@ -53,7 +53,7 @@ impl Helper {
         let uid = self.claims.claim(&busy).map_err(|error| {
             let code = match error {
                 uids::ClaimError::Exhausted => RefusalCode::Quota,
-                uids::ClaimError::Write { .. } => RefusalCode::System,
+                uids::ClaimError::Write { .. } | uids::ClaimError::Lock(_) => RefusalCode::System,
             };
             because(code, "failed to claim a user for the VMM", &error)
         })?;

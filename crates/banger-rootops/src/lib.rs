@@ -30,4 +30,4 @@ pub use firewall::{Guest, Ruleset};
 pub use helper::{Answer, Helper, OpenError};
 pub use ledger::LedgerError;
 pub use qemu::{Role, qemu_args};
-pub use uids::UID_BASE;
+pub use uids::{CLAIMS_DIR, UID_BASE};

@@ -1,5 +1,6 @@
 //! The bridge, its carrier, its firewall.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -30,7 +31,7 @@ impl Helper {
             self.save()?;
         }
         // The rules stand before the first packet can pass.
-        self.apply_firewall()?;
+        self.apply_firewall(None)?;
         let bridge = match existing {
             Some(link) => link,
             None => self.create_bridge(&mut netlink)?,
@@ -111,8 +112,8 @@ impl Helper {
     }
 
     /// Makes the firewall what the ledger says. Without effect and without a process when nobody
-    /// has changed anything since.
-    pub(crate) fn apply_firewall(&mut self) -> Result<(), Refusal> {
+    /// has changed anything since. `added` is the one guest that was not there the last time.
+    pub(crate) fn apply_firewall(&mut self, added: Option<&VmId>) -> Result<(), Refusal> {
         let guests = self.ledger.taps.iter();
         let guests = guests.map(|(vm, tap)| {
             let guest = Guest {
@@ -121,31 +122,32 @@ impl Helper {
             };
             (vm.clone(), guest)
         });
-        let guests = guests.collect();
-        let batch = Ruleset {
-            config: &self.config,
-            guests: &guests,
-        }
-        .render();
-        let mut hasher = DefaultHasher::new();
-        batch.hash(&mut hasher);
-        let wanted = hasher.finish();
+        let guests: BTreeMap<VmId, Guest> = guests.collect();
+        let config = &self.config;
+        let render = |guests: &BTreeMap<VmId, Guest>| Ruleset { config, guests }.render();
+        let whole = render(&guests);
         let before = nft::generation();
-        let stands = self
-            .ledger
-            .firewall
-            .is_some_and(|applied| applied.batch == wanted && Some(applied.generation) == before);
-        if !stands {
+        let stands = |batch: &str| {
+            let applied = self.ledger.firewall;
+            applied.is_some_and(|f| f.batch == hash(batch) && Some(f.generation) == before)
+        };
+        if !stands(&whole) {
+            let addition = added.and_then(|vm| {
+                let mut others = guests.clone();
+                let guest = others.remove(vm)?;
+                let known = stands(&render(&others));
+                known.then(|| Ruleset::render_addition(&self.config, vm, guest))
+            });
             let code = RefusalCode::HostNotReady;
             self.nft
-                .apply(&batch)
+                .apply(addition.as_ref().unwrap_or(&whole))
                 .or_refuse_as(code, || "failed to set the firewall".into())?;
             // Anything but one commit more means that somebody else was at it too.
             let after = nft::generation();
             let alone = after.is_some() && after == before.map(|before| before.wrapping_add(1));
             let applied = after.filter(|_| alone);
             self.ledger.firewall = applied.map(|generation| AppliedFirewall {
-                batch: wanted,
+                batch: hash(&whole),
                 generation,
             });
             self.save()?;
@@ -288,6 +290,12 @@ impl Helper {
     fn failed(&self, what: &str) -> String {
         format!("failed to {what} the bridge `{}`", self.config.bridge)
     }
+}
+
+fn hash(batch: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    batch.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The link of that name, or why it cannot be known.

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use banger_root_proto::{Refusal, RefusalCode};
 use rustix::fs::{
-    AtFlags, Dir, Mode, OFlags, chownat, fchmod, fchown, fstat, linkat, mkdirat, open, openat,
-    unlinkat,
+    AtFlags, Dir, Mode, OFlags, chmodat, chownat, fchmod, fchown, fstat, linkat, mkdirat, open,
+    openat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::net::{
@@ -85,6 +85,8 @@ impl RunDir {
         bind(&socket, &address).or_refuse(failed)?;
         listen(&socket, 128).or_refuse(failed)?;
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.uid));
+        // The group's bits are the mask of the owner's entry in the inherited access list.
+        chmodat(&self.dir, name, Mode::RWXU | Mode::RWXG, AtFlags::empty()).or_refuse(failed)?;
         chownat(
             &self.dir,
             name,
@@ -100,7 +102,7 @@ impl RunDir {
     pub(crate) fn log(&self, name: &str) -> Result<File, Refusal> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::APPEND | OFlags::CLOEXEC;
-        openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR)
+        openat(&self.dir, name, flags, Mode::from_raw_mode(0o660))
             .map(File::from)
             .or_refuse(|| format!("failed to make the log `{name}`"))
     }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -86,24 +87,37 @@ fn start(
     log: File,
 ) -> Result<Started, Refusal> {
     let failed = || format!("failed to start {}", program.display());
-    let stderr = log.try_clone().or_refuse(failed)?;
-    let mut command = Command::new(program);
-    command
-        .args(args)
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(stderr);
+    let args: Vec<String> = args.into_iter().collect();
+    let command = |path: &Path| -> std::io::Result<Command> {
+        let mut command = Command::new(path);
+        command
+            .arg0(program)
+            .args(&args)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log.try_clone()?);
+        Ok(command)
+    };
     let confinement = Confinement {
         directory: place.directory,
         keep,
         uid: place.uid,
         groups: place.groups,
     };
-    let mut child =
-        spawn_confined(command, &confinement).or_refuse_as(RefusalCode::HostNotReady, failed)?;
+    let spawn = |path: &Path| spawn_confined(command(path)?, &confinement);
+    let spawned = match spawn(program) {
+        // In a folder that its user cannot enter (a private home): root opens it, and what is
+        // executed is the open file.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            let file = File::open(program).or_refuse_as(RefusalCode::HostNotReady, failed)?;
+            spawn(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))
+        }
+        other => other,
+    };
+    let mut child = spawned.or_refuse_as(RefusalCode::HostNotReady, failed)?;
     // It is our child and not yet waited for, so its number is its own, ended or not.
     let known = identify(child.id(), program).or_refuse(failed);
     let pidfd = open_pidfd(child.id());

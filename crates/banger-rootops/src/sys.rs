@@ -123,7 +123,9 @@ pub(crate) fn spawn_confined(
             rustix::io::fcntl_setfd(fd.as_fd(), FdFlags::empty())?;
         }
         unblock_signals()?;
-        rustix::process::umask(Mode::RWXG | Mode::RWXO);
+        // What it makes is its group's too, which is its own: the group's bits are what the owner's
+        // entry in the inherited access list is cut down to (acl(5), mask).
+        rustix::process::umask(Mode::RWXO);
         limit(Resource::Core, 0)?;
         limit(Resource::Nofile, 4096)?;
         rustix::thread::set_thread_groups(&groups)?;

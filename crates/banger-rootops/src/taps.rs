@@ -38,11 +38,12 @@ impl Helper {
             }
         }
         let entry = TapEntry { address, nat };
-        if self.ledger.taps.insert(vm.clone(), entry) != Some(entry) {
+        let before = self.ledger.taps.insert(vm.clone(), entry);
+        if before != Some(entry) {
             self.save()?;
         }
         // The rules stand before the tap does.
-        self.apply_firewall()?;
+        self.apply_firewall(before.is_none().then_some(vm))?;
         let failed = || format!("failed to make the tap `{}`", name.as_str());
         let link = match existing {
             Some(link) => link,
@@ -76,7 +77,7 @@ impl Helper {
         }
         if self.ledger.taps.remove(vm).is_some() {
             self.save()?;
-            self.apply_firewall()?;
+            self.apply_firewall(None)?;
         }
         Ok(())
     }
@@ -93,7 +94,7 @@ impl Helper {
             entry.nat = nat;
             self.save()?;
         }
-        self.apply_firewall()
+        self.apply_firewall(None)
     }
 
     /// A descriptor of the VM's tap for its VMM of user `uid`.

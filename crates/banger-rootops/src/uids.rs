@@ -1,16 +1,19 @@
 //! Users for VMMs. Each VM's processes run as a user of their own, from a range that no login has.
 //! The helpers of all owners on a machine share the range: a claim is a file named after the uid
-//! in a root-owned directory beside their runtime directories.
+//! in one root-owned directory, and holds the path of the claimant's runtime directory.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags, open, openat, unlinkat};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, open, openat, unlinkat};
 use rustix::io::Errno;
 
 /// The first user id of the range.
 pub const UID_BASE: u32 = 880_000;
+/// Where the claims of all helpers on this machine are. Root-owned, 0700.
+pub const CLAIMS_DIR: &str = "/run/banger-root/uids";
 /// How many user ids the range has.
 pub(crate) const UID_COUNT: u32 = 10_000;
 
@@ -32,6 +35,9 @@ pub(crate) enum ClaimError {
     /// All taken.
     #[error("every user id from {UID_BASE} on is in use")]
     Exhausted,
+    /// The lock failed.
+    #[error("failed to lock the claims of user ids")]
+    Lock(#[source] Errno),
     /// The directory failed.
     #[error("failed to write the claim of user id {uid}")]
     Write {
@@ -43,7 +49,7 @@ pub(crate) enum ClaimError {
 
 impl Claims {
     /// Opens the directory of claims; `tag` tells this helper's from others'.
-    pub(crate) fn open(dir: &std::path::Path, tag: &str) -> Result<Self, Errno> {
+    pub(crate) fn open(dir: &Path, tag: &str) -> Result<Self, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(Self {
             dir: open(dir, flags, Mode::empty())?,
@@ -53,7 +59,23 @@ impl Claims {
 
     /// Claims the lowest user id that is neither claimed nor in `busy`.
     pub(crate) fn claim(&self, busy: &BTreeSet<u32>) -> Result<u32, ClaimError> {
+        // One helper at a time; the lock ends with the descriptor.
+        let lock = openat(
+            &self.dir,
+            ".",
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
+        let lock = lock.and_then(|lock| {
+            flock(&lock, FlockOperation::LockExclusive)?;
+            Ok(lock)
+        });
+        let _lock = lock.map_err(ClaimError::Lock)?;
         for uid in (UID_BASE..UID_BASE + UID_COUNT).filter(|uid| !busy.contains(uid)) {
+            if self.read(uid).is_some_and(|tag| !Path::new(&tag).exists()) {
+                // Its claimant's directory is gone, and `busy` has what still runs.
+                let _ = unlinkat(&self.dir, uid.to_string(), AtFlags::empty());
+            }
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let failed = |source| ClaimError::Write { uid, source };
             match openat(&self.dir, uid.to_string(), flags, Mode::RUSR) {
@@ -81,7 +103,8 @@ impl Claims {
 
     /// Whether another helper has claimed this user id.
     pub(crate) fn is_foreign(&self, uid: u32) -> bool {
-        self.read(uid).is_some_and(|tag| tag != self.tag)
+        self.read(uid)
+            .is_some_and(|tag| tag != self.tag && Path::new(&tag).exists())
     }
 
     fn is_ours(&self, uid: u32) -> bool {
@@ -102,7 +125,7 @@ mod tests {
     #[test]
     fn two_helpers_never_claim_one_user() {
         let dir = tempfile::tempdir().unwrap();
-        let [one, two] = ["1000-aa", "1001-bb"].map(|tag| Claims::open(dir.path(), tag).unwrap());
+        let [one, two] = ["/proc/self", "/proc"].map(|tag| Claims::open(dir.path(), tag).unwrap());
         let none = BTreeSet::new();
         assert_eq!(one.claim(&none).unwrap(), UID_BASE);
         assert_eq!(two.claim(&none).unwrap(), UID_BASE + 1);
@@ -117,6 +140,14 @@ mod tests {
             two.claim(&BTreeSet::from([UID_BASE + 1, UID_BASE + 2]))
                 .unwrap(),
             UID_BASE
+        );
+        let gone = Claims::open(dir.path(), "/nowhere").unwrap();
+        let taken = BTreeSet::from([UID_BASE, UID_BASE + 1, UID_BASE + 2]);
+        assert_eq!(gone.claim(&taken).unwrap(), UID_BASE + 3);
+        assert_eq!(
+            one.claim(&taken).unwrap(),
+            UID_BASE + 3,
+            "its claimant is gone"
         );
     }
 }

@@ -1,0 +1,265 @@
+//! A helper in a network namespace and a directory of its own, gone with the value.
+#![allow(dead_code, reason = "each test file uses another part of it")]
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::{io::Read as _, thread};
+
+use banger_core::VmId;
+use banger_root_proto::{CallError, Client, Refusal, RefusalCode, Reply, Request};
+use rustix::process::{Gid, Signal, Uid};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tempfile::TempDir;
+
+/// Says loudly why a test does nothing; true when it must end.
+pub(crate) fn skipped() -> bool {
+    let missing = |tool: &str| {
+        let found = Command::new(tool)
+            .arg("-V")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        found.is_err().then(|| format!("`{tool}` is missing"))
+    };
+    let why = match rustix::process::geteuid().is_root() {
+        false => Some("not root".to_owned()),
+        true => ["unshare", "nft", "ip"].into_iter().find_map(missing),
+    };
+    if let Some(why) = &why {
+        println!("SKIPPED(helper): {why}");
+    }
+    why.is_some()
+}
+
+pub(crate) fn vm(number: u8) -> VmId {
+    VmId::from_entropy([number, 0xab, 0xcd, 0xef, 0x01, 0x02])
+}
+
+/// A network namespace, as long as its process.
+pub(crate) struct Netns(Child);
+
+impl Netns {
+    pub(crate) fn new() -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["-n", "sh", "-c", "echo up; exec cat"]);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0; 3];
+        child.stdout.take().unwrap().read_exact(&mut said).unwrap();
+        Self(child)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs something on a thread inside the network namespace of a process.
+pub(crate) fn inside<T: Send>(pid: u32, work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let enter = || {
+            let namespace = File::open(format!("/proc/{pid}/ns/net")).unwrap();
+            let kind = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(namespace.as_fd(), kind).unwrap();
+            work()
+        };
+        scope.spawn(enter).join().unwrap()
+    })
+}
+
+/// Runs `ip`, words separated by blanks, inside the network namespace of a process.
+pub(crate) fn ip(pid: u32, args: &str) -> String {
+    let (pid, target) = (pid.to_string(), "-n");
+    let mut command = Command::new("nsenter");
+    command
+        .args(["-t", &pid, target, "ip"])
+        .args(args.split(' '));
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "ip {args}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A running helper.
+pub(crate) struct World {
+    pub(crate) temp: TempDir,
+    pub(crate) owner: u32,
+    pub(crate) qemu: PathBuf,
+    pub(crate) max_vms: usize,
+    helper: Option<Child>,
+    network: Netns,
+}
+
+impl World {
+    pub(crate) fn new(owner: u32) -> Self {
+        Self::configured(owner, "/usr/bin/qemu-system-x86_64".into(), 64)
+    }
+
+    pub(crate) fn configured(owner: u32, qemu: PathBuf, max_vms: usize) -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        let network = Netns::new();
+        let mut world = Self {
+            temp,
+            owner,
+            qemu,
+            max_vms,
+            helper: None,
+            network,
+        };
+        world.start();
+        world
+    }
+
+    /// The helper's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.helper.as_ref().unwrap().id()
+    }
+
+    /// A process that stays in the helper's network namespace.
+    pub(crate) fn network(&self) -> u32 {
+        self.network.pid()
+    }
+
+    pub(crate) fn runtime_dir(&self) -> PathBuf {
+        self.temp.path().join("h")
+    }
+
+    pub(crate) fn backend() -> PathBuf {
+        Path::new(env!("CARGO_BIN_EXE_bangerd-root")).with_file_name("banger-vhost-vsock")
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.network.pid().to_string(), "-n"]);
+        command.arg(env!("CARGO_BIN_EXE_bangerd-root"));
+        command.args(["--owner", &self.owner.to_string()]);
+        command.arg("--runtime-dir").arg(self.runtime_dir());
+        command.args([
+            "--bridge",
+            "banger0",
+            "--bridge-ip",
+            "172.16.0.1",
+            "--prefix",
+            "24",
+        ]);
+        command.arg("--qemu").arg(&self.qemu);
+        command.arg("--vhost-vsock").arg(Self::backend());
+        command.args(["--max-vms", &self.max_vms.to_string()]);
+        command
+    }
+
+    pub(crate) fn start(&mut self) {
+        let mut command = self.command();
+        command
+            .arg("--foreground")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut said = String::new();
+        child
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        assert_eq!(said, "ready\n");
+        self.helper = Some(child);
+    }
+
+    pub(crate) fn end(&mut self, signal: Signal) {
+        let mut helper = self.helper.take().unwrap();
+        let pid = rustix::process::Pid::from_child(&helper);
+        rustix::process::kill_process(pid, signal).unwrap();
+        helper.wait().unwrap();
+    }
+
+    /// Does something as the owner, on a thread with only the owner's rights.
+    pub(crate) fn as_owner<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let (uid, gid) = (Uid::from_raw(self.owner), Gid::from_raw(self.owner));
+        thread::scope(|scope| {
+            let change = || {
+                rustix::thread::set_thread_groups(&[]).unwrap();
+                rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
+                rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+                work()
+            };
+            scope.spawn(change).join().unwrap()
+        })
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        let path = self.runtime_dir().join("helper.sock");
+        self.as_owner(|| Client::connect(&path)).unwrap()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.runtime_dir().join("helper.log")).unwrap()
+    }
+
+    /// A directory of the owner's.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        let path = self.temp.path().join(name);
+        fs::create_dir(&path).unwrap();
+        chown(&path, Some(self.owner), Some(self.owner)).unwrap();
+        path
+    }
+
+    /// A file of the owner's.
+    pub(crate) fn file(&self, path: &Path, content: &[u8], mode: u32) -> File {
+        fs::write(path, content).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        chown(path, Some(self.owner), Some(self.owner)).unwrap();
+        File::open(path).unwrap()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if self.helper.is_some() {
+            self.end(Signal::TERM);
+        }
+        if thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+    }
+}
+
+/// What came, or why it was refused.
+pub(crate) fn call(
+    client: &Client,
+    request: &Request,
+    fds: &[BorrowedFd<'_>],
+) -> Result<(Reply, Vec<OwnedFd>), Refusal> {
+    match client.call(request, fds) {
+        Ok(answer) => Ok(answer),
+        Err(CallError::Refused(refusal)) => Err(refusal),
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+pub(crate) fn ok(client: &Client, request: &Request) -> Reply {
+    call(client, request, &[])
+        .unwrap_or_else(|refusal| panic!("{refusal:?}"))
+        .0
+}
+
+pub(crate) fn code(client: &Client, request: &Request) -> RefusalCode {
+    call(client, request, &[]).unwrap_err().code
+}

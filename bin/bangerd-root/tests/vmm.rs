@@ -1,0 +1,403 @@
+//! Real VMMs: launched, found again, ended, and nothing left.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use banger_core::MemoryMib;
+use banger_root_proto::{
+    Accel, CacheMode, Client, DriveFormat, DriveRole, DriveSpec, LaunchSpec, ProcessIdentity,
+    ProcessState, RefusalCode, Reply, Request, VmmSignal,
+};
+use common::{World, call, code, ok, skipped, vm};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
+
+const OWNER: u32 = 4242;
+
+/// A kernel for `-kernel` (ELF with the PVH entry note, "x86/HVM direct boot ABI") that prints
+/// `hi` on the first serial port and halts.
+fn tiny_kernel() -> Vec<u8> {
+    const CODE: &[u8] = &[
+        0xba, 0xf8, 0x03, 0, 0, // mov edx, 0x3f8
+        0xb0, b'h', 0xee, 0xb0, b'i', 0xee, 0xb0, b'\n', 0xee, // mov al, …; out dx, al
+        0xfa, 0xf4, 0xeb, 0xfd, // cli; hlt; jmp to hlt
+    ];
+    const ENTRY: u32 = 0x10_1000;
+    let words = |values: &[u32]| {
+        values
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect::<Vec<_>>()
+    };
+    let length = u32::try_from(CODE.len()).unwrap();
+    let mut image = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0".to_vec();
+    image.extend(words(&[1, ENTRY, 52, 0, 0]));
+    image.extend([52, 0, 32, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+    image.extend(words(&[1, 0x1000, ENTRY, ENTRY, length, length, 7, 0x1000]));
+    image.extend(words(&[4, 116, 0, 0, 20, 20, 4, 4]));
+    image.extend(words(&[4, 4, 18]));
+    image.extend(b"Xen\0");
+    image.extend(ENTRY.to_le_bytes());
+    image.resize(0x1000, 0);
+    image.extend(CODE);
+    image
+}
+
+struct Vm {
+    path: PathBuf,
+    folder: File,
+    fds: Vec<File>,
+}
+
+impl Vm {
+    fn new(world: &World, name: &str, kernel: &[u8]) -> Self {
+        let path = world.folder(name);
+        let fds = vec![
+            world.file(&path.join("vmlinux"), kernel, 0o644),
+            world.file(&path.join("initramfs"), b"none", 0o644),
+            world.file(&path.join("disk"), &[0; 4096], 0o644),
+            world.file(&path.join("config.img"), &[0; 4096], 0o600),
+        ];
+        Self {
+            folder: File::open(&path).unwrap(),
+            path,
+            fds,
+        }
+    }
+
+    fn launch(&self, client: &Client, number: u8, tap: bool) -> Launched {
+        let request = Request::LaunchVmm {
+            vm: vm(number),
+            spec: spec(number, tap),
+        };
+        let mut fds = vec![self.folder.as_fd()];
+        fds.extend(self.fds.iter().map(File::as_fd));
+        match call(client, &request, &fds) {
+            Ok((Reply::Launched { vmm, backend }, pidfds)) => Launched {
+                vmm,
+                backend,
+                pidfds,
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn remove(&self, client: &Client, number: u8) {
+        let request = Request::RemoveVmm { vm: vm(number) };
+        call(client, &request, &[self.folder.as_fd()]).unwrap();
+        assert!(!self.path.join("run").exists());
+        for name in ["disk", "config.img"] {
+            let file = fs::metadata(self.path.join(name)).unwrap();
+            assert_eq!((file.uid(), file.nlink()), (OWNER, 1), "{name}");
+        }
+    }
+}
+
+struct Launched {
+    vmm: ProcessIdentity,
+    backend: ProcessIdentity,
+    pidfds: Vec<OwnedFd>,
+}
+
+fn spec(number: u8, tap: bool) -> LaunchSpec {
+    let drive = |role, read_only| DriveSpec {
+        role,
+        format: DriveFormat::Raw,
+        read_only,
+    };
+    LaunchSpec {
+        accel: Accel::Tcg,
+        vcpu: 1,
+        memory_mib: MemoryMib(64),
+        boot_args: "console=ttyS0".into(),
+        drives: vec![
+            drive(DriveRole::Root, false),
+            drive(DriveRole::Config, true),
+        ],
+        mac: tap.then(|| vm(number).mac()),
+        cache: CacheMode::Writeback,
+    }
+}
+
+fn skipped_here() -> bool {
+    if skipped() {
+        return true;
+    }
+    let qemu = Path::new("/usr/bin/qemu-system-x86_64");
+    for program in [qemu, &World::backend()] {
+        if !program.exists() {
+            println!("SKIPPED(vmm): {} is missing", program.display());
+            return true;
+        }
+    }
+    false
+}
+
+fn ended(pidfd: &OwnedFd) -> bool {
+    let timeout = Timespec {
+        tv_sec: 20,
+        tv_nsec: 0,
+    };
+    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&timeout)).unwrap() == 1
+}
+
+/// Waits until a file holds a text, woken by each change of it.
+fn wait_for(path: &Path, text: &str) {
+    use rustix::fs::inotify;
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+    let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE;
+    inotify::add_watch(&watch, path.parent().unwrap(), flags).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let holds = || fs::read_to_string(path).is_ok_and(|content| content.contains(text));
+    while !holds() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        assert!(!left.is_zero(), "{} never held `{text}`", path.display());
+        let timeout = Timespec::try_from(left).unwrap();
+        poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&timeout)).unwrap();
+        rustix::io::read(&watch, &mut [0; 4096]).unwrap();
+    }
+}
+
+fn alive(state: &ProcessState) -> Option<u32> {
+    match state {
+        ProcessState::Alive(identity) => Some(identity.pid),
+        ProcessState::Gone {} => None,
+    }
+}
+
+fn probe(client: &Client, number: u8) -> [Option<u32>; 2] {
+    match ok(client, &Request::ProbeVmm { vm: vm(number) }) {
+        Reply::Probed { vmm, backend } => [alive(&vmm), alive(&backend)],
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_vm_runs_confined_and_is_found_by_the_next_helper() {
+    if skipped_here() {
+        return;
+    }
+    let mut world = World::new(OWNER);
+    let client = world.client();
+    ok(&client, &Request::EnsureNetwork {});
+    let address = "172.16.0.2".parse().unwrap();
+    ok(
+        &client,
+        &Request::EnsureTap {
+            vm: vm(1),
+            address,
+            nat: false,
+        },
+    );
+    let guest = Vm::new(&world, "vm", &tiny_kernel());
+    let launched = guest.launch(&client, 1, true);
+    let run = guest.path.join("run");
+    wait_for(&run.join("console"), "hi");
+
+    let user = fs::metadata(&run).unwrap().uid();
+    assert!((880_000..890_000).contains(&user));
+
+    // The owner comes to the sockets; both processes run as a user of their own with nothing.
+    let greeting = world.as_owner(|| {
+        let mut api = BufReader::new(UnixStream::connect(run.join("api")).unwrap());
+        let mut line = String::new();
+        api.read_line(&mut line).unwrap();
+        let mut host = UnixStream::connect(run.join("v")).unwrap();
+        host.write_all(b"CONNECT 1024\n").unwrap();
+        File::open(run.join("vmm.log")).unwrap();
+        line
+    });
+    assert!(greeting.starts_with("{\"QMP\""), "{greeting}");
+    for identity in [&launched.vmm, &launched.backend] {
+        let status = fs::read_to_string(format!("/proc/{}/status", identity.pid)).unwrap();
+        let field = |key: &str| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix(key))
+                .unwrap();
+            line.split_ascii_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let uid = field("Uid:");
+        assert!(uid.iter().all(|id| *id == user.to_string()), "{uid:?}");
+        assert!(field("Groups:").is_empty(), "{status}");
+        assert_eq!(field("NoNewPrivs:"), ["1"]);
+        assert_eq!(field("CapEff:"), ["0000000000000000"]);
+        let blocked = u64::from_str_radix(&field("SigBlk:")[0], 16).unwrap();
+        assert_eq!(blocked & (1 << 14), 0, "SIGTERM reaches it");
+    }
+    assert_eq!(fs::metadata(guest.path.join("disk")).unwrap().uid(), user);
+    let nobody = fs::metadata(&run).unwrap();
+    assert_eq!(
+        (nobody.uid(), nobody.permissions().mode() & 0o007),
+        (user, 0)
+    );
+
+    // Twice is once.
+    let request = Request::LaunchVmm {
+        vm: vm(1),
+        spec: spec(1, true),
+    };
+    let mut fds = vec![guest.folder.as_fd()];
+    fds.extend(guest.fds.iter().map(File::as_fd));
+    assert_eq!(
+        call(&client, &request, &fds).unwrap_err().code,
+        RefusalCode::Busy
+    );
+
+    // Another helper finds it, also when the first was killed before it had noted anything.
+    let both = [Some(launched.vmm.pid), Some(launched.backend.pid)];
+    world.end(Signal::KILL);
+    world.start();
+    assert_eq!(probe(&world.client(), 1), both);
+    world.end(Signal::KILL);
+    let ledger = world.runtime_dir().join("ledger.json");
+    let text = fs::read_to_string(&ledger).unwrap();
+    let start = text.find("\"vmm\":{").unwrap();
+    let forgotten = format!("{}\"vmm\":null,\"backend\":null}}}}}}", &text[..start]);
+    fs::write(&ledger, forgotten).unwrap();
+    world.start();
+    let client = world.client();
+    assert_eq!(probe(&client, 1), both);
+    let Reply::Owned(facts) = ok(&client, &Request::List {}) else {
+        panic!()
+    };
+    assert!(facts.network && facts.taps.len() == 1 && facts.vmms.len() == 1);
+
+    let signal = |signal| Request::SignalVmm { vm: vm(1), signal };
+    ok(&client, &signal(VmmSignal::Stop));
+    ok(&client, &signal(VmmSignal::Cont));
+    ok(&client, &signal(VmmSignal::Kill));
+    assert!(ended(&launched.pidfds[0]));
+    assert_eq!(probe(&client, 1)[0], None);
+    assert_eq!(
+        code(&client, &signal(VmmSignal::Term)),
+        RefusalCode::Unknown
+    );
+    guest.remove(&client, 1);
+    assert!(ended(&launched.pidfds[1]));
+    assert!(!fs::exists(Path::new("/run/banger-root/uids").join(user.to_string())).unwrap());
+
+    // The same disks serve again; a removal without the folder ends the processes all the same.
+    let again = guest.launch(&client, 1, true);
+    ok(&client, &Request::RemoveVmm { vm: vm(1) });
+    assert!(again.pidfds.iter().all(ended));
+    assert!(run.exists());
+    guest.remove(&client, 1);
+    ok(&client, &Request::RemoveTap { vm: vm(1) });
+    ok(&client, &Request::RemoveNetwork {});
+    let Reply::Owned(facts) = ok(&client, &Request::List {}) else {
+        panic!()
+    };
+    assert!(!facts.network && facts.taps.is_empty() && facts.vmms.is_empty());
+    println!("{}", world.log());
+}
+
+#[test]
+fn a_vmm_that_ends_at_once_says_why() {
+    if skipped_here() {
+        return;
+    }
+    let world = World::new(OWNER);
+    let client = world.client();
+    let guest = Vm::new(&world, "vm", b"not a kernel");
+    let launched = guest.launch(&client, 1, false);
+    assert!(ended(&launched.pidfds[0]));
+    assert_eq!(probe(&client, 1)[0], None);
+    let said = fs::read_to_string(guest.path.join("run/vmm.log")).unwrap();
+    assert!(said.contains("qemu"), "{said}");
+    guest.remove(&client, 1);
+}
+
+#[test]
+fn drives_left_by_a_lost_ledger_serve_again() {
+    if skipped_here() {
+        return;
+    }
+    let mut world = World::new(OWNER);
+    let guest = Vm::new(&world, "vm", &tiny_kernel());
+    let launched = guest.launch(&world.client(), 1, false);
+    // As after a restart of the machine: no processes, no runtime directory, drives lent out.
+    for process in &launched.pidfds {
+        rustix::process::pidfd_send_signal(process, Signal::KILL).unwrap();
+    }
+    assert!(launched.pidfds.iter().all(ended));
+    world.end(Signal::KILL);
+    fs::remove_dir_all(world.runtime_dir()).unwrap();
+    world.start();
+    let client = world.client();
+    let again = guest.launch(&client, 1, false);
+    wait_for(&guest.path.join("run/console"), "hi");
+    guest.remove(&client, 1);
+    assert!(again.pidfds.iter().all(ended));
+}
+
+#[test]
+fn vms_are_counted_and_apart() {
+    if skipped_here() {
+        return;
+    }
+    let qemu = "/usr/bin/qemu-system-x86_64".into();
+    let world = World::configured(OWNER, qemu, 2);
+    let client = world.client();
+    let kernel = tiny_kernel();
+    let guests: Vec<Vm> = ["one", "two", "three"]
+        .iter()
+        .map(|name| Vm::new(&world, name, &kernel))
+        .collect();
+    let launched = [
+        guests[0].launch(&client, 1, false),
+        guests[1].launch(&client, 2, false),
+    ];
+    let users: Vec<u32> = ["one", "two"]
+        .iter()
+        .map(|name| {
+            fs::metadata(world.temp.path().join(name).join("run"))
+                .unwrap()
+                .uid()
+        })
+        .collect();
+    assert_ne!(users[0], users[1]);
+    let request = |number| Request::LaunchVmm {
+        vm: vm(number),
+        spec: spec(number, false),
+    };
+    let mut fds = vec![guests[2].folder.as_fd()];
+    fds.extend(guests[2].fds.iter().map(File::as_fd));
+    assert_eq!(
+        call(&client, &request(3), &fds).unwrap_err().code,
+        RefusalCode::Quota
+    );
+    // A folder whose `run` belongs to another VM, and a disk that another VM writes.
+    fds[0] = guests[0].folder.as_fd();
+    assert_eq!(
+        call(&client, &request(3), &fds).unwrap_err().code,
+        RefusalCode::Busy
+    );
+    guests[1].remove(&client, 2);
+    let lent = File::open(guests[0].path.join("disk")).unwrap();
+    fds[0] = guests[2].folder.as_fd();
+    fds[3] = lent.as_fd();
+    assert_eq!(
+        call(&client, &request(3), &fds).unwrap_err().code,
+        RefusalCode::Descriptor
+    );
+    assert!(alive_now(&launched[0].pidfds[0]));
+    guests[0].remove(&client, 1);
+}
+
+fn alive_now(pidfd: &OwnedFd) -> bool {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)).unwrap() == 0
+}
