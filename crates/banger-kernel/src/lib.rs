@@ -1,1 +1,18 @@
-//! placeholder
+//! The kernel catalog: importing a kernel from a Debian package, from this host or from a file, and
+//! what a guest boots with: the ELF image, the boot segment of the initramfs, the modules drive.
+
+mod command;
+mod decompress;
+mod elf;
+mod error;
+mod image;
+mod import;
+mod initrd;
+mod modules;
+mod source;
+mod store;
+
+pub use error::ImportError;
+pub use import::{ImportRequest, Source};
+pub use initrd::{InitrdError, ensure_initrd};
+pub use store::{Kernel, KernelRecord, KernelStore};

@@ -1,0 +1,92 @@
+//! Why an image was not built.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A failed build. Nothing of it is in the store.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// There is no such recipe.
+    #[error("there is no recipe `{0}`")]
+    NoRecipe(String),
+    /// A recipe of ours is malformed.
+    #[error("the recipe cannot be read: {0}")]
+    Recipe(String),
+    /// A step's program failed.
+    #[error("the step `{step}` failed: `{argv}` ({status}); the log is {}", log.display())]
+    Step {
+        /// Which step.
+        step: &'static str,
+        /// The command line.
+        argv: String,
+        /// How it ended.
+        status: String,
+        /// The last lines that it said.
+        tail: Vec<String>,
+        /// All that it said.
+        log: PathBuf,
+    },
+    /// A program is missing.
+    #[error("`{program}` is not installed (Debian package {package})")]
+    Missing {
+        /// The program.
+        program: String,
+        /// Where it comes from.
+        package: &'static str,
+    },
+    /// A file could not be used.
+    #[error("failed to {what} {}", path.display())]
+    Io {
+        /// What was attempted.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The image carries something of the build host.
+    #[error("the image carries traces of the build host: {}", .0.join(", "))]
+    Leak(Vec<String>),
+    /// Whoever asked does not want it any more.
+    #[error("the build was cancelled")]
+    Cancelled,
+}
+
+impl BuildError {
+    /// Whether the file system was full.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        let says_so = |line: &String| {
+            line.contains("No space left on device") || line.contains("not have enough space")
+        };
+        match self {
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            Self::Step { tail, .. } => tail.iter().any(says_so),
+            _ => false,
+        }
+    }
+
+    /// The last lines of a failed step.
+    #[must_use]
+    pub fn tail(&self) -> &[String] {
+        match self {
+            Self::Step { tail, .. } => tail,
+            _ => &[],
+        }
+    }
+}
+
+pub(crate) trait Context<T> {
+    fn context(self, what: &'static str, path: impl Into<PathBuf>) -> Result<T, BuildError>;
+}
+
+impl<T> Context<T> for io::Result<T> {
+    fn context(self, what: &'static str, path: impl Into<PathBuf>) -> Result<T, BuildError> {
+        self.map_err(|source| BuildError::Io {
+            what,
+            path: path.into(),
+            source,
+        })
+    }
+}

@@ -1,0 +1,172 @@
+//! The store on disk: `<name>/image.json` says which artefact the name means now; each artefact has a
+//! folder named after its digest, and stays while VMs were made from it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use banger_core::{Digest, ImageName, KernelName};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Context;
+use crate::{BuildError, Recipe};
+
+const RECORD: &str = "image.json";
+
+/// What is known of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// Name.
+    pub name: ImageName,
+    /// Digest of the root file system.
+    pub digest: Digest,
+    /// Fingerprint of the recipe that it was built from.
+    pub recipe_fingerprint: Option<Digest>,
+    /// The kernel that it asks for.
+    pub kernel: Option<KernelName>,
+    /// Units that it promises.
+    pub ready: Vec<String>,
+    /// Packages of note, `name version`.
+    pub contents: Vec<String>,
+    /// RFC 3339, UTC.
+    pub created_at: String,
+}
+
+/// An image and where its files are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// What is known of it.
+    pub record: ImageRecord,
+    folder: PathBuf,
+}
+
+impl Image {
+    /// The root file system.
+    #[must_use]
+    pub fn rootfs(&self) -> PathBuf {
+        self.folder.join("rootfs.ext4")
+    }
+
+    /// The prepared `/root`.
+    #[must_use]
+    pub fn work_seed(&self) -> Option<PathBuf> {
+        let seed = self.folder.join("work-seed.ext4");
+        seed.exists().then_some(seed)
+    }
+
+    /// Apparent size of the root file system, and what it really takes, in bytes.
+    ///
+    /// # Errors
+    /// The file is not there.
+    pub fn sizes(&self) -> io::Result<(u64, u64)> {
+        let metadata = fs::metadata(self.rootfs())?;
+        Ok((metadata.len(), metadata.blocks() * 512))
+    }
+
+    /// Whether the recipe of this banger is another one by now.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        let recipe = Recipe::load(&self.record.name)
+            .ok()
+            .map(|recipe| recipe.fingerprint);
+        recipe.is_some() && recipe != self.record.recipe_fingerprint
+    }
+}
+
+/// The store.
+#[derive(Debug, Clone)]
+pub struct ImageStore {
+    root: PathBuf,
+}
+
+impl ImageStore {
+    /// Opens the store, and removes what interrupted builds have left.
+    ///
+    /// # Errors
+    /// The folder cannot be made or read.
+    pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
+        let root = root.into();
+        fs::create_dir_all(&root)?;
+        for entry in fs::read_dir(&root)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(".tmp-") {
+                remove_tree(&entry.path())?;
+            }
+        }
+        Ok(Self { root })
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Every image, by name.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn list(&self) -> io::Result<Vec<Image>> {
+        let mut images = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let name = entry?.file_name();
+            let name = name.to_str().and_then(|name| name.parse().ok());
+            images.extend(name.and_then(|name: ImageName| self.get(&name)));
+        }
+        images.sort_by(|a, b| a.record.name.cmp(&b.record.name));
+        Ok(images)
+    }
+
+    /// The image that the name means now.
+    #[must_use]
+    pub fn get(&self, name: &ImageName) -> Option<Image> {
+        let record = fs::read(self.root.join(name.as_str()).join(RECORD)).ok()?;
+        let record: ImageRecord = serde_json::from_slice(&record).ok()?;
+        self.artefact(name, &record.digest)
+    }
+
+    /// An artefact of that name, also an older one.
+    #[must_use]
+    pub fn artefact(&self, name: &ImageName, digest: &Digest) -> Option<Image> {
+        let folder = self.root.join(name.as_str()).join(digest.short());
+        let record = fs::read(folder.join(RECORD)).ok()?;
+        Some(Image {
+            record: serde_json::from_slice(&record).ok()?,
+            folder,
+        })
+    }
+
+    /// Takes a finished build into the store.
+    pub(crate) fn adopt(&self, from: &Path, record: ImageRecord) -> Result<Image, BuildError> {
+        let home = self.root.join(record.name.as_str());
+        fs::create_dir_all(&home).context("make", &home)?;
+        let json = serde_json::to_vec_pretty(&record)
+            .map_err(io::Error::from)
+            .context("write", &home)?;
+        fs::write(from.join(RECORD), &json).context("write", from)?;
+        let folder = home.join(record.digest.short());
+        if !folder.exists() {
+            fs::rename(from, &folder).context("move the image to", &folder)?;
+        }
+        let next = home.join("image.json.next");
+        fs::write(&next, &json).context("write", &next)?;
+        fs::rename(&next, home.join(RECORD)).context("write", home.join(RECORD))?;
+        Ok(Image { record, folder })
+    }
+}
+
+/// Removes what a build has left, also what belongs to subordinate users.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    if fs::remove_dir_all(path).is_ok() {
+        return Ok(());
+    }
+    let mut command = std::process::Command::new("unshare");
+    command
+        .args(["--map-root-user", "--map-auto", "--", "rm", "-rf"])
+        .arg(path);
+    let status = command.status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other("unshare rm -rf failed"))
+    }
+}
