@@ -1,5 +1,11 @@
 //! Who may ask, how, and what a bad request gets: an answer, and nothing changed.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends where it fails"
+)]
+
 mod common;
 
 use std::fs::{self, File};

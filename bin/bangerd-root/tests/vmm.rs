@@ -1,5 +1,11 @@
 //! Real VMMs: launched, found again, ended, and nothing left.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends where it fails"
+)]
+
 mod common;
 
 use std::fs::{self, File};

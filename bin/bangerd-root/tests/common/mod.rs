@@ -1,4 +1,8 @@
 //! A helper in a network namespace and a directory of its own, gone with the value.
+#![allow(
+    clippy::print_stderr,
+    reason = "the helper's log, when a test has failed"
+)]
 #![allow(dead_code, reason = "each test file uses another part of it")]
 
 use std::fs::{self, File};
