@@ -324,6 +324,27 @@ fn a_vmm_that_ends_at_once_says_why() {
 }
 
 #[test]
+fn a_program_in_a_private_home_is_run() {
+    if skipped_here() {
+        return;
+    }
+    let mut world = World::new(OWNER);
+    world.end(Signal::TERM);
+    let home = world.folder("home");
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).unwrap();
+    world.vhost_vsock = home.join("banger-vhost-vsock");
+    fs::copy(World::backend(), &world.vhost_vsock).unwrap();
+    world.start();
+    let client = world.client();
+    let guest = Vm::new(&world, "vm", &tiny_kernel());
+    let launched = guest.launch(&client, 1, false);
+    wait_for(&guest.path.join("run/console"), "hi");
+    let both = [Some(launched.vmm.pid), Some(launched.backend.pid)];
+    assert_eq!(probe(&client, 1), both);
+    guest.remove(&client, 1);
+}
+
+#[test]
 fn drives_left_by_a_lost_ledger_serve_again() {
     if skipped_here() {
         return;

@@ -106,6 +106,7 @@ pub(crate) struct World {
     pub(crate) owner: u32,
     pub(crate) qemu: PathBuf,
     pub(crate) max_vms: usize,
+    pub(crate) vhost_vsock: PathBuf,
     helper: Option<Child>,
     network: Netns,
 }
@@ -124,6 +125,7 @@ impl World {
             owner,
             qemu,
             max_vms,
+            vhost_vsock: Self::backend(),
             helper: None,
             network,
         };
@@ -164,7 +166,7 @@ impl World {
             "24",
         ]);
         command.arg("--qemu").arg(&self.qemu);
-        command.arg("--vhost-vsock").arg(Self::backend());
+        command.arg("--vhost-vsock").arg(&self.vhost_vsock);
         command.args(["--max-vms", &self.max_vms.to_string()]);
         command
     }
@@ -237,6 +239,15 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         if self.helper.is_some() {
+            // A test that failed in the middle leaves VMs.
+            let path = self.runtime_dir().join("helper.sock");
+            if let Ok(client) = self.as_owner(|| Client::connect(&path))
+                && let Ok((Reply::Owned(facts), _)) = client.call(&Request::List {}, &[])
+            {
+                for owned in facts.vmms {
+                    let _ = client.call(&Request::RemoveVmm { vm: owned.vm }, &[]);
+                }
+            }
             self.end(Signal::TERM);
         }
         if thread::panicking() {
