@@ -113,7 +113,9 @@ impl Builder<'_> {
         command
             .arg("--aptopt=APT::Install-Recommends \"false\"")
             .arg("--format=tar");
-        let hook = format!("--customize-hook={} \"$1\"", customize.display());
+        // A variant that only unpacks its packages ends before the hooks for customising.
+        let stage = if recipe.variant == "extract" { "extract" } else { "customize" };
+        let hook = format!("--{stage}-hook={} \"$1\"", customize.display());
         // The list of versions is for the record; it is not part of the image.
         let list = format!(
             "--customize-hook=dpkg-query --admindir=\"$1/var/lib/dpkg\" -W -f='${{Package}} ${{Version}}\\n' {} > {} || true",
