@@ -152,3 +152,18 @@ pub struct VmList {
     /// By name.
     pub vms: Vec<Vm>,
 }
+
+/// Reply of `GET /v1/vms/{ref}/ssh`: what ssh needs to log in without a question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SshTarget {
+    /// Address.
+    pub host: String,
+    /// User.
+    pub user: String,
+    /// Private key of the owner's.
+    pub identity_file: String,
+    /// File with the guests' host keys.
+    pub known_hosts: String,
+    /// Name under which this guest's stands there.
+    pub host_key_alias: String,
+}

@@ -1,0 +1,213 @@
+//! A VM's folder and the files in it.
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use banger_core::{ByteSize, ErrorCode, VmId};
+use banger_engine::ports::{Drives, Failure, GuestIdentity, ResolvedImage};
+use banger_guest_proto::{GENERATION, GuestConfig, MachineId};
+use banger_image::{DiskError, create_overlay, make_work_disk};
+
+use super::{blocking, clock, console};
+use crate::keys;
+
+/// Where VMs live, and what each guest is told alike.
+#[derive(Debug, Clone)]
+pub(crate) struct VmDrives {
+    pub(crate) root: PathBuf,
+    pub(crate) known_hosts: PathBuf,
+    pub(crate) gateway: Ipv4Addr,
+    pub(crate) prefix: u8,
+    /// Public key of the owner.
+    pub(crate) owner_key: String,
+}
+
+impl VmDrives {
+    fn folder(&self, vm: &VmId) -> PathBuf {
+        self.root.join(vm.as_str())
+    }
+
+    fn config_of(&self, identity: &GuestIdentity) -> Result<GuestConfig, Failure> {
+        let key = self.folder(&identity.vm).join("ssh_host_ed25519");
+        let host_key = keys::ensure(&key, identity.name.as_str()).map_err(|error| {
+            Failure::because(ErrorCode::Internal, "the VM has no ssh host key", &error)
+        })?;
+        let id_file = self.folder(&identity.vm).join("machine-id");
+        let machine_id = machine_id(&id_file).map_err(|error| in_folder(&id_file, &error))?;
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        Ok(GuestConfig {
+            generation: GENERATION,
+            vm_id: identity.vm.clone(),
+            hostname: identity.name.clone(),
+            domain: "vm".to_owned(),
+            machine_id,
+            address: identity.address,
+            prefix: self.prefix,
+            gateway: self.gateway,
+            mac: identity.vm.mac(),
+            resolvers: vec![self.gateway],
+            ssh_host_key: Some(host_key),
+            authorized_keys: vec![self.owner_key.clone()],
+            kernel_release: Some(identity.kernel_release.clone()),
+            time_unix_ns: u64::try_from(now.as_nanos()).unwrap_or(0),
+        })
+    }
+
+    /// Keeps the file that ssh checks host keys with: one line for each VM.
+    fn write_known_host(&self, name: &str, public: &str) -> io::Result<()> {
+        let old = fs::read_to_string(&self.known_hosts).unwrap_or_default();
+        let mine = format!("{name}.vm ");
+        let mut lines: Vec<&str> = old
+            .lines()
+            .filter(|line| !line.starts_with(&mine))
+            .collect();
+        let key: String = public
+            .split_ascii_whitespace()
+            .take(2)
+            .collect::<Vec<_>>()
+            .join(" ");
+        let line = format!("{mine}{key}");
+        lines.push(&line);
+        replace(
+            &self.known_hosts,
+            format!("{}\n", lines.join("\n")).as_bytes(),
+        )
+    }
+}
+
+fn machine_id(path: &Path) -> io::Result<MachineId> {
+    if let Ok(text) = fs::read_to_string(path) {
+        return text.trim().parse().map_err(io::Error::other);
+    }
+    let id = MachineId::from_entropy(clock::random());
+    replace(path, id.as_str().as_bytes())?;
+    Ok(id)
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let next = path.with_extension("partial");
+    fs::write(&next, bytes)?;
+    fs::rename(&next, path)
+}
+
+fn in_folder(path: &Path, error: &io::Error) -> Failure {
+    let code = match error.kind() {
+        io::ErrorKind::StorageFull => ErrorCode::DiskFull,
+        _ => ErrorCode::Internal,
+    };
+    Failure::because(
+        code,
+        format!("{} could not be written or read", path.display()),
+        error,
+    )
+}
+
+fn disk_failure(error: &DiskError) -> Failure {
+    let code = if error.is_disk_full() {
+        ErrorCode::DiskFull
+    } else {
+        ErrorCode::Internal
+    };
+    Failure::because(code, "a disk could not be made", error)
+}
+
+#[async_trait]
+impl Drives for VmDrives {
+    async fn ensure_folder(&self, vm: &VmId) -> Result<(), Failure> {
+        let folder = self.folder(vm);
+        match fs::DirBuilder::new().mode(0o700).create(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            result => result.map_err(|error| in_folder(&folder, &error)),
+        }
+    }
+
+    async fn ensure_overlay(&self, vm: &VmId, image: &ResolvedImage) -> Result<(), Failure> {
+        let (base, to) = (image.rootfs.clone(), self.folder(vm).join("root.qcow2"));
+        blocking(move || create_overlay(&base, "base", &to).map_err(|error| disk_failure(&error)))
+            .await
+    }
+
+    async fn ensure_work_disk(
+        &self,
+        vm: &VmId,
+        image: &ResolvedImage,
+        size: ByteSize,
+    ) -> Result<(), Failure> {
+        let (seed, to) = (image.work_seed.clone(), self.folder(vm).join("work.ext4"));
+        blocking(move || {
+            make_work_disk(seed.as_deref(), &to, size).map_err(|error| disk_failure(&error))
+        })
+        .await
+    }
+
+    async fn write_config(&self, identity: &GuestIdentity) -> Result<(), Failure> {
+        let (drives, identity) = (self.clone(), identity.clone());
+        blocking(move || {
+            let config = drives.config_of(&identity)?;
+            let path = drives.folder(&identity.vm).join("config.img");
+            // The last launch's may belong to its VMM: a new file, not the old one's content.
+            let _ = fs::remove_file(&path);
+            replace(&path, &banger_guest_proto::encode(&config))
+                .map_err(|error| in_folder(&path, &error))?;
+            use std::os::unix::fs::PermissionsExt;
+            let private = fs::Permissions::from_mode(0o600);
+            fs::set_permissions(&path, private).map_err(|error| in_folder(&path, &error))?;
+            if let Some(key) = &config.ssh_host_key {
+                drives
+                    .write_known_host(identity.name.as_str(), &key.public)
+                    .map_err(|error| in_folder(&drives.known_hosts, &error))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn collect_console(&self, vm: &VmId) -> Result<(), Failure> {
+        let folder = self.folder(vm);
+        blocking(move || {
+            let log = folder.join("console.log");
+            let Ok(mut console) = console::open(&folder.join("run/console")) else {
+                return Ok(());
+            };
+            let copied = fs::File::options()
+                .create(true)
+                .append(true)
+                .open(&log)
+                .and_then(|mut log| io::copy(&mut console, &mut log));
+            copied.map(drop).map_err(|error| in_folder(&log, &error))
+        })
+        .await
+    }
+
+    async fn remove_folder(&self, vm: &VmId) -> Result<(), Failure> {
+        let folder = self.folder(vm);
+        blocking(move || match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(in_folder(&folder, &error))
+            }
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<VmId>, Failure> {
+        let root = self.root.clone();
+        blocking(move || {
+            let entries = fs::read_dir(&root).map_err(|error| in_folder(&root, &error))?;
+            let id = |entry: fs::DirEntry| {
+                entry
+                    .file_name()
+                    .to_str()
+                    .and_then(|name| name.parse().ok())
+            };
+            Ok(entries.flatten().filter_map(id).collect())
+        })
+        .await
+    }
+}

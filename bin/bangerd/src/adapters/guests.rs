@@ -1,0 +1,62 @@
+//! The agents in the guests.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use banger_core::{ErrorCode, VmId};
+use banger_engine::ports::{Failure, GuestState, Guests};
+use banger_guest::{AgentCallError, AgentClient, GuestAddress};
+use banger_guest_proto::{Readiness, ShutdownVerb};
+use tokio::time::Instant;
+
+/// Longer than any caller waits: who calls sets the deadline.
+const FOREVER: Duration = Duration::from_secs(24 * 3600);
+
+/// Reached by each VM's vsock socket.
+#[derive(Debug)]
+pub(crate) struct AgentGuests {
+    pub(crate) vms: PathBuf,
+}
+
+impl AgentGuests {
+    pub(crate) fn address(&self, vm: &VmId) -> GuestAddress {
+        GuestAddress::new(self.vms.join(vm.as_str()).join("run/v"))
+    }
+
+    async fn connect(&self, vm: &VmId) -> Result<AgentClient, AgentCallError> {
+        AgentClient::connect(&self.address(vm), Instant::now() + FOREVER).await
+    }
+}
+
+fn failure(error: &AgentCallError) -> Failure {
+    Failure::because(
+        ErrorCode::AgentUnreachable,
+        "the guest's agent cannot be reached",
+        error,
+    )
+}
+
+#[async_trait]
+impl Guests for AgentGuests {
+    async fn wait(&self, vm: &VmId, state: GuestState) -> Result<(), Failure> {
+        let mut agent = self.connect(vm).await.map_err(|error| failure(&error))?;
+        let readiness = match state {
+            GuestState::Reachable => Readiness::Reachable,
+            GuestState::Ready => Readiness::Ready,
+        };
+        agent
+            .wait(readiness)
+            .await
+            .map(drop)
+            .map_err(|error| failure(&error))
+    }
+
+    async fn shutdown(&self, vm: &VmId) -> Result<(), Failure> {
+        let mut agent = self.connect(vm).await.map_err(|error| failure(&error))?;
+        agent
+            .shutdown(ShutdownVerb::Poweroff)
+            .await
+            .map_err(|error| failure(&error))
+    }
+}

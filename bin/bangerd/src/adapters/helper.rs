@@ -1,0 +1,366 @@
+//! The privileged helper: one blocking connection, made again when it breaks.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use banger_core::{ErrorCode, VmId};
+use banger_engine::ports::{
+    ExitFacts, Failure, LaunchRequest, RootHelper, TapFacts, VmFacts, VmmFacts,
+};
+use banger_root_proto::{
+    Accel, CacheMode, CallError, Client, DriveFormat, DriveRole, DriveSpec, HelperInfo, LaunchSpec,
+    ProcessState, RefusalCode, Reply, Request, VmmSignal,
+};
+use rustix::fs::{Mode, OFlags};
+
+use super::{blocking, console};
+
+/// How long a VMM may take to vanish after its backend has noticed.
+const DYING: Duration = Duration::from_millis(500);
+
+/// Handles on a VM's two processes.
+type Handles = (Option<OwnedFd>, Option<OwnedFd>);
+
+/// The connection, and what a launch needs to know of this host.
+#[derive(Debug)]
+pub(crate) struct HelperLink {
+    socket: PathBuf,
+    vms: PathBuf,
+    accel: Accel,
+    boot_args: String,
+    client: Arc<Mutex<Option<Client>>>,
+}
+
+impl HelperLink {
+    pub(crate) fn new(socket: PathBuf, vms: PathBuf, accel: Accel, boot_args: String) -> Self {
+        Self {
+            socket,
+            vms,
+            accel,
+            boot_args,
+            client: Arc::default(),
+        }
+    }
+
+    /// What the helper says of itself, on a connection that works.
+    pub(crate) async fn info(&self) -> Result<HelperInfo, Failure> {
+        self.call(Request::List {}, vec![]).await?;
+        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        client
+            .as_ref()
+            .map(|client| client.info().clone())
+            .ok_or_else(|| away(&CallError::Closed))
+    }
+
+    /// Takes down bridge and firewall; refused while a VM is on it.
+    pub(crate) async fn remove_network(&self) -> Result<(), Failure> {
+        self.call(Request::RemoveNetwork {}, vec![]).await.map(drop)
+    }
+
+    /// The sockets on which guests ask for names.
+    pub(crate) async fn guest_dns(&self) -> Result<Vec<OwnedFd>, Failure> {
+        self.call(Request::OpenGuestDns {}, vec![])
+            .await
+            .map(|(_, fds)| fds)
+    }
+
+    async fn call(
+        &self,
+        request: Request,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+        let (client, socket) = (Arc::clone(&self.client), self.socket.clone());
+        blocking(move || {
+            let mut client = client.lock().unwrap_or_else(PoisonError::into_inner);
+            call_on(&mut client, &socket, &request, &fds)
+                .map_err(|error| call_failure(&request, &error))
+        })
+        .await
+    }
+
+    fn folder(&self, vm: &VmId) -> PathBuf {
+        self.vms.join(vm.as_str())
+    }
+
+    async fn probe(&self, vm: &VmId) -> Result<Handles, Failure> {
+        let (reply, fds) = self
+            .call(Request::ProbeVmm { vm: vm.clone() }, vec![])
+            .await?;
+        let Reply::Probed { vmm, backend } = reply else {
+            return Err(away(&CallError::Unexpected));
+        };
+        let mut fds = fds.into_iter();
+        let mut handle = |state: &ProcessState| match state {
+            ProcessState::Alive(_) => fds.next(),
+            ProcessState::Gone {} => None,
+        };
+        Ok((handle(&vmm), handle(&backend)))
+    }
+}
+
+fn call_on(
+    client: &mut Option<Client>,
+    socket: &Path,
+    request: &Request,
+    fds: &[OwnedFd],
+) -> Result<(Reply, Vec<OwnedFd>), CallError> {
+    let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    if let Some(connected) = client.as_ref() {
+        match connected.call(request, &borrowed) {
+            // A restarted helper: every verb is idempotent, so the request is made again.
+            Err(CallError::Frame(_) | CallError::Closed) => *client = None,
+            answer => return answer,
+        }
+    }
+    let connected = Client::connect(socket)?;
+    let answer = connected.call(request, &borrowed);
+    if !matches!(answer, Err(CallError::Frame(_) | CallError::Closed)) {
+        *client = Some(connected);
+    }
+    answer
+}
+
+fn away(error: &CallError) -> Failure {
+    Failure::because(
+        ErrorCode::HelperUnavailable,
+        "the privileged helper does not answer",
+        error,
+    )
+    .hint("any `banger` command that needs it starts it again")
+}
+
+fn call_failure(request: &Request, error: &CallError) -> Failure {
+    let CallError::Refused(refusal) = error else {
+        return away(error);
+    };
+    let code = match refusal.code {
+        RefusalCode::DiskFull => ErrorCode::DiskFull,
+        RefusalCode::Conflict => ErrorCode::NetworkConflict,
+        RefusalCode::HostNotReady => ErrorCode::HostNotReady,
+        RefusalCode::Protocol => ErrorCode::VersionMismatch,
+        RefusalCode::Invalid
+        | RefusalCode::Descriptor
+        | RefusalCode::Quota
+        | RefusalCode::Busy
+        | RefusalCode::Unknown
+        | RefusalCode::System => ErrorCode::HelperRefused,
+    };
+    let mut failure = Failure::new(code, format!("the helper refused `{}`", request.verb()));
+    failure.causes.push(refusal.message.clone());
+    failure.causes.extend(refusal.causes.iter().cloned());
+    failure
+}
+
+#[async_trait]
+impl RootHelper for HelperLink {
+    async fn ensure_network(&self) -> Result<(), Failure> {
+        self.call(Request::EnsureNetwork {}, vec![]).await.map(drop)
+    }
+
+    async fn ensure_tap(&self, vm: &VmId, address: Ipv4Addr, nat: bool) -> Result<(), Failure> {
+        self.call(
+            Request::EnsureTap {
+                vm: vm.clone(),
+                address,
+                nat,
+            },
+            vec![],
+        )
+        .await
+        .map(drop)
+    }
+
+    async fn remove_tap(&self, vm: &VmId) -> Result<(), Failure> {
+        self.call(Request::RemoveTap { vm: vm.clone() }, vec![])
+            .await
+            .map(drop)
+    }
+
+    async fn launch(&self, request: &LaunchRequest) -> Result<VmmFacts, Failure> {
+        let (spec, files) = self.spec_of(request);
+        let fds = blocking(move || open_all(&files)).await?;
+        let launch = Request::LaunchVmm {
+            vm: request.vm.clone(),
+            spec,
+        };
+        match self.call(launch, fds).await? {
+            (Reply::Launched { vmm, backend }, _) => {
+                tracing::info!(vm = %request.vm, pid = vmm.pid, "vmm launched");
+                Ok(VmmFacts {
+                    vmm: Some(vmm.pid),
+                    backend: Some(backend.pid),
+                    remains: true,
+                })
+            }
+            _ => Err(away(&CallError::Unexpected)),
+        }
+    }
+
+    async fn kill(&self, vm: &VmId) -> Result<(), Failure> {
+        let signal = VmmSignal::Kill;
+        self.call(
+            Request::SignalVmm {
+                vm: vm.clone(),
+                signal,
+            },
+            vec![],
+        )
+        .await
+        .map(drop)
+    }
+
+    async fn remove_vmm(&self, vm: &VmId) -> Result<(), Failure> {
+        let folder = open(&self.folder(vm), OFlags::RDONLY | OFlags::DIRECTORY);
+        let fds = folder.into_iter().collect();
+        self.call(Request::RemoveVmm { vm: vm.clone() }, fds)
+            .await
+            .map(drop)
+    }
+
+    async fn facts(&self) -> Result<Vec<(VmId, VmFacts)>, Failure> {
+        let (reply, _) = self.call(Request::List {}, vec![]).await?;
+        let Reply::Owned(owned) = reply else {
+            return Err(away(&CallError::Unexpected));
+        };
+        let mut facts: HashMap<VmId, VmFacts> = HashMap::new();
+        for tap in owned.taps {
+            facts.entry(tap.vm).or_default().tap = Some(TapFacts {
+                address: tap.address,
+                nat: tap.nat,
+            });
+        }
+        let pid = |state: &ProcessState| match state {
+            ProcessState::Alive(identity) => Some(identity.pid),
+            ProcessState::Gone {} => None,
+        };
+        for vmm in owned.vmms {
+            let found = VmmFacts {
+                vmm: pid(&vmm.vmm),
+                backend: pid(&vmm.backend),
+                remains: true,
+            };
+            facts.entry(vmm.vm).or_default().vmm = found;
+        }
+        Ok(facts.into_iter().collect())
+    }
+
+    async fn wait_exit(&self, vm: &VmId) -> Result<ExitFacts, Failure> {
+        let (vmm, backend) = self.probe(vm).await?;
+        let backend_lost = match (vmm, backend) {
+            (Some(vmm), Some(backend)) => {
+                let mut vmm_end = std::pin::pin!(ended(vmm));
+                tokio::select! {
+                    biased;
+                    result = &mut vmm_end => { result?; false }
+                    result = ended(backend) => {
+                        result?;
+                        // The VMM takes its backend with it: only one that dies alone is lost.
+                        tokio::time::timeout(DYING, vmm_end).await.is_err()
+                    }
+                }
+            }
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        let console = self.folder(vm).join("run/console");
+        let (farewell, console_tail) = blocking(move || Ok(console::read_end(&console)))
+            .await
+            .unwrap_or_default();
+        Ok(ExitFacts {
+            farewell,
+            backend_lost,
+            console_tail,
+        })
+    }
+}
+
+/// Resolves when the process of this pidfd has ended (`pidfd_open(2)`: then it is readable).
+async fn ended(pidfd: OwnedFd) -> Result<(), Failure> {
+    let broken = |error: &io::Error| {
+        Failure::because(ErrorCode::Internal, "a process cannot be watched", error)
+    };
+    let watched = super::watched(pidfd).map_err(|error| broken(&error))?;
+    watched
+        .readable()
+        .await
+        .map(drop)
+        .map_err(|error| broken(&error))
+}
+
+impl HelperLink {
+    /// The typed launch, and the files that go with it in their documented order.
+    fn spec_of(&self, request: &LaunchRequest) -> (LaunchSpec, Vec<(PathBuf, bool)>) {
+        let folder = self.folder(&request.vm);
+        let drive = |role, format, read_only| DriveSpec {
+            role,
+            format,
+            read_only,
+        };
+        let mut drives = vec![
+            drive(DriveRole::Root, DriveFormat::Qcow2, false),
+            drive(DriveRole::Work, DriveFormat::Raw, false),
+            drive(DriveRole::Config, DriveFormat::Raw, true),
+        ];
+        let mut files = vec![
+            (folder.clone(), true),
+            (request.kernel.vmlinux.clone(), false),
+            (request.kernel.initrd.clone(), false),
+            (folder.join("root.qcow2"), false),
+            (request.image.rootfs.clone(), false),
+            (folder.join("work.ext4"), false),
+            (folder.join("config.img"), false),
+        ];
+        if let Some(modules) = &request.kernel.modules {
+            drives.push(drive(DriveRole::Modules, DriveFormat::Raw, true));
+            files.push((modules.clone(), false));
+        }
+        let spec = LaunchSpec {
+            accel: self.accel,
+            vcpu: request.spec.vcpu,
+            memory_mib: request.spec.memory_mib,
+            boot_args: self.boot_args.clone(),
+            drives,
+            mac: Some(request.vm.mac()),
+            cache: if request.ephemeral {
+                CacheMode::Unsafe
+            } else {
+                CacheMode::Writeback
+            },
+        };
+        (spec, files)
+    }
+}
+
+fn open_all(files: &[(PathBuf, bool)]) -> Result<Vec<OwnedFd>, Failure> {
+    let open_one = |(path, is_folder): &(PathBuf, bool)| {
+        let flags = if *is_folder {
+            OFlags::DIRECTORY
+        } else {
+            OFlags::empty()
+        };
+        open(path, OFlags::RDONLY | flags).map_err(|error| {
+            Failure::because(
+                ErrorCode::Internal,
+                format!("{} cannot be opened", path.display()),
+                &error,
+            )
+        })
+    };
+    files.iter().map(open_one).collect()
+}
+
+fn open(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    Ok(File::from(rustix::fs::open(
+        path,
+        flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
+    .into())
+}

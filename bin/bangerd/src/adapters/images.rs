@@ -1,0 +1,145 @@
+//! The image store as a port: the default image is built when it is missing.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use banger_core::{Digest, ErrorCode, ImageName, nearest};
+use banger_engine::ports::{Failure, Images, Progress, ResolvedImage};
+use banger_image::{BuildError, BuildWatch, Image, ImageStore, Recipe};
+
+/// The store, and what to build when it is empty.
+#[derive(Debug)]
+pub(crate) struct LocalImages {
+    pub(crate) store: ImageStore,
+    pub(crate) default: ImageName,
+    pub(crate) logs: PathBuf,
+    /// One build at a time: the second finds what the first has made.
+    pub(crate) building: Mutex<()>,
+}
+
+/// A build's watcher over the engine's progress.
+pub(crate) struct Watch<'a>(pub(crate) &'a dyn Progress);
+
+impl BuildWatch for Watch<'_> {
+    fn step(&self, title: &str) {
+        self.0.line(title);
+    }
+
+    fn line(&self, text: &str) {
+        let short: String = text.chars().filter(|c| !c.is_control()).take(100).collect();
+        self.0.line(&short);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
+    }
+}
+
+impl LocalImages {
+    /// The image of that name; one with a recipe is built when it is missing.
+    pub(crate) fn find_or_build(
+        &self,
+        name: &ImageName,
+        progress: &dyn Progress,
+    ) -> Result<Image, Failure> {
+        if let Some(image) = self.store.get(name) {
+            return Ok(image);
+        }
+        let Ok(recipe) = Recipe::load(name) else {
+            return Err(unknown_image(&self.store, name));
+        };
+        let _one = self
+            .building
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(image) = self.store.get(name) {
+            return Ok(image);
+        }
+        let log = self.logs.join(format!("image-{name}.log"));
+        self.store
+            .build(&recipe, &log, &Watch(progress))
+            .map_err(|error| build_failure(name, &error))
+    }
+}
+
+/// Nothing of that name, and the name that may have been meant.
+pub(crate) fn unknown_image(store: &ImageStore, name: &ImageName) -> Failure {
+    let failure = Failure::new(
+        ErrorCode::ImageNotFound,
+        format!("there is no image `{name}`"),
+    );
+    let images = store.list().unwrap_or_default();
+    let mut known: Vec<&str> = images
+        .iter()
+        .map(|image| image.record.name.as_str())
+        .collect();
+    for recipe in Recipe::names() {
+        known.push(recipe);
+    }
+    match nearest(name.as_str(), known) {
+        Some(near) => failure.hint(format!("did you mean `{near}`?")),
+        None => failure.hint("`banger image list` shows all images"),
+    }
+}
+
+/// A failed build as a failure.
+pub(crate) fn build_failure(name: &ImageName, error: &BuildError) -> Failure {
+    let code = match error {
+        _ if error.is_disk_full() => ErrorCode::DiskFull,
+        BuildError::Missing { .. } => ErrorCode::HostNotReady,
+        BuildError::Cancelled => ErrorCode::Cancelled,
+        _ => ErrorCode::ImageBuildFailed,
+    };
+    let mut failure = Failure::because(
+        code,
+        format!("the image `{name}` could not be built"),
+        error,
+    );
+    failure
+        .causes
+        .extend(error.tail().iter().rev().take(5).rev().cloned());
+    match code {
+        ErrorCode::HostNotReady => failure.hint("scripts/setup installs what the host needs"),
+        ErrorCode::DiskFull => {
+            failure.hint("the default image needs about 2 GB where the state directory is")
+        }
+        _ => failure,
+    }
+}
+
+#[async_trait]
+impl Images for LocalImages {
+    async fn ensure(
+        &self,
+        name: Option<&ImageName>,
+        progress: &dyn Progress,
+    ) -> Result<ResolvedImage, Failure> {
+        let name = name.unwrap_or(&self.default);
+        // A build takes a minute and must see the caller's progress: its thread is lent for that long.
+        let image = tokio::task::block_in_place(|| self.find_or_build(name, progress))?;
+        Ok(resolved(image))
+    }
+
+    async fn by_digest(&self, name: &ImageName, digest: &Digest) -> Result<ResolvedImage, Failure> {
+        let gone = || {
+            let what = format!("the artefact {} of image `{name}` is gone", digest.short());
+            Failure::new(ErrorCode::ImageNotFound, what)
+                .hint("the VM was made from it and cannot start without")
+        };
+        self.store
+            .artefact(name, digest)
+            .map(resolved)
+            .ok_or_else(gone)
+    }
+}
+
+fn resolved(image: Image) -> ResolvedImage {
+    ResolvedImage {
+        rootfs: image.rootfs(),
+        work_seed: image.work_seed(),
+        name: image.record.name,
+        digest: image.record.digest,
+        kernel: image.record.kernel,
+    }
+}

@@ -1,0 +1,23 @@
+//! The engine's ports over the real things: a few lines each.
+
+mod blocking;
+mod clock;
+mod console;
+mod drives;
+mod guests;
+mod helper;
+mod images;
+mod kernels;
+mod names;
+mod readable;
+
+pub(crate) use blocking::blocking;
+pub(crate) use clock::HostClock;
+pub(crate) use console::open as open_console;
+pub(crate) use drives::VmDrives;
+pub(crate) use guests::AgentGuests;
+pub(crate) use helper::HelperLink;
+pub(crate) use images::{LocalImages, build_failure, unknown_image};
+pub(crate) use kernels::{LocalKernels, import_failure, unknown_kernel};
+pub(crate) use names::ZoneNames;
+pub(crate) use readable::watched;

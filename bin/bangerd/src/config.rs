@@ -1,0 +1,239 @@
+//! `config.toml`: every key optional, unknown keys refused with the nearest known one.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use banger_core::{ByteSize, ImageName, MemoryMib, nearest};
+use serde::Deserialize;
+
+/// What is wrong with the configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("failed to read {}", path.display())]
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{}: {message}", path.display())]
+    Parse { path: PathBuf, message: String },
+    #[error("{name}: {message}")]
+    Environment { name: String, message: String },
+}
+
+/// The configuration.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    pub(crate) log_level: Option<LogLevel>,
+    pub(crate) web_listen_addr: Option<std::net::SocketAddr>,
+    pub(crate) firecracker_bin: Option<PathBuf>,
+    pub(crate) ssh_key_path: Option<PathBuf>,
+    pub(crate) default_image_name: Option<ImageName>,
+    pub(crate) auto_stop_stale_after: Option<String>,
+    pub(crate) stats_poll_interval: Option<String>,
+    pub(crate) metrics_poll_interval: Option<String>,
+    pub(crate) bridge_name: Option<String>,
+    pub(crate) bridge_ip: Option<Ipv4Addr>,
+    pub(crate) cidr: Option<String>,
+    pub(crate) tap_pool_size: Option<u32>,
+    pub(crate) default_dns: Option<Ipv4Addr>,
+    pub(crate) vmm: Option<String>,
+    pub(crate) storage: Option<String>,
+    pub(crate) vm_defaults: VmDefaults,
+    pub(crate) file_sync: Vec<FileSync>,
+    pub(crate) catalog: Option<toml::Table>,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogLevel {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+impl LogLevel {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// `[vm_defaults]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct VmDefaults {
+    pub(crate) vcpu: Option<u16>,
+    pub(crate) memory_mib: Option<MemoryMib>,
+    #[serde(deserialize_with = "size")]
+    pub(crate) disk_size: Option<ByteSize>,
+}
+
+/// `[[file_sync]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FileSync {
+    pub(crate) host: String,
+    pub(crate) guest: String,
+    pub(crate) mode: Option<String>,
+}
+
+fn size<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<ByteSize>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+const KEYS: &[&str] = &[
+    "log_level",
+    "web_listen_addr",
+    "firecracker_bin",
+    "ssh_key_path",
+    "default_image_name",
+    "auto_stop_stale_after",
+    "stats_poll_interval",
+    "metrics_poll_interval",
+    "bridge_name",
+    "bridge_ip",
+    "cidr",
+    "tap_pool_size",
+    "default_dns",
+    "vmm",
+    "storage",
+    "vm_defaults",
+    "file_sync",
+    "catalog",
+    "vcpu",
+    "memory_mib",
+    "disk_size",
+    "host",
+    "guest",
+    "mode",
+];
+
+/// Reads the file, when it is there, and what the environment says instead.
+pub(crate) fn load(path: &Path) -> Result<Config, ConfigError> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(source) => {
+            return Err(ConfigError::Read {
+                path: path.to_owned(),
+                source,
+            });
+        }
+        Ok(text) => text,
+    };
+    let mut config = parse(path, &text)?;
+    apply_environment(&mut config, |name| std::env::var(name).ok())?;
+    Ok(config)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let mut message = error.to_string().trim().to_owned();
+        if let Some(unknown) = message
+            .split("unknown field `")
+            .nth(1)
+            .and_then(|rest| rest.split('`').next())
+            && let Some(known) = nearest(unknown, KEYS.iter().copied())
+        {
+            message.push_str(&format!("\ndid you mean `{known}`?"));
+        }
+        ConfigError::Parse {
+            path: path.to_owned(),
+            message,
+        }
+    })
+}
+
+fn apply_environment(
+    config: &mut Config,
+    get: impl Fn(&str) -> Option<String>,
+) -> Result<(), ConfigError> {
+    fn set<T: std::str::FromStr>(
+        to: &mut Option<T>,
+        name: &str,
+        get: &impl Fn(&str) -> Option<String>,
+    ) -> Result<(), ConfigError>
+    where
+        T::Err: std::fmt::Display,
+    {
+        if let Some(text) = get(name) {
+            let wrong = |error: T::Err| ConfigError::Environment {
+                name: name.to_owned(),
+                message: error.to_string(),
+            };
+            *to = Some(text.parse().map_err(wrong)?);
+        }
+        Ok(())
+    }
+    set(
+        &mut config.default_image_name,
+        "BANGER_DEFAULT_IMAGE_NAME",
+        &get,
+    )?;
+    set(&mut config.ssh_key_path, "BANGER_SSH_KEY_PATH", &get)?;
+    set(
+        &mut config.vm_defaults.vcpu,
+        "BANGER_VM_DEFAULTS_VCPU",
+        &get,
+    )?;
+    set(
+        &mut config.vm_defaults.memory_mib,
+        "BANGER_VM_DEFAULTS_MEMORY_MIB",
+        &get,
+    )?;
+    set(
+        &mut config.vm_defaults.disk_size,
+        "BANGER_VM_DEFAULTS_DISK_SIZE",
+        &get,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Config, ConfigError> {
+        parse(Path::new("config.toml"), text)
+    }
+
+    #[test]
+    fn an_empty_file_is_fine_and_every_section_is_read() {
+        assert_eq!(parsed("").unwrap(), Config::default());
+        let config =
+            parsed("log_level = \"debug\"\n[vm_defaults]\nvcpu = 3\ndisk_size = \"16G\"\n")
+                .unwrap();
+        assert_eq!(config.vm_defaults.disk_size, Some(ByteSize::gib(16)));
+        assert_eq!(config.log_level.map(LogLevel::as_str), Some("debug"));
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_types_say_where_and_what() {
+        let error = parsed("default_image = \"x\"").unwrap_err().to_string();
+        assert!(
+            error.contains("did you mean `default_image_name`"),
+            "{error}"
+        );
+        let error = parsed("\n[vm_defaults]\nvcpu = \"two\"")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("line 3"), "{error}");
+        assert!(parsed("[vm_defaults]\ndisk_size = \"-1\"").is_err());
+    }
+
+    #[test]
+    fn the_environment_wins() {
+        let mut config = parsed("[vm_defaults]\nvcpu = 3").unwrap();
+        let get = |name: &str| (name == "BANGER_VM_DEFAULTS_VCPU").then(|| "5".to_owned());
+        apply_environment(&mut config, get).unwrap();
+        assert_eq!(config.vm_defaults.vcpu, Some(5));
+        let bad = |name: &str| (name == "BANGER_VM_DEFAULTS_VCPU").then(|| "x".to_owned());
+        assert!(apply_environment(&mut config, bad).is_err());
+    }
+}

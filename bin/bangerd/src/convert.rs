@@ -1,0 +1,157 @@
+//! The engine's types as the API's.
+
+use banger_api::{
+    ApiError, Image as ApiImage, Kernel as ApiKernel, Operation, OperationKind, OperationState,
+    Readiness, SpecLine, Stage, StageState, Vm, VmPaths,
+};
+use banger_core::Phase;
+use banger_engine::ports::{Failure, GuestState};
+use banger_engine::{OpKind, OpState, OperationView, StageStatus, StageView, VmView};
+use banger_image::Image;
+use banger_kernel::Kernel;
+
+use crate::state::State;
+
+pub(crate) fn error(failure: &Failure) -> ApiError {
+    ApiError {
+        code: failure.code,
+        message: failure.message.clone(),
+        causes: failure.causes.clone(),
+        hints: failure.hints.clone(),
+        subject: None,
+        op_id: None,
+    }
+}
+
+pub(crate) fn vm(state: &State, view: &VmView) -> Vm {
+    let folder = state.vm_folder(&view.id);
+    let path = |name: &str| folder.join(name).display().to_string();
+    let is_up = view.phase == Phase::Running;
+    Vm {
+        id: view.id.to_string(),
+        name: view.name.to_string(),
+        phase: view.phase.as_str().to_owned(),
+        intent: view.intent.as_str().to_owned(),
+        readiness: match view.readiness {
+            Some(GuestState::Ready) => Readiness::Ready,
+            Some(GuestState::Reachable) => Readiness::Reachable,
+            None => Readiness::None,
+        },
+        address: view.address.to_string(),
+        dns_name: format!("{}.vm", view.name),
+        image: view.image.to_string(),
+        image_digest: view
+            .image_digest
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        kernel: view
+            .kernel
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        vcpu: view.spec.vcpu,
+        memory_mib: view.spec.memory_mib.0,
+        disk_size: view.spec.disk_size.0,
+        nat: view.spec.nat,
+        vmm: "qemu".to_owned(),
+        vmm_pid: view.vmm_pid,
+        ephemeral: view.ephemeral,
+        created_at: view.created_at.clone(),
+        started_at: view.started_at.clone().filter(|_| is_up),
+        last_error: view.last_error.as_ref().map(error),
+        paths: VmPaths {
+            overlay: path("root.qcow2"),
+            work_disk: path("work.ext4"),
+            console_log: path("console.log"),
+            vmm_log: path("run/vmm.log"),
+        },
+    }
+}
+
+pub(crate) fn stage(view: &StageView) -> Stage {
+    Stage {
+        key: view.key.clone(),
+        title: view.title.clone(),
+        state: match view.status {
+            StageStatus::Running => StageState::Running,
+            StageStatus::Done => StageState::Done,
+            StageStatus::Failed => StageState::Failed,
+        },
+        elapsed_ms: view.elapsed_ms(),
+        detail: view.detail.clone(),
+    }
+}
+
+pub(crate) fn operation(state: &State, view: &OperationView) -> Operation {
+    let (op_state, failure) = match &view.state {
+        OpState::Running => (OperationState::Running, None),
+        OpState::Succeeded => (OperationState::Succeeded, None),
+        OpState::Cancelled => (OperationState::Cancelled, None),
+        OpState::Failed(failure) => (OperationState::Failed, Some(error(failure))),
+    };
+    let vm = view.vm.as_ref().and_then(|vm| state.engine.get(vm));
+    let spec = vm
+        .filter(|_| view.kind == OpKind::CreateVm)
+        .map(|vm| SpecLine {
+            vcpu: vm.spec.vcpu,
+            memory_mib: vm.spec.memory_mib,
+            disk_size: vm.spec.disk_size,
+            origin: vm.origin,
+        });
+    Operation {
+        id: view.id.to_string(),
+        kind: match view.kind {
+            OpKind::CreateVm => OperationKind::CreateVm,
+            OpKind::StartVm => OperationKind::StartVm,
+            OpKind::StopVm => OperationKind::StopVm,
+            OpKind::DeleteVm => OperationKind::DeleteVm,
+            OpKind::BuildImage => OperationKind::BuildImage,
+            OpKind::ImportKernel => OperationKind::ImportKernel,
+        },
+        subject: view.subject.clone(),
+        vm_id: view.vm.as_ref().map(ToString::to_string),
+        state: op_state,
+        stages: view.stages.iter().map(stage).collect(),
+        error: failure.map(|failure| ApiError {
+            op_id: Some(view.id.to_string()),
+            ..failure
+        }),
+        spec,
+    }
+}
+
+pub(crate) fn image(image: &Image) -> ApiImage {
+    let (size, disk_usage) = image.sizes().unwrap_or_default();
+    let record = &image.record;
+    ApiImage {
+        name: record.name.to_string(),
+        digest: record.digest.to_string(),
+        origin: "built".to_owned(),
+        rootfs: image.rootfs().display().to_string(),
+        work_seed: image.work_seed().map(|seed| seed.display().to_string()),
+        kernel: record.kernel.as_ref().map(ToString::to_string),
+        size,
+        disk_usage,
+        recipe_fingerprint: record.recipe_fingerprint.as_ref().map(ToString::to_string),
+        stale: image.is_stale(),
+        created_at: record.created_at.clone(),
+        contents: record.contents.clone(),
+    }
+}
+
+pub(crate) fn kernel(kernel: &Kernel, default: Option<&Kernel>) -> ApiKernel {
+    let record = &kernel.record;
+    ApiKernel {
+        name: record.name.to_string(),
+        release: record.release.clone(),
+        digest: record.digest.to_string(),
+        source: record.source.clone(),
+        vmlinux: kernel.vmlinux().display().to_string(),
+        modules: kernel
+            .modules()
+            .map(|modules| modules.display().to_string()),
+        default: default == Some(kernel),
+        created_at: record.created_at.clone(),
+    }
+}

@@ -1,0 +1,294 @@
+//! What this host has and lacks.
+
+use std::path::Path;
+
+use banger_api::{Check, CheckResult, Doctor, EffectiveDefault};
+use banger_core::SpecOrigin;
+
+use crate::sizes::{Asked, effective};
+use crate::state::State;
+
+/// Programs, what needs them, and where they come from.
+const PROGRAMS: &[(&str, &str, &str, CheckResult)] = &[
+    (
+        "qemu-system-x86_64",
+        "guests run in it",
+        "qemu-system-x86",
+        CheckResult::Fail,
+    ),
+    (
+        "nft",
+        "the firewall is set with it",
+        "nftables",
+        CheckResult::Fail,
+    ),
+    (
+        "mke2fs",
+        "disks are formatted with it",
+        "e2fsprogs",
+        CheckResult::Fail,
+    ),
+    (
+        "resize2fs",
+        "work disks are grown with it",
+        "e2fsprogs",
+        CheckResult::Fail,
+    ),
+    (
+        "mmdebstrap",
+        "images are built with it",
+        "mmdebstrap",
+        CheckResult::Warn,
+    ),
+    (
+        "depmod",
+        "kernel packages are indexed with it",
+        "kmod",
+        CheckResult::Warn,
+    ),
+    (
+        "ssh",
+        "`vm ssh` runs it",
+        "openssh-client",
+        CheckResult::Warn,
+    ),
+];
+
+/// Least free space that is worth a warning, in bytes.
+const LOW_SPACE: u64 = 4 << 30;
+
+/// Runs every check.
+pub(crate) async fn examine(state: &State) -> Doctor {
+    let mut checks = vec![accel(state), helper(state).await];
+    checks.extend(
+        PROGRAMS
+            .iter()
+            .map(|(name, why, package, missing)| program(name, why, package, *missing)),
+    );
+    checks.push(space(&state.args.state_dir));
+    checks.push(storage());
+    checks.push(file("agent", &state.args.agent, "the guest agent"));
+    checks.push(kernel(state));
+    checks.push(image(state));
+    checks.push(names(state));
+    Doctor {
+        checks,
+        defaults: defaults(state),
+    }
+}
+
+fn check(name: &str, result: CheckResult, message: String, fix: Option<&str>) -> Check {
+    Check {
+        name: name.to_owned(),
+        result,
+        message,
+        fix: fix.map(str::to_owned),
+    }
+}
+
+fn accel(state: &State) -> Check {
+    let is_kvm =
+        state.accel_reason.starts_with("KVM") || state.accel_reason.starts_with("/dev/kvm");
+    let (result, how) = if is_kvm {
+        (CheckResult::Pass, "KVM")
+    } else {
+        (CheckResult::Warn, "emulation")
+    };
+    let message = format!(
+        "guests run in QEMU microvm with {how}: {}",
+        state.accel_reason
+    );
+    check(
+        "vmm",
+        result,
+        message,
+        (!is_kvm).then_some("a host with KVM runs guests many times as fast"),
+    )
+}
+
+async fn helper(state: &State) -> Check {
+    match state.helper.info().await {
+        Ok(info) => {
+            let message = format!(
+                "the helper answers; bridge {} is {}/{}",
+                info.bridge, info.bridge_ip, info.prefix
+            );
+            check("helper", CheckResult::Pass, message, None)
+        }
+        Err(failure) => {
+            let message = format!("{failure}: {}", failure.causes.join(": "));
+            check(
+                "helper",
+                CheckResult::Fail,
+                message,
+                Some("run any `banger vm` command: it starts the helper"),
+            )
+        }
+    }
+}
+
+fn program(name: &str, why: &str, package: &str, missing: CheckResult) -> Check {
+    let folders = [
+        "/usr/local/bin",
+        "/usr/bin",
+        "/bin",
+        "/usr/local/sbin",
+        "/usr/sbin",
+        "/sbin",
+    ];
+    let found = folders
+        .iter()
+        .map(|folder| Path::new(folder).join(name))
+        .find(|path| path.exists());
+    match found {
+        Some(path) => check(name, CheckResult::Pass, path.display().to_string(), None),
+        None => {
+            let fix = format!("install the package {package}, or run scripts/setup");
+            check(name, missing, format!("not found; {why}"), Some(&fix))
+        }
+    }
+}
+
+fn space(state_dir: &Path) -> Check {
+    match rustix::fs::statvfs(state_dir) {
+        Ok(stat) => {
+            let free = stat.f_bavail * stat.f_frsize;
+            let message = format!(
+                "{} free at {}",
+                banger_core::ByteSize(free),
+                state_dir.display()
+            );
+            let result = if free < LOW_SPACE {
+                CheckResult::Warn
+            } else {
+                CheckResult::Pass
+            };
+            check(
+                "space",
+                result,
+                message,
+                (free < LOW_SPACE).then_some("images and VMs need room there"),
+            )
+        }
+        Err(error) => check("space", CheckResult::Fail, error.to_string(), None),
+    }
+}
+
+fn storage() -> Check {
+    let message =
+        "root disks are qcow2 overlays over the image; work disks are sparse copies".to_owned();
+    check("storage", CheckResult::Pass, message, None)
+}
+
+fn file(name: &str, path: &Path, what: &str) -> Check {
+    if path.is_file() {
+        return check(name, CheckResult::Pass, path.display().to_string(), None);
+    }
+    let message = format!("{what} is not at {}", path.display());
+    check(
+        name,
+        CheckResult::Fail,
+        message,
+        Some("build or install banger again"),
+    )
+}
+
+fn kernel(state: &State) -> Check {
+    match state.kernels.default_kernel() {
+        Ok(Some(kernel)) => check(
+            "kernel",
+            CheckResult::Pass,
+            kernel.record.name.to_string(),
+            None,
+        ),
+        _ => check(
+            "kernel",
+            CheckResult::Warn,
+            "none yet; the first VM imports one".into(),
+            Some("banger kernel import"),
+        ),
+    }
+}
+
+fn image(state: &State) -> Check {
+    match state.images.get(&state.default_image) {
+        Some(image) if image.is_stale() => {
+            let message = format!("{} was built from an older recipe", image.record.name);
+            check(
+                "image",
+                CheckResult::Warn,
+                message,
+                Some("banger image build --force"),
+            )
+        }
+        Some(image) => check(
+            "image",
+            CheckResult::Pass,
+            image.record.name.to_string(),
+            None,
+        ),
+        None => {
+            let message = format!(
+                "{} is not there; the first VM builds it",
+                state.default_image
+            );
+            check(
+                "image",
+                CheckResult::Warn,
+                message,
+                Some("banger image build"),
+            )
+        }
+    }
+}
+
+fn names(state: &State) -> Check {
+    let result = if state.dns.parse::<std::net::SocketAddr>().is_ok() {
+        CheckResult::Pass
+    } else {
+        CheckResult::Warn
+    };
+    let message = format!("names under .vm are answered on {}", state.dns);
+    check(
+        "dns",
+        result,
+        message,
+        (result == CheckResult::Warn).then_some("free the port, or see docs/dns-routing.md"),
+    )
+}
+
+fn defaults(state: &State) -> Vec<EffectiveDefault> {
+    let (spec, _) = effective(Asked::default(), &state.config.vm_defaults, state.host);
+    let config = &state.config.vm_defaults;
+    let one = |key: &str, value: String, configured: bool| {
+        let origin = if configured {
+            SpecOrigin::Config
+        } else {
+            SpecOrigin::Host
+        };
+        let origin = format!("{origin:?}").to_lowercase();
+        EffectiveDefault {
+            key: key.to_owned(),
+            value,
+            origin,
+        }
+    };
+    vec![
+        one("vcpu", spec.vcpu.to_string(), config.vcpu.is_some()),
+        one(
+            "memory",
+            spec.memory_mib.to_string(),
+            config.memory_mib.is_some(),
+        ),
+        one(
+            "disk_size",
+            spec.disk_size.to_string(),
+            config.disk_size.is_some(),
+        ),
+        one(
+            "image",
+            state.default_image.to_string(),
+            state.config.default_image_name.is_some(),
+        ),
+    ]
+}

@@ -1,0 +1,129 @@
+//! Handing out a connection to the guest: dialled and authorised here, spoken over by the client. It
+//! outlives the daemon.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{CONNECTION, UPGRADE};
+use axum::response::{IntoResponse, Response};
+use banger_api::{ApiError, CONNECT_PROTOCOL, Readiness};
+use banger_core::{ErrorCode, Phase, VmId};
+use banger_engine::ports::Failure;
+use banger_guest::GuestAddress;
+use hyper_util::rt::TokioIo;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::UnixStream;
+
+use super::Problem;
+use super::problem::Query;
+use super::vms::{WaitQuery, goal};
+use crate::state::Shared;
+
+/// Deadline where nobody sets one.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Upgrades to a connection to the guest's agent (see `CONNECT_PROTOCOL`).
+#[utoipa::path(post, path = "/v1/vms/{ref}/connect", params(("ref" = String, Path,), WaitQuery), responses((status = 101)))]
+pub(crate) async fn connect(
+    State(state): State<Shared>,
+    Path(reference): Path<String>,
+    Query(query): Query<WaitQuery>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let asked = request
+        .headers()
+        .get(UPGRADE)
+        .is_some_and(|value| value == CONNECT_PROTOCOL);
+    if !asked {
+        let what = format!("this route upgrades to `{CONNECT_PROTOCOL}` and to nothing else");
+        return Err(Problem(ApiError::new(ErrorCode::InvalidArgument, what)));
+    }
+    let vm = state.engine.resolve(&reference)?.id;
+    let deadline = query
+        .timeout_s
+        .map_or(PATIENCE, |seconds| Duration::from_secs(seconds.into()));
+    let guest = reach(
+        &state,
+        &vm,
+        query.wait.unwrap_or(Readiness::Reachable),
+        deadline,
+    )
+    .await?;
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let handed = match upgrade.await {
+            Ok(upgraded) => hand_over(upgraded, guest).await,
+            Err(error) => Err(std::io::Error::other(error)),
+        };
+        if let Err(error) = handed {
+            tracing::warn!(%error, "a connection to a guest was not taken");
+        }
+    });
+    let headers = [(CONNECTION, "upgrade"), (UPGRADE, CONNECT_PROTOCOL)];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+}
+
+/// A stream to the agent of a guest that is as far as it has to be.
+async fn reach(
+    state: &Shared,
+    vm: &VmId,
+    wait: Readiness,
+    deadline: Duration,
+) -> Result<UnixStream, Failure> {
+    if let Some(goal) = goal(wait) {
+        state.engine.wait_guest(vm, goal, deadline).await?;
+    } else if state
+        .engine
+        .get(vm)
+        .is_none_or(|view| view.phase != Phase::Running)
+    {
+        return Err(Failure::new(ErrorCode::VmNotRunning, "the VM does not run"));
+    }
+    let address = GuestAddress::new(state.vm_folder(vm).join("run/v"));
+    let unreachable = |error: &dyn std::error::Error| {
+        Failure::because(
+            ErrorCode::AgentUnreachable,
+            "the guest's agent cannot be reached",
+            error,
+        )
+    };
+    match tokio::time::timeout(deadline, address.dial()).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(unreachable(&error)),
+        Err(error) => Err(unreachable(&error)),
+    }
+}
+
+/// Waits for the client's byte, so that it reads nothing ahead, and sends one back with the descriptor.
+async fn hand_over(upgraded: hyper::upgrade::Upgraded, guest: UnixStream) -> std::io::Result<()> {
+    let wrong = || std::io::Error::other("the connection is no Unix socket");
+    let parts = upgraded
+        .downcast::<TokioIo<UnixStream>>()
+        .map_err(|_| wrong())?;
+    let mut client = parts.io.into_inner();
+    if parts.read_buf.is_empty() {
+        client.read_u8().await?;
+    }
+    let guest = guest.into_std()?;
+    // The client's side blocks: it is a plain stream for it.
+    guest.set_nonblocking(false)?;
+    client
+        .async_io(Interest::WRITABLE, || {
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            let fds = [guest.as_fd()];
+            control.push(SendAncillaryMessage::ScmRights(&fds));
+            let byte = std::io::IoSlice::new(b"\0");
+            Ok(sendmsg(
+                &client,
+                &[byte],
+                &mut control,
+                SendFlags::NOSIGNAL,
+            )?)
+        })
+        .await?;
+    Ok(())
+}

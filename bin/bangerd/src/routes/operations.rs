@@ -1,0 +1,127 @@
+//! Operations and their events.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use banger_api::{Operation, OperationEvent};
+use banger_core::{ErrorCode, OpId};
+use banger_engine::OpState;
+use banger_engine::ports::Failure;
+use bytes::Bytes;
+use futures_util::stream;
+
+use super::Problem;
+use crate::convert;
+use crate::state::Shared;
+
+fn parse(id: &str) -> Result<OpId, Failure> {
+    let unknown = || {
+        let shown: String = id.chars().take(40).flat_map(char::escape_default).collect();
+        Failure::new(
+            ErrorCode::OperationNotFound,
+            format!("there is no operation `{shown}`"),
+        )
+    };
+    id.parse().map_err(|_| unknown())
+}
+
+/// An operation. One of an earlier daemon's life is told as it ended.
+#[utoipa::path(get, path = "/v1/operations/{id}", params(("id" = String, Path,)), responses((status = 200, body = Operation)))]
+pub(crate) async fn show(
+    State(state): State<Shared>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let id = parse(&id)?;
+    if let Some(view) = state.engine.operation(&id) {
+        return Ok(Json(convert::operation(&state, &view)).into_response());
+    }
+    let stored = state.engine.past_operation(&id).await?;
+    Ok(([(CONTENT_TYPE, "application/json")], stored).into_response())
+}
+
+/// Cancels an operation; a create's VM is deleted.
+#[utoipa::path(delete, path = "/v1/operations/{id}", params(("id" = String, Path,)), responses((status = 200, body = Operation)))]
+pub(crate) async fn cancel(
+    State(state): State<Shared>,
+    Path(id): Path<String>,
+) -> Result<Json<Operation>, Problem> {
+    let view = state.engine.cancel(&parse(&id)?)?;
+    Ok(Json(convert::operation(&state, &view)))
+}
+
+/// An operation's events as they happen, one JSON object a line, from the first.
+#[utoipa::path(get, path = "/v1/operations/{id}/events", params(("id" = String, Path,)), responses((status = 200, content_type = "application/x-ndjson", body = OperationEvent)))]
+pub(crate) async fn events(
+    State(state): State<Shared>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let id = parse(&id)?;
+    let gone = || {
+        Failure::new(
+            ErrorCode::OperationNotFound,
+            format!("there is no operation {id}"),
+        )
+    };
+    let watch = state.engine.watch(&id).ok_or_else(gone)?;
+    let start = (state, watch, None::<Operation>, false);
+    let lines = stream::unfold(start, |(state, mut watch, told, done)| async move {
+        if done {
+            return None;
+        }
+        loop {
+            let view = watch.borrow_and_update().clone();
+            let now = convert::operation(&state, &view);
+            let is_final = view.state != OpState::Running;
+            let text = lines_for(told.as_ref(), &now, is_final);
+            if !text.is_empty() {
+                return Some((
+                    Ok::<_, std::io::Error>(Bytes::from(text)),
+                    (state, watch, Some(now), is_final),
+                ));
+            }
+            if watch.changed().await.is_err() {
+                return None;
+            }
+        }
+    });
+    Ok((
+        [(CONTENT_TYPE, "application/x-ndjson")],
+        Body::from_stream(lines),
+    )
+        .into_response())
+}
+
+/// What has happened since `told`.
+fn lines_for(told: Option<&Operation>, now: &Operation, is_final: bool) -> String {
+    let mut events = Vec::new();
+    match told {
+        None => events.push(OperationEvent::Snapshot {
+            operation: now.clone(),
+        }),
+        Some(told) => {
+            for (at, stage) in now.stages.iter().enumerate() {
+                let same = told.stages.get(at).is_some_and(|old| {
+                    old.state == stage.state && old.detail == stage.detail && old.key == stage.key
+                });
+                if !same {
+                    events.push(OperationEvent::Stage {
+                        stage: stage.clone(),
+                    });
+                }
+            }
+        }
+    }
+    if is_final {
+        events.push(OperationEvent::Finished {
+            operation: now.clone(),
+        });
+    }
+    let line = |event| {
+        serde_json::to_string(event)
+            .map(|json| json + "\n")
+            .unwrap_or_default()
+    };
+    events.iter().map(line).collect()
+}

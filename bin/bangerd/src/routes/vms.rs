@@ -1,0 +1,205 @@
+//! VMs.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use banger_api::{CreateVmRequest, Operation, Readiness, SshTarget, StopVmRequest, Vm, VmList};
+use banger_core::ErrorCode;
+use banger_engine::CreateVm;
+use banger_engine::ports::{Failure, GuestState};
+use banger_image::Recipe;
+
+use super::Problem;
+use super::problem::{Body, Query};
+use crate::adapters::{unknown_image, unknown_kernel};
+use crate::convert;
+use crate::sizes::{Asked, effective};
+use crate::state::Shared;
+
+type Accepted = (StatusCode, Json<Operation>);
+
+/// How long a clean shutdown may take where nobody says otherwise.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// How far a wait goes.
+pub(super) fn goal(readiness: Readiness) -> Option<GuestState> {
+    match readiness {
+        Readiness::None => None,
+        Readiness::Reachable => Some(GuestState::Reachable),
+        Readiness::Ready => Some(GuestState::Ready),
+    }
+}
+
+/// Every VM.
+#[utoipa::path(get, path = "/v1/vms", responses((status = 200, body = VmList)))]
+pub(crate) async fn list(State(state): State<Shared>) -> Json<VmList> {
+    let vms = state
+        .engine
+        .list()
+        .iter()
+        .map(|view| convert::vm(&state, view))
+        .collect();
+    Json(VmList { vms })
+}
+
+/// Creates a VM, and starts it unless told not to.
+#[utoipa::path(post, path = "/v1/vms", request_body = CreateVmRequest, responses((status = 202, body = Operation)))]
+pub(crate) async fn create(
+    State(state): State<Shared>,
+    Body(request): Body<CreateVmRequest>,
+) -> Result<Accepted, Problem> {
+    let asked = Asked {
+        vcpu: request.vcpu,
+        memory: request.memory_mib,
+        disk: request.disk_size,
+        nat: request.nat,
+    };
+    let (spec, origin) = effective(asked, &state.config.vm_defaults, state.host);
+    let image = request
+        .image
+        .clone()
+        .unwrap_or_else(|| state.default_image.clone());
+    known(&state, &image, &request)?;
+    let view = state
+        .engine
+        .create(CreateVm {
+            name: request.name,
+            image,
+            kernel: request.kernel,
+            spec,
+            origin,
+            start: !request.no_start,
+            ephemeral: request.ephemeral,
+            wait: goal(request.wait.unwrap_or(Readiness::Ready)),
+            timeout: request
+                .timeout_s
+                .map(|seconds| Duration::from_secs(seconds.into())),
+        })
+        .await?;
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(convert::operation(&state, &view)),
+    ))
+}
+
+/// What is asked for exists, or can be made: looked at before anything changes.
+fn known(
+    state: &Shared,
+    image: &banger_core::ImageName,
+    request: &CreateVmRequest,
+) -> Result<(), Failure> {
+    if state.images.get(image).is_none() && Recipe::load(image).is_err() {
+        return Err(unknown_image(&state.images, image));
+    }
+    match &request.kernel {
+        Some(kernel) if state.kernels.get(kernel).is_none() => {
+            Err(unknown_kernel(&state.kernels, kernel))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A VM by name, id or unambiguous prefix.
+#[utoipa::path(get, path = "/v1/vms/{ref}", params(("ref" = String, Path,)), responses((status = 200, body = Vm)))]
+pub(crate) async fn show(
+    State(state): State<Shared>,
+    Path(reference): Path<String>,
+) -> Result<Json<Vm>, Problem> {
+    let view = state.engine.resolve(&reference)?;
+    Ok(Json(convert::vm(&state, &view)))
+}
+
+/// Deletes a VM, whatever it does.
+#[utoipa::path(delete, path = "/v1/vms/{ref}", params(("ref" = String, Path,)), responses((status = 202, body = Operation)))]
+pub(crate) async fn delete(
+    State(state): State<Shared>,
+    Path(reference): Path<String>,
+) -> Result<Accepted, Problem> {
+    let vm = state.engine.resolve(&reference)?.id;
+    let view = state.engine.delete(&vm)?;
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(convert::operation(&state, &view)),
+    ))
+}
+
+/// How long to wait for what.
+#[derive(Debug, serde::Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WaitQuery {
+    /// How far the guest must be.
+    pub(super) wait: Option<Readiness>,
+    /// Deadline in seconds.
+    pub(super) timeout_s: Option<u32>,
+}
+
+/// Starts a VM.
+#[utoipa::path(post, path = "/v1/vms/{ref}/start", params(("ref" = String, Path,), WaitQuery), responses((status = 202, body = Operation)))]
+pub(crate) async fn start(
+    State(state): State<Shared>,
+    Path(reference): Path<String>,
+    Query(query): Query<WaitQuery>,
+) -> Result<Accepted, Problem> {
+    let vm = state.engine.resolve(&reference)?.id;
+    let timeout = query
+        .timeout_s
+        .map(|seconds| Duration::from_secs(seconds.into()));
+    let view = state
+        .engine
+        .start(&vm, goal(query.wait.unwrap_or(Readiness::Ready)), timeout)?;
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(convert::operation(&state, &view)),
+    ))
+}
+
+/// Stops a VM.
+#[utoipa::path(post, path = "/v1/vms/{ref}/stop", params(("ref" = String, Path,)), request_body = StopVmRequest, responses((status = 202, body = Operation)))]
+pub(crate) async fn stop(
+    State(state): State<Shared>,
+    Path(reference): Path<String>,
+    Body(request): Body<StopVmRequest>,
+) -> Result<Accepted, Problem> {
+    let vm = state.engine.resolve(&reference)?.id;
+    let grace = request
+        .grace_s
+        .map_or(GRACE, |seconds| Duration::from_secs(seconds.into()));
+    let view = state.engine.stop(&vm, grace)?;
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(convert::operation(&state, &view)),
+    ))
+}
+
+/// What ssh needs to log in.
+#[utoipa::path(get, path = "/v1/vms/{ref}/ssh", params(("ref" = String, Path,)), responses((status = 200, body = SshTarget)))]
+pub(crate) async fn ssh(
+    State(state): State<Shared>,
+    Path(reference): Path<String>,
+) -> Result<Json<SshTarget>, Problem> {
+    let view = state.engine.resolve(&reference)?;
+    if view.phase != banger_core::Phase::Running {
+        let what = format!(
+            "the VM `{}` does not run: it is {}",
+            view.name,
+            view.phase.as_str()
+        );
+        let failure = Failure::new(ErrorCode::VmNotRunning, what)
+            .hint(format!("banger vm start {}", view.name));
+        return Err(failure.into());
+    }
+    Ok(Json(SshTarget {
+        host: view.address.to_string(),
+        user: "root".to_owned(),
+        identity_file: state.owner_key.display().to_string(),
+        known_hosts: state
+            .args
+            .state_dir
+            .join("known_hosts")
+            .display()
+            .to_string(),
+        host_key_alias: format!("{}.vm", view.name),
+    }))
+}

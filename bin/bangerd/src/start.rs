@@ -1,0 +1,257 @@
+//! Coming up and going down.
+#![expect(
+    clippy::print_stderr,
+    reason = "a daemon that cannot start says so to whoever started it"
+)]
+
+use std::fs;
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use banger_dns::{DnsServer, Zone};
+use banger_engine::{Engine, EngineConfig, Ports};
+use banger_image::ImageStore;
+use banger_kernel::KernelStore;
+use banger_root_proto::Accel;
+use banger_store::Store;
+use banger_vmm::{GuestClock, boot_args, measure_tsc_khz, probe_kvm};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+use crate::adapters::{
+    AgentGuests, HelperLink, HostClock, LocalImages, LocalKernels, VmDrives, ZoneNames,
+};
+use crate::args::Args;
+use crate::config::{self, Config, LogLevel};
+use crate::sizes::Host;
+use crate::state::State;
+use crate::{keys, listen, routes};
+
+const DEFAULT_IMAGE: &str = "debian-bookworm";
+/// A log of this size is put aside at the next start.
+const LOG_LIMIT: u64 = 10 << 20;
+
+/// Runs the daemon to its end.
+pub(crate) fn run(args: Args) -> ExitCode {
+    let ready_fd = args.ready_fd;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(serve(args));
+            // Builds that still run are not waited for: they are cleaned up at the next start.
+            runtime.shutdown_background();
+            result
+        }
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(ready_fd, &format!("{error:#}"));
+            eprintln!("bangerd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says one line to whoever started the daemon.
+fn tell(ready_fd: Option<i32>, line: &str) {
+    if let Some(fd) = ready_fd
+        && let Ok(mut pipe) = fs::File::options()
+            .write(true)
+            .open(format!("/proc/self/fd/{fd}"))
+    {
+        let _ = writeln!(pipe, "{}", line.replace('\n', " "));
+    }
+}
+
+async fn serve(args: Args) -> Result<()> {
+    let state_dir = args.state_dir.clone();
+    listen::private_folder(&state_dir).context("the state directory cannot be used")?;
+    for folder in ["vms", "logs", "initrd"] {
+        fs::create_dir_all(state_dir.join(folder)).with_context(|| format!("making {folder}"))?;
+    }
+    let lock = listen::lock(&state_dir.join("bangerd.lock"))?;
+    let Some(_lock) = lock else {
+        bail!("another daemon runs on {}", state_dir.display())
+    };
+    let config = config::load(&args.config_dir.join("config.toml"))?;
+    start_log(&state_dir, config.log_level.unwrap_or(LogLevel::Info))?;
+    let state = Arc::new(wire(args, config).await?);
+    let listener = listen::bind(&state.args.socket).context("the socket cannot be used")?;
+    let router = routes::router(Arc::clone(&state));
+    let engine = state.engine.clone();
+    tokio::spawn(async move {
+        match engine.reconcile().await {
+            Ok(report) => tracing::info!(?report, "reconciled"),
+            Err(failure) => tracing::warn!(%failure, "not reconciled yet"),
+        }
+    });
+    tracing::info!(pid = std::process::id(), "listening");
+    tell(state.args.ready_fd, "ready");
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        () = listen::serve(listener, router) => {}
+        () = state.stop.notified() => {}
+        _ = terminate.recv() => {}
+    }
+    let _ = fs::remove_file(&state.args.socket);
+    // A reply may still be on its way out.
+    tokio::task::yield_now().await;
+    tracing::info!("ended");
+    Ok(())
+}
+
+fn start_log(state_dir: &Path, level: LogLevel) -> Result<()> {
+    let path = state_dir.join("bangerd.log");
+    if fs::metadata(&path).is_ok_and(|metadata| metadata.len() > LOG_LIMIT) {
+        fs::rename(&path, state_dir.join("bangerd.log.1"))?;
+    }
+    let file = fs::File::options().create(true).append(true).open(&path)?;
+    let filter = tracing_subscriber::EnvFilter::new(format!("{},hyper=warn", level.as_str()));
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .with_env_filter(filter)
+        .with_writer(Mutex::new(file));
+    subscriber
+        .try_init()
+        .map_err(|error| anyhow!("the log cannot be set up: {error}"))
+}
+
+/// The bridge's address, and the first and last address of its subnet.
+fn subnet(config: &Config) -> Result<(Ipv4Addr, u8, (Ipv4Addr, Ipv4Addr))> {
+    let cidr = config.cidr.as_deref().unwrap_or("172.16.0.0/24");
+    let parsed = cidr
+        .split_once('/')
+        .and_then(|(net, bits)| Some((net.parse().ok()?, bits.parse().ok()?)));
+    let (net, prefix): (Ipv4Addr, u8) =
+        parsed.ok_or_else(|| anyhow!("cidr: `{cidr}` is no subnet"))?;
+    if !(16..=30).contains(&prefix) {
+        bail!("cidr: `{cidr}` must have a prefix of 16 to 30 bits");
+    }
+    let mask = u32::MAX << (32 - prefix);
+    let base = u32::from(net) & mask;
+    let bridge_ip = config.bridge_ip.unwrap_or_else(|| (base + 1).into());
+    if u32::from(bridge_ip) & mask != base {
+        bail!("bridge_ip: {bridge_ip} is not in {cidr}");
+    }
+    Ok((
+        bridge_ip,
+        prefix,
+        ((base + 1).into(), (base | !mask).wrapping_sub(1).into()),
+    ))
+}
+
+async fn wire(args: Args, config: Config) -> Result<State> {
+    let state_dir = args.state_dir.clone();
+    let vms = state_dir.join("vms");
+    let (bridge_ip, prefix, guest_addresses) = subnet(&config)?;
+    let probe = probe_kvm();
+    let (accel, clock, boot_deadline) = if probe.works {
+        (Accel::Kvm, GuestClock::Paravirtual, Duration::from_secs(90))
+    } else {
+        let khz = measure_tsc_khz(Duration::from_millis(20));
+        (
+            Accel::Tcg,
+            GuestClock::EarlyTscKhz(khz),
+            Duration::from_secs(300),
+        )
+    };
+    let default_image = match &config.default_image_name {
+        Some(name) => name.clone(),
+        None => DEFAULT_IMAGE.parse()?,
+    };
+    let owner_key = config
+        .ssh_key_path
+        .clone()
+        .unwrap_or_else(|| args.config_dir.join("ssh/id_ed25519"));
+    let key = keys::ensure(&owner_key, "banger")?;
+    let images =
+        ImageStore::open(state_dir.join("images")).context("the image store cannot be used")?;
+    let kernels = KernelStore::open(state_dir.join("kernels"))
+        .context("the kernel catalog cannot be used")?;
+    let helper = Arc::new(HelperLink::new(
+        args.helper_socket.clone(),
+        vms.clone(),
+        accel,
+        boot_args(clock),
+    ));
+    let zone = Zone::new(guest_addresses.0, prefix);
+    let dns = match DnsServer::start(args.dns_listen, zone.clone()).await {
+        Ok(server) => server.local_addr().to_string(),
+        Err(error) => format!("nowhere: {error}"),
+    };
+    let ports = Ports {
+        images: Arc::new(LocalImages {
+            store: images.clone(),
+            default: default_image.clone(),
+            logs: state_dir.join("logs"),
+            building: Mutex::default(),
+        }),
+        kernels: Arc::new(LocalKernels {
+            store: kernels.clone(),
+            initrds: state_dir.join("initrd"),
+            agent: args.agent.clone(),
+            importing: Mutex::default(),
+        }),
+        drives: Arc::new(VmDrives {
+            root: vms.clone(),
+            known_hosts: state_dir.join("known_hosts"),
+            gateway: bridge_ip,
+            prefix,
+            owner_key: key.public,
+        }),
+        helper: Arc::<HelperLink>::clone(&helper),
+        guests: Arc::new(AgentGuests { vms }),
+        names: Arc::new(ZoneNames(zone)),
+        clock: Arc::new(HostClock::new()?),
+    };
+    let host = Host::here();
+    let engine_config = EngineConfig {
+        bridge_ip,
+        guest_addresses,
+        host_cpus: host.cpus,
+        host_memory: host.memory,
+        boot_deadline,
+    };
+    let store = Store::open(&state_dir.join("banger.db"))?;
+    let engine = Engine::open(ports, store, engine_config)
+        .await
+        .map_err(|failure| anyhow!("{failure}: {}", failure.causes.join(": ")))?;
+    Ok(State {
+        config,
+        host,
+        engine,
+        images,
+        kernels,
+        helper,
+        default_image,
+        accel_reason: probe.reason,
+        owner_key,
+        dns,
+        build: build_id()?,
+        started_at: jiff::Timestamp::now().to_string(),
+        stop: Notify::new(),
+        args,
+    })
+}
+
+/// What tells this executable from a rebuilt one: its inode and time.
+fn build_id() -> Result<String> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = fs::metadata("/proc/self/exe")?;
+    Ok(format!(
+        "{}-{}-{}",
+        metadata.ino(),
+        metadata.mtime(),
+        metadata.mtime_nsec()
+    ))
+}

@@ -1,0 +1,52 @@
+//! What every route sees.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use banger_core::ImageName;
+use banger_engine::Engine;
+use banger_image::ImageStore;
+use banger_kernel::KernelStore;
+use tokio::sync::Notify;
+
+use crate::adapters::HelperLink;
+use crate::args::Args;
+use crate::config::Config;
+use crate::sizes::Host;
+
+/// Shared by the routes.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) args: Args,
+    pub(crate) config: Config,
+    pub(crate) host: Host,
+    pub(crate) engine: Engine,
+    pub(crate) images: ImageStore,
+    pub(crate) kernels: KernelStore,
+    pub(crate) helper: Arc<HelperLink>,
+    pub(crate) default_image: ImageName,
+    pub(crate) accel_reason: String,
+    pub(crate) owner_key: PathBuf,
+    pub(crate) dns: String,
+    pub(crate) build: String,
+    pub(crate) started_at: String,
+    /// Ends the daemon.
+    pub(crate) stop: Notify,
+}
+
+/// The routes' handle on it.
+pub(crate) type Shared = Arc<State>;
+
+impl State {
+    pub(crate) fn vm_folder(&self, vm: &banger_core::VmId) -> PathBuf {
+        self.args.state_dir.join("vms").join(vm.as_str())
+    }
+
+    /// Where a build or import writes its log.
+    pub(crate) fn build_log(&self, subject: &str) -> PathBuf {
+        self.args
+            .state_dir
+            .join("logs")
+            .join(format!("{subject}.log"))
+    }
+}
