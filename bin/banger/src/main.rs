@@ -1,2 +1,37 @@
-//! placeholder
-fn main() {}
+//! `banger`, the command line.
+
+mod cli;
+mod commands;
+mod error;
+mod operation;
+mod paths;
+mod start;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    clap_complete::CompleteEnv::with_factory(<cli::Cli as clap::CommandFactory>::command)
+        .complete();
+    let cli = cli::Cli::parse();
+    let ui = ui::Ui::new(cli.output);
+    let own_code = cli.command.own_failure_code();
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return ui.fail(
+                &error::CommandError::internal("no runtime", &error),
+                own_code,
+            );
+        }
+    };
+    match runtime.block_on(commands::run(cli, &ui)) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => ui.fail(&error, own_code),
+    }
+}

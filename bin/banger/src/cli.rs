@@ -1,0 +1,393 @@
+//! The command line's grammar.
+
+use std::path::PathBuf;
+
+use banger_core::{ByteSize, ImageName, KernelName, MemoryMib, VmName};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::ui::Output;
+
+/// One-command, persistent development sandboxes.
+#[derive(Debug, Parser)]
+#[command(
+    name = "banger",
+    version,
+    propagate_version = false,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  banger vm run                      a sandbox, and a shell in it\n  banger vm run --rm -- uname -a     one command, then away\n  banger doctor                      what this host has and lacks\n\nExit codes: 0 ok, 1 failed, 2 usage, 3 host not ready, 4 not found, 5 conflict or busy.\nFor `run -- CMD`, `exec` and `ssh -- CMD`: the command's own status, and 125 when banger failed."
+)]
+pub(crate) struct Cli {
+    /// How results are shown.
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "BANGER_OUTPUT"
+    )]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create, enter and manage VMs.
+    #[command(subcommand)]
+    Vm(VmCommand),
+    /// Images that VMs are made from.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Kernels that VMs boot.
+    #[command(subcommand)]
+    Kernel(KernelCommand),
+    /// Check this host; exit 1 when something fails.
+    #[command(after_help = "Example:\n  banger doctor -o json")]
+    Doctor,
+    /// The background daemon.
+    #[command(subcommand)]
+    Daemon(DaemonCommand),
+    /// Builds of CLI, daemon and helper. Starts nothing.
+    #[command(after_help = "Example:\n  banger version -o json")]
+    Version,
+    /// Print a completion script for a shell.
+    #[command(
+        after_help = "Load it with:\n  bash        source <(banger completion bash)\n  zsh         source <(banger completion zsh)\n  fish        banger completion fish | source\n  powershell  banger completion powershell | Out-String | Invoke-Expression"
+    )]
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Command {
+    /// The exit code of banger's own failures, where codes belong to the guest's command.
+    pub(crate) const fn own_failure_code(&self) -> Option<u8> {
+        match self {
+            Self::Vm(VmCommand::Run(run)) if !run.command.is_empty() => Some(125),
+            Self::Vm(VmCommand::Exec(_)) => Some(125),
+            Self::Vm(VmCommand::Ssh(ssh)) if !ssh.command.is_empty() => Some(125),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VmCommand {
+    /// Create a VM, start it, and enter it or run a command in it.
+    #[command(
+        after_help = "Examples:\n  banger vm run                          a shell; the VM stays when you leave\n  banger vm run --rm -- make test        run a command, exit with its status, delete the VM\n  banger vm run -d --name web --nat      leave it running\n  banger vm run --memory 4G --vcpu 4 --image debian-bookworm"
+    )]
+    Run(RunArgs),
+    /// Create a VM, and start it unless told not to.
+    #[command(
+        after_help = "Examples:\n  banger vm create --name demo\n  banger vm create --no-start --disk-size 64G"
+    )]
+    Create(CreateArgs),
+    /// List VMs.
+    #[command(alias = "ls", after_help = "Example:\n  banger vm list -o json")]
+    List,
+    /// Show all about a VM.
+    #[command(after_help = "Example:\n  banger vm show demo")]
+    Show(VmRef),
+    /// Log in by ssh, or run a command by it.
+    #[command(
+        after_help = "Examples:\n  banger vm ssh demo\n  banger vm ssh demo -- systemctl status"
+    )]
+    Ssh(SshArgs),
+    /// Run a command in a VM, without network or sshd.
+    #[command(
+        after_help = "Examples:\n  banger vm exec demo -- ls -la\n  banger vm exec -it demo -- bash\n  echo hi | banger vm exec demo -- cat"
+    )]
+    Exec(ExecArgs),
+    /// Print a VM's serial console, of this and earlier boots.
+    #[command(after_help = "Example:\n  banger vm logs -f demo")]
+    Logs(LogsArgs),
+    /// Stop VMs: cleanly, and by force when the deadline passes. Their disks stay.
+    #[command(after_help = "Examples:\n  banger vm stop demo\n  banger vm stop --grace 5 web db")]
+    Stop(StopArgs),
+    /// Start VMs that are stopped.
+    #[command(after_help = "Example:\n  banger vm start demo")]
+    Start(StartArgs),
+    /// Delete VMs with all that is in them.
+    #[command(alias = "rm", after_help = "Example:\n  banger vm delete demo")]
+    Delete(VmRefs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct VmFlags {
+    /// Name: one DNS label. Without it, a free one is picked.
+    #[arg(long)]
+    pub(crate) name: Option<VmName>,
+    /// Image.
+    #[arg(long)]
+    pub(crate) image: Option<ImageName>,
+    /// Kernel.
+    #[arg(long)]
+    pub(crate) kernel: Option<KernelName>,
+    /// Virtual processors.
+    #[arg(long)]
+    pub(crate) vcpu: Option<u16>,
+    /// Memory: 2G, 512M; a bare number is MiB.
+    #[arg(long)]
+    pub(crate) memory: Option<MemoryMib>,
+    /// Size of the work disk at /root: 16G.
+    #[arg(long)]
+    pub(crate) disk_size: Option<ByteSize>,
+    /// Let the guest reach the internet.
+    #[arg(long, overrides_with = "no_nat")]
+    pub(crate) nat: bool,
+    /// Keep the guest on the bridge (the default).
+    #[arg(long)]
+    pub(crate) no_nat: bool,
+    /// Deadline of the boot in seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u32>,
+    /// How far the guest must be.
+    #[arg(long, value_enum)]
+    pub(crate) wait: Option<WaitFor>,
+}
+
+/// How far a guest must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WaitFor {
+    /// The agent answers; file systems, network, names and limits are final.
+    Reachable,
+    /// Also what the image promises: sshd.
+    Ready,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) vm: VmFlags,
+    /// Delete the VM when the shell or command ends.
+    #[arg(long)]
+    pub(crate) rm: bool,
+    /// Leave it running in the background.
+    #[arg(short, long, conflicts_with_all = ["rm", "command"])]
+    pub(crate) detach: bool,
+    /// Command to run in the guest; without one, a shell.
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    pub(crate) vm: VmFlags,
+    /// Make its disks only.
+    #[arg(long)]
+    pub(crate) no_start: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VmRef {
+    /// VM, by name, id or unambiguous prefix.
+    pub(crate) vm: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VmRefs {
+    /// VMs, by name, id or unambiguous prefix.
+    #[arg(required = true, value_name = "VM")]
+    pub(crate) vms: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    #[command(flatten)]
+    pub(crate) vms: VmRefs,
+    /// Seconds until force; 0 ends the VMM at once.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) grace: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    #[command(flatten)]
+    pub(crate) vms: VmRefs,
+    /// Deadline of the boot in seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u32>,
+    /// How far the guests must be.
+    #[arg(long, value_enum)]
+    pub(crate) wait: Option<WaitFor>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SshArgs {
+    /// VM, by name, id or unambiguous prefix.
+    pub(crate) vm: String,
+    /// Command; without one, a login shell.
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// VM, by name, id or unambiguous prefix.
+    pub(crate) vm: String,
+    /// Pass standard input on (also done when it is no terminal).
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the command a terminal.
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Working directory in the guest; without it, /root.
+    #[arg(short = 'w', long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
+    /// Environment variable, K=V, or K to pass on this one's.
+    #[arg(short, long, value_name = "K[=V]")]
+    pub(crate) env: Vec<String>,
+    /// Command.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// VM, by name, id or unambiguous prefix.
+    pub(crate) vm: String,
+    /// Go on as more is written.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// List images.
+    #[command(alias = "ls", after_help = "Example:\n  banger image list")]
+    List,
+    /// Show an image.
+    #[command(after_help = "Example:\n  banger image show debian-bookworm")]
+    Show {
+        /// Image.
+        name: String,
+    },
+    /// Build an image from its recipe.
+    #[command(
+        after_help = "Examples:\n  banger image build\n  banger image build debian-minimal\n  banger image build --force"
+    )]
+    Build {
+        /// Recipe; without it, the default image's.
+        name: Option<ImageName>,
+        /// Also when it exists and its recipe has not changed.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KernelCommand {
+    /// List kernels.
+    #[command(alias = "ls", after_help = "Example:\n  banger kernel list")]
+    List,
+    /// Show a kernel.
+    #[command(after_help = "Example:\n  banger kernel show 6.1.0-41-cloud-amd64")]
+    Show {
+        /// Kernel.
+        name: String,
+    },
+    /// Import a kernel: a file (vmlinux, vmlinuz, .deb), the host's own, or a Debian package.
+    #[command(
+        after_help = "Examples:\n  banger kernel import                              Debian's newest cloud kernel\n  banger kernel import --package linux-image-amd64\n  banger kernel import --host\n  banger kernel import ./vmlinuz --modules ./lib/modules/6.6.1"
+    )]
+    Import(ImportArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// The file.
+    #[arg(conflicts_with_all = ["package", "host"])]
+    pub(crate) file: Option<PathBuf>,
+    /// Its modules: a folder `…/lib/modules/<release>`.
+    #[arg(long, requires = "file")]
+    pub(crate) modules: Option<PathBuf>,
+    /// A Debian package, fetched by the host's package manager.
+    #[arg(long, conflicts_with = "host")]
+    pub(crate) package: Option<String>,
+    /// The kernel that this host runs.
+    #[arg(long)]
+    pub(crate) host: bool,
+    /// Name in the catalog; without it, the release.
+    #[arg(long)]
+    pub(crate) name: Option<KernelName>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DaemonCommand {
+    /// Show the daemon's state. Starts nothing.
+    #[command(after_help = "Example:\n  banger daemon status -o json")]
+    Status,
+    /// Start daemon and helper.
+    #[command(after_help = "Example:\n  banger daemon start")]
+    Start,
+    /// Stop daemon and helper. VMs go on running.
+    #[command(after_help = "Example:\n  banger daemon stop")]
+    Stop,
+    /// Print the path of the owner API's socket.
+    #[command(
+        after_help = "Example:\n  curl --unix-socket \"$(banger daemon socket)\" http://banger/v1/vms"
+    )]
+    Socket,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_is_sound_and_every_command_has_an_example() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        fn check(command: &clap::Command, path: &str) {
+            for sub in command
+                .get_subcommands()
+                .filter(|sub| sub.get_name() != "help")
+            {
+                let path = format!("{path} {}", sub.get_name());
+                if sub.has_subcommands() {
+                    check(sub, &path);
+                } else {
+                    let help = sub
+                        .get_after_help()
+                        .map(ToString::to_string)
+                        .unwrap_or_default();
+                    assert!(help.contains("banger"), "{path} has no example");
+                }
+            }
+        }
+        check(&command, "banger");
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_the_command() {
+        let cli = Cli::try_parse_from(["banger", "vm", "run", "--rm", "--", "sh", "-c", "exit 7"])
+            .unwrap();
+        assert_eq!(cli.command.own_failure_code(), Some(125));
+        let Command::Vm(VmCommand::Run(run)) = cli.command else {
+            panic!("not run")
+        };
+        assert_eq!(run.command, ["sh", "-c", "exit 7"]);
+    }
+
+    #[test]
+    fn bad_values_are_usage_errors() {
+        for bad in [
+            &["vm", "create", "--memory", "-1"][..],
+            &["vm", "create", "--name", "A_B"],
+            &["vm", "create", "--vcpu", "many"],
+            &["vm", "run", "-d", "--", "true"],
+            &["vm", "delete"],
+            &["kernel", "import", "f", "--host"],
+        ] {
+            assert!(
+                Cli::try_parse_from(["banger"].iter().chain(bad)).is_err(),
+                "{bad:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! `vm exec`: a command in the guest, spoken with its agent over the connection that the daemon hands out.
+
+use banger_api::Readiness;
+use banger_client::Client;
+use banger_core::ErrorCode;
+use banger_guest::exec::{ExecError, ExecIo, run};
+use banger_guest_proto::ExecRequest;
+
+use super::{CommandResult, Context};
+use crate::cli::ExecArgs;
+use crate::error::CommandError;
+use crate::start::Needs;
+
+/// `vm exec`.
+pub(crate) async fn exec(context: &Context<'_>, args: ExecArgs) -> CommandResult {
+    let stdin_is_tty = rustix::termios::isatty(rustix::stdio::stdin());
+    if args.tty && !stdin_is_tty {
+        let error = CommandError::new(
+            ErrorCode::InvalidArgument,
+            "-t needs a terminal, and there is none",
+        );
+        return Err(error);
+    }
+    let mut request = ExecRequest::new(args.command);
+    request.cwd = args.cwd;
+    request.env = args
+        .env
+        .iter()
+        .map(|entry| environment(entry))
+        .collect::<Result<_, _>>()?;
+    request.no_stdin = stdin_is_tty && !args.interactive && !args.tty;
+    let client = context.client(Needs::Daemon).await?;
+    in_guest(&client, &args.vm, request, args.tty).await
+}
+
+/// `K=V`, or `K` for what this process has under that name.
+fn environment(entry: &str) -> Result<(String, String), CommandError> {
+    let invalid =
+        |why: &str| CommandError::new(ErrorCode::InvalidArgument, format!("--env {entry}: {why}"));
+    match entry.split_once('=') {
+        Some(("", _)) => Err(invalid("there is no name before the =")),
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => std::env::var(entry)
+            .map(|value| (entry.to_owned(), value))
+            .map_err(|_| invalid("it is not set here")),
+    }
+}
+
+/// Runs a request in a guest with this process's streams, and gives its exit code.
+pub(crate) async fn in_guest(
+    client: &Client,
+    vm: &str,
+    request: ExecRequest,
+    tty: bool,
+) -> CommandResult {
+    let stream = client.connect_guest(vm, Readiness::Reachable, None).await?;
+    let ran = tokio::task::spawn_blocking(move || run(stream, request, ExecIo::stdio(tty))).await;
+    match ran {
+        Ok(Ok(status)) => Ok(status.exit_code()),
+        Ok(Err(error)) => failed(&error),
+        Err(error) => Err(CommandError::internal(
+            "the session ended unexpectedly",
+            &error,
+        )),
+    }
+}
+
+fn failed(error: &ExecError) -> CommandResult {
+    let told = CommandError::because(
+        ErrorCode::ExecFailed,
+        "the command did not run to its end",
+        error,
+    );
+    match error.exit_code() {
+        125 => Err(told),
+        code => {
+            // The guest's own answer, as a shell there would give it.
+            crate::ui::Ui::new(crate::ui::Output::Text)
+                .note(&told.0.causes.join(": "));
+            Ok(code)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_names_a_variable() {
+        assert_eq!(environment("A=b=c").unwrap(), ("A".into(), "b=c".into()));
+        assert!(environment("=b").is_err());
+        assert!(environment("BANGER_SURELY_UNSET").is_err());
+    }
+}

@@ -1,0 +1,105 @@
+//! Where everything is: from the environment and from where this program lies. Pure but for the
+//! environment.
+
+use std::path::{Path, PathBuf};
+
+/// All paths of a checkout run or an installation in a home.
+#[derive(Debug, Clone)]
+pub(crate) struct Paths {
+    /// Holds the owner API's socket.
+    pub(crate) runtime_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) config_dir: PathBuf,
+    /// The helper's own folder, root's.
+    pub(crate) helper_dir: PathBuf,
+    /// Holds `bangerd`, `bangerd-root`, `banger-vhost-vsock`.
+    pub(crate) programs: PathBuf,
+    /// The guest agent.
+    pub(crate) agent: PathBuf,
+}
+
+impl Paths {
+    /// From this process's environment.
+    pub(crate) fn from_env() -> std::io::Result<Self> {
+        let uid = rustix::process::getuid().as_raw();
+        let executable = std::env::current_exe()?;
+        Ok(Self::new(uid, &executable, |name| {
+            std::env::var_os(name).map(PathBuf::from)
+        }))
+    }
+
+    fn new(uid: u32, executable: &Path, get: impl Fn(&str) -> Option<PathBuf>) -> Self {
+        let home = get("HOME").unwrap_or_else(|| "/".into());
+        // The XDG specification: a relative path is to be ignored.
+        let xdg = |name: &str, default: &str| {
+            get(name)
+                .filter(|path| path.is_absolute())
+                .unwrap_or_else(|| home.join(default))
+                .join("banger")
+        };
+        let runtime_dir = match get("XDG_RUNTIME_DIR").filter(|path| path.is_absolute()) {
+            Some(dir) => dir.join("banger"),
+            None => PathBuf::from(format!("/tmp/banger-{uid}")),
+        };
+        let programs = executable.parent().unwrap_or(Path::new("/")).to_owned();
+        let helper_dir =
+            PathBuf::from(format!("/run/banger-root/{uid}-{:08x}", hash(&runtime_dir)));
+        Self {
+            state_dir: xdg("XDG_STATE_HOME", ".local/state"),
+            config_dir: xdg("XDG_CONFIG_HOME", ".config"),
+            agent: programs.join("../lib/banger/banger-vsock-agent"),
+            runtime_dir,
+            helper_dir,
+            programs,
+        }
+    }
+
+    /// The owner API's socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.runtime_dir.join("bangerd.sock")
+    }
+
+    /// The helper's socket.
+    pub(crate) fn helper_socket(&self) -> PathBuf {
+        self.helper_dir.join("helper.sock")
+    }
+
+    /// Another program of banger's.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+}
+
+/// FNV-1a: the same owner with two runtime directories has two helpers.
+fn hash(path: &Path) -> u32 {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(env: &[(&str, &str)]) -> Paths {
+        Paths::new(1000, Path::new("/opt/x/bin/banger"), |name| {
+            env.iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| PathBuf::from(value))
+        })
+    }
+
+    #[test]
+    fn the_environment_decides_and_relative_paths_do_not_count() {
+        let all = paths(&[
+            ("HOME", "/h"),
+            ("XDG_RUNTIME_DIR", "/r"),
+            ("XDG_STATE_HOME", "state"),
+        ]);
+        assert_eq!(all.socket(), Path::new("/r/banger/bangerd.sock"));
+        assert_eq!(all.state_dir, Path::new("/h/.local/state/banger"));
+        assert_eq!(paths(&[]).runtime_dir, Path::new("/tmp/banger-1000"));
+        assert_ne!(all.helper_dir, paths(&[]).helper_dir);
+    }
+}

@@ -1,0 +1,390 @@
+//! Starting the daemon and the helper when they are not there, and replacing an older daemon.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use banger_api::{API_VERSION, Version};
+use banger_client::Client;
+use banger_core::ErrorCode;
+use rustix::fs::{FlockOperation, flock};
+use serde::Deserialize;
+
+use crate::error::CommandError;
+use crate::paths::Paths;
+
+/// Whether a command needs the privileged helper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// The daemon alone.
+    Daemon,
+    /// The helper as well.
+    Helper,
+}
+
+/// A client of a daemon that runs, is of this build, and has what the command needs.
+pub(crate) async fn connect(paths: &Paths, needs: Needs) -> Result<Client, CommandError> {
+    let client = Client::new(paths.socket());
+    if let Ok(version) = client.version().await
+        && is_good(&version, paths, needs)?
+    {
+        return Ok(client);
+    }
+    private_folder(&paths.runtime_dir)?;
+    // Two CLIs at once: one starts, the other waits and finds it done.
+    let _lock = lock(paths)?;
+    match client.version().await {
+        Ok(version) if is_good(&version, paths, needs)? => return Ok(client),
+        Ok(version) => {
+            if !version.helper.available {
+                start_helper(paths)?;
+            }
+            if version.daemon.build != build_of(paths) {
+                replace(&client, &version, paths).await?;
+            }
+        }
+        Err(error) if error.is_no_daemon() => {
+            start_helper(paths)?;
+            start_daemon(paths)?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(client)
+}
+
+fn is_good(version: &Version, paths: &Paths, needs: Needs) -> Result<bool, CommandError> {
+    if version.api_min > API_VERSION || version.api_max < API_VERSION {
+        let what = format!(
+            "the daemon speaks API {} to {}, this client {API_VERSION}",
+            version.api_min, version.api_max
+        );
+        let error = CommandError::new(ErrorCode::VersionMismatch, what);
+        return Err(
+            error.hint("use the CLI that belongs to the daemon, or stop the daemon: its VMs go on")
+        );
+    }
+    if is_newer(&version.daemon.version, env!("CARGO_PKG_VERSION")) {
+        let what = format!(
+            "the daemon is newer ({}) than this client",
+            version.daemon.version
+        );
+        return Err(
+            CommandError::new(ErrorCode::VersionMismatch, what).hint("use the newer banger")
+        );
+    }
+    let has_helper = needs == Needs::Daemon || version.helper.available;
+    Ok(has_helper && version.daemon.build == build_of(paths))
+}
+
+/// Whether version `a` comes after `b`: numbers are compared part by part.
+fn is_newer(a: &str, b: &str) -> bool {
+    let parts = |text: &str| {
+        text.split('.')
+            .map(|part| part.parse().unwrap_or(0))
+            .collect::<Vec<u32>>()
+    };
+    parts(a) > parts(b)
+}
+
+/// What tells the daemon's executable from a rebuilt one, as the daemon itself says it.
+fn build_of(paths: &Paths) -> String {
+    let metadata = fs::metadata(paths.program("bangerd"));
+    metadata
+        .map(|m| format!("{}-{}-{}", m.ino(), m.mtime(), m.mtime_nsec()))
+        .unwrap_or_default()
+}
+
+fn private_folder(path: &Path) -> Result<(), CommandError> {
+    let refused = |why: String| {
+        CommandError::new(
+            ErrorCode::PermissionDenied,
+            format!("{} cannot be used: {why}", path.display()),
+        )
+        .hint("set XDG_RUNTIME_DIR to a folder of your own")
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| refused(error.to_string()))?;
+    let metadata = fs::symlink_metadata(path).map_err(|error| refused(error.to_string()))?;
+    let ours = rustix::process::geteuid().as_raw();
+    if !metadata.is_dir() || metadata.uid() != ours {
+        return Err(refused("it belongs to another user".into()));
+    }
+    Ok(())
+}
+
+fn lock(paths: &Paths) -> Result<File, CommandError> {
+    let path = paths.runtime_dir.join("start.lock");
+    let failed = |error: std::io::Error| {
+        CommandError::because(
+            ErrorCode::DaemonUnavailable,
+            "the start could not be locked",
+            &error,
+        )
+    };
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(failed)?;
+    flock(&file, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
+    Ok(file)
+}
+
+/// Ends an older daemon and starts this build's. VMs do not notice.
+async fn replace(client: &Client, version: &Version, paths: &Paths) -> Result<(), CommandError> {
+    stop_daemon(client, version.daemon.pid).await?;
+    start_daemon(paths)
+}
+
+/// Asks the daemon to end and waits until it has.
+pub(crate) async fn stop_daemon(client: &Client, pid: u32) -> Result<(), CommandError> {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    let handle = pid.and_then(|pid| {
+        rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+    });
+    client.stop_daemon().await?;
+    if let Some(handle) = handle {
+        wait_for_end(&handle).map_err(|error| {
+            CommandError::because(
+                ErrorCode::DaemonUnavailable,
+                "the daemon did not end",
+                &error,
+            )
+        })?;
+    }
+    Ok(())
+}
+
+fn wait_for_end(handle: &impl std::os::fd::AsFd) -> std::io::Result<()> {
+    let patience = rustix::event::Timespec {
+        tv_sec: 15,
+        tv_nsec: 0,
+    };
+    let mut fds = [rustix::event::PollFd::new(
+        handle,
+        rustix::event::PollFlags::IN,
+    )];
+    match rustix::event::poll(&mut fds, Some(&patience))? {
+        0 => Err(std::io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
+    }
+}
+
+fn start_daemon(paths: &Paths) -> Result<(), CommandError> {
+    let unavailable = |message: String| {
+        CommandError::new(ErrorCode::DaemonUnavailable, message).hint(format!(
+            "its log: {}",
+            paths.state_dir.join("bangerd.log").display()
+        ))
+    };
+    let (reader, writer) = std::io::pipe().map_err(|error| unavailable(error.to_string()))?;
+    // The daemon keeps this end by its number.
+    let keep = rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty());
+    keep.map_err(|error| unavailable(error.to_string()))?;
+    let program = paths.program("bangerd");
+    let mut command = Command::new("setsid");
+    command
+        .arg(&program)
+        .arg("--socket")
+        .arg(paths.socket())
+        .arg("--state-dir")
+        .arg(&paths.state_dir)
+        .arg("--config-dir")
+        .arg(&paths.config_dir)
+        .arg("--helper-socket")
+        .arg(paths.helper_socket())
+        .arg("--agent")
+        .arg(&paths.agent)
+        .args(["--ready-fd", &writer.as_raw_fd().to_string()])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let child = command.spawn();
+    drop(writer);
+    child.map_err(|error| {
+        unavailable(format!(
+            "{} could not be started: {error}",
+            program.display()
+        ))
+    })?;
+    let mut line = String::new();
+    let read = BufReader::new(reader).read_line(&mut line);
+    match line.trim() {
+        "ready" => Ok(()),
+        "" => Err(unavailable(format!("the daemon ended at once ({read:?})"))),
+        why => Err(unavailable(format!("the daemon did not start: {why}"))),
+    }
+}
+
+/// The keys of `config.toml` that the helper is started with; the daemon reads and checks the whole.
+#[derive(Debug, Default, Deserialize)]
+struct NetworkConfig {
+    bridge_name: Option<String>,
+    bridge_ip: Option<Ipv4Addr>,
+    cidr: Option<String>,
+}
+
+impl NetworkConfig {
+    fn load(path: &Path) -> Self {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        toml::from_str(&text).unwrap_or_default()
+    }
+
+    /// Bridge, the host's address on it, bits of the prefix.
+    fn resolve(&self) -> Option<(String, Ipv4Addr, u8)> {
+        let (net, bits) = self
+            .cidr
+            .as_deref()
+            .unwrap_or("172.16.0.0/24")
+            .split_once('/')?;
+        let net: Ipv4Addr = net.parse().ok()?;
+        let ip = self
+            .bridge_ip
+            .unwrap_or_else(|| Ipv4Addr::from(u32::from(net) + 1));
+        Some((
+            self.bridge_name.clone().unwrap_or_else(|| "banger0".into()),
+            ip,
+            bits.parse().ok()?,
+        ))
+    }
+}
+
+fn start_helper(paths: &Paths) -> Result<(), CommandError> {
+    let network = NetworkConfig::load(&paths.config_dir.join("config.toml")).resolve();
+    let Some((bridge, ip, prefix)) = network else {
+        let path = paths.config_dir.join("config.toml");
+        let what = format!("{}: `cidr` is no subnet", path.display());
+        return Err(CommandError::new(ErrorCode::InvalidConfig, what));
+    };
+    let args = [
+        ("--owner", rustix::process::getuid().as_raw().to_string()),
+        ("--runtime-dir", paths.helper_dir.display().to_string()),
+        ("--bridge", bridge),
+        ("--bridge-ip", ip.to_string()),
+        ("--prefix", prefix.to_string()),
+        ("--qemu", "/usr/bin/qemu-system-x86_64".to_owned()),
+        (
+            "--vhost-vsock",
+            paths.program("banger-vhost-vsock").display().to_string(),
+        ),
+    ];
+    let mut command = as_root(&paths.program("bangerd-root"))?;
+    command.args(
+        args.iter()
+            .flat_map(|(name, value)| [(*name).to_owned(), value.clone()]),
+    );
+    command
+        .stdin(Stdio::inherit())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let unavailable = |message: String| CommandError::new(ErrorCode::HelperUnavailable, message);
+    let child = command
+        .spawn()
+        .map_err(|error| unavailable(format!("the helper was not started: {error}")))?;
+    let output = child
+        .wait_with_output()
+        .map_err(|error| unavailable(error.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(unavailable("the privileged helper could not be started".into()).hint(why))
+}
+
+/// A command that runs as root: directly, or through sudo.
+fn as_root(program: &Path) -> Result<Command, CommandError> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(Command::new(program));
+    }
+    let mut command = Command::new("sudo");
+    if !rustix::termios::isatty(rustix::stdio::stdin()) {
+        let probe = Command::new("sudo")
+            .args(["-n", "true"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        if !probe.is_ok_and(|status| status.success()) {
+            let what = "the privileged helper does not run, and sudo would ask for a password";
+            return Err(CommandError::new(ErrorCode::HelperUnavailable, what)
+                .hint("run `banger daemon start` once in a terminal"));
+        }
+        command.arg("-n");
+    }
+    command.arg("--").arg(program);
+    Ok(command)
+}
+
+/// Ends the helper. VMs go on.
+pub(crate) fn stop_helper(pid: u32) -> Result<(), CommandError> {
+    let raw = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    let Some(raw) = raw else { return Ok(()) };
+    let handle = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty());
+    let failed = |error: &dyn std::error::Error| {
+        CommandError::because(
+            ErrorCode::HelperUnavailable,
+            "the helper could not be ended",
+            error,
+        )
+    };
+    if rustix::process::geteuid().is_root() {
+        match rustix::process::kill_process(raw, rustix::process::Signal::TERM) {
+            Err(rustix::io::Errno::SRCH) => return Ok(()),
+            result => result.map_err(|error| failed(&error))?,
+        }
+    } else {
+        let status = as_root(Path::new("kill"))?
+            .arg(pid.to_string())
+            .status()
+            .map_err(|error| failed(&error))?;
+        if !status.success() {
+            return Err(CommandError::new(
+                ErrorCode::HelperUnavailable,
+                "the helper could not be ended",
+            ));
+        }
+    }
+    handle.map_or(Ok(()), |handle| {
+        wait_for_end(&handle).map_err(|error| failed(&error))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(is_newer("0.10.0", "0.9.9"));
+        assert!(!is_newer("0.1.0", "0.1.0"));
+    }
+
+    #[test]
+    fn the_bridge_has_the_subnets_first_address_unless_it_is_told_another() {
+        let default = NetworkConfig::default().resolve().unwrap();
+        assert_eq!(
+            default,
+            ("banger0".into(), Ipv4Addr::new(172, 16, 0, 1), 24)
+        );
+        let config: NetworkConfig =
+            toml::from_str("cidr = \"10.9.0.0/20\"\nbridge_name = \"b\"").unwrap();
+        assert_eq!(
+            config.resolve().unwrap(),
+            ("b".into(), Ipv4Addr::new(10, 9, 0, 1), 20)
+        );
+        let bad: NetworkConfig = toml::from_str("cidr = \"here\"").unwrap();
+        assert!(bad.resolve().is_none());
+    }
+}
