@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use banger_api::{API_VERSION, Version};
-use banger_client::Client;
+use banger_client::{Client, ClientError};
 use banger_core::ErrorCode;
 use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
@@ -152,7 +152,11 @@ pub(crate) async fn stop_daemon(client: &Client, pid: u32) -> Result<(), Command
     let handle = pid.and_then(|pid| {
         rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
     });
-    client.stop_daemon().await?;
+    match client.stop_daemon().await {
+        // It may be gone before its answer is out.
+        Ok(()) | Err(ClientError::Broken(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
     if let Some(handle) = handle {
         wait_for_end(&handle).map_err(|error| {
             CommandError::because(

@@ -9,6 +9,7 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -88,13 +89,7 @@ async fn serve(args: Args) -> Result<()> {
     let state = Arc::new(wire(args, config).await?);
     let listener = listen::bind(&state.args.socket).context("the socket cannot be used")?;
     let router = routes::router(Arc::clone(&state));
-    let engine = state.engine.clone();
-    tokio::spawn(async move {
-        match engine.reconcile().await {
-            Ok(report) => tracing::info!(?report, "reconciled"),
-            Err(failure) => tracing::warn!(%failure, "not reconciled yet"),
-        }
-    });
+    tokio::spawn(take_up(Arc::clone(&state)));
     tracing::info!(pid = std::process::id(), "listening");
     tell(state.args.ready_fd, "ready");
     let mut terminate = signal(SignalKind::terminate())?;
@@ -108,6 +103,27 @@ async fn serve(args: Args) -> Result<()> {
     tokio::task::yield_now().await;
     tracing::info!("ended");
     Ok(())
+}
+
+/// Makes what exists and what is stored agree.
+pub(crate) async fn take_up(state: Arc<State>) {
+    if state.reconciled.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    match state.engine.reconcile().await {
+        Ok(report) => {
+            tracing::info!(?report, "reconciled");
+            if report.adopted > 0
+                && let Err(failure) = state.helper.serve_names_to_guests().await
+            {
+                tracing::warn!(%failure, "guests cannot ask for names");
+            }
+        }
+        Err(failure) => {
+            state.reconciled.store(false, Ordering::Release);
+            tracing::warn!(%failure, "not reconciled yet");
+        }
+    }
 }
 
 fn start_log(state_dir: &Path, level: LogLevel) -> Result<()> {
@@ -178,13 +194,13 @@ async fn wire(args: Args, config: Config) -> Result<State> {
         ImageStore::open(state_dir.join("images")).context("the image store cannot be used")?;
     let kernels = KernelStore::open(state_dir.join("kernels"))
         .context("the kernel catalog cannot be used")?;
+    let zone = Zone::new(guest_addresses.0, prefix);
     let helper = Arc::new(HelperLink::new(
-        args.helper_socket.clone(),
-        vms.clone(),
+        &args,
         accel,
         boot_args(clock),
+        zone.clone(),
     ));
-    let zone = Zone::new(guest_addresses.0, prefix);
     let dns = match DnsServer::start(args.dns_listen, zone.clone()).await {
         Ok(server) => server.local_addr().to_string(),
         Err(error) => format!("nowhere: {error}"),
@@ -239,6 +255,7 @@ async fn wire(args: Args, config: Config) -> Result<State> {
         dns,
         build: build_id()?,
         started_at: jiff::Timestamp::now().to_string(),
+        reconciled: AtomicBool::new(false),
         stop: Notify::new(),
         args,
     })

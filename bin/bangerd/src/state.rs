@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use banger_core::ImageName;
 use banger_engine::Engine;
@@ -30,6 +31,8 @@ pub(crate) struct State {
     pub(crate) dns: String,
     pub(crate) build: String,
     pub(crate) started_at: String,
+    /// Whether what exists was compared with what is stored; it waits for the helper.
+    pub(crate) reconciled: AtomicBool,
     /// Ends the daemon.
     pub(crate) stop: Notify,
 }

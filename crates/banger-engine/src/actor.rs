@@ -116,7 +116,7 @@ impl Actor {
                 false
             }
             Wish::Start { wait, deadline, op } => {
-                let result = self.start(wait, deadline, &op).await;
+                let result = self.start(wait, deadline, &op, None).await;
                 self.inner.finish(&op, result).await;
                 false
             }
@@ -144,18 +144,19 @@ impl Actor {
     ) {
         let context = TaskContext::new(Arc::clone(op));
         let result = match self.provision(Some(&context)).await {
-            Ok(()) if start => self.start(wait, deadline, op).await,
-            result => result,
+            Ok(findings) if start => self.start(wait, deadline, op, Some(findings)).await,
+            result => result.map(drop),
         };
         self.inner.finish(op, result).await;
     }
 
-    async fn provision(&mut self, context: Option<&TaskContext>) -> Result<(), Failure> {
+    async fn provision(&mut self, context: Option<&TaskContext>) -> Result<Findings, Failure> {
         let findings = Findings::default();
         let outcome = self.run_plan(plan_provision(), &findings, context).await;
         self.note_findings(&findings);
-        self.settle(outcome)?;
-        self.enter(Event::Provisioned).await
+        self.settle_async(outcome).await?;
+        self.enter(Event::Provisioned).await?;
+        Ok(findings)
     }
 
     pub(crate) async fn start(
@@ -163,10 +164,11 @@ impl Actor {
         wait: Option<GuestState>,
         deadline: Duration,
         op: &Arc<Operation>,
+        provisioned: Option<Findings>,
     ) -> Result<(), Failure> {
         let context = TaskContext::new(Arc::clone(op));
         if self.row.phase != Phase::Running {
-            self.boot(Some(&context)).await?;
+            self.boot(Some(&context), provisioned).await?;
         }
         let Some(state) = wait else { return Ok(()) };
         match self.wait_for_guest(state, deadline, &context).await {
@@ -177,7 +179,11 @@ impl Actor {
     }
 
     /// From Stopped or Failed to a launched VMM.
-    pub(crate) async fn boot(&mut self, context: Option<&TaskContext>) -> Result<(), Failure> {
+    pub(crate) async fn boot(
+        &mut self,
+        context: Option<&TaskContext>,
+        provisioned: Option<Findings>,
+    ) -> Result<(), Failure> {
         self.row.intent = Intent::Running;
         self.row.failure = None;
         self.row.boot_id = Some(self.inner.ports.clock.boot_id());
@@ -186,8 +192,9 @@ impl Actor {
             self.enter(Event::StartAccepted).await?;
         }
         let facts = self.facts().await?;
-        let findings = Findings::default();
-        let outcome = self.run_plan(plan_start(&facts), &findings, context).await;
+        let plan = plan_start(&facts, provisioned.is_some());
+        let findings = provisioned.unwrap_or_default();
+        let outcome = self.run_plan(plan, &findings, context).await;
         self.note_findings(&findings);
         self.settle_async(outcome).await?;
         let pid = findings
@@ -329,7 +336,7 @@ impl Actor {
     async fn reboot(&mut self) -> Result<(), Failure> {
         self.enter(Event::StopAccepted).await?;
         self.tear_down(None).await?;
-        self.boot(None).await
+        self.boot(None, None).await
     }
 
     /// Runs a plan; looks for a stop, a delete or a cancel between its groups.

@@ -5,18 +5,17 @@ use crate::ports::VmFacts;
 use crate::step::Step;
 
 /// From anything to a launched VMM. Drives are made when they are missing, so it also finishes a
-/// provisioning that was interrupted.
+/// provisioning that was interrupted; `provisioned` says that they were made a moment ago.
 #[must_use]
-pub fn plan_start(facts: &VmFacts) -> Vec<Vec<Step>> {
-    let mut plan = plan_provision();
+pub fn plan_start(facts: &VmFacts, provisioned: bool) -> Vec<Vec<Step>> {
+    let mut plan = Vec::new();
     if facts.vmm.remains || facts.vmm.vmm.is_some() || facts.vmm.backend.is_some() {
-        plan.insert(0, vec![Step::CollectConsole]);
-        plan.insert(1, vec![Step::ClearVmm]);
+        plan.extend([vec![Step::CollectConsole], vec![Step::ClearVmm]]);
     }
-    if let Some(last) = plan.last_mut() {
-        last.extend([Step::Tap, Step::Config]);
+    if !provisioned {
+        plan.extend(plan_provision());
     }
-    plan.push(vec![Step::Launch]);
+    plan.extend([vec![Step::Tap, Step::Config], vec![Step::Launch]]);
     plan
 }
 
@@ -91,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_start_removes_first_and_launches_last() {
-        let plan: Vec<Step> = plan_start(&everything()).concat();
+        let plan: Vec<Step> = plan_start(&everything(), false).concat();
         assert_eq!(plan.first(), Some(&Step::CollectConsole));
         assert_eq!(plan[1], Step::ClearVmm);
         assert_eq!(plan.last(), Some(&Step::Launch));

@@ -107,7 +107,7 @@ impl Actor {
                 self.view.send_modify(|view| view.vmm_pid = facts.vmm.vmm);
                 self.enter(Event::VmmUp).await?;
             }
-            Phase::Starting => self.boot(None).await?,
+            Phase::Starting => self.boot(None, None).await?,
             Phase::Provisioning => {
                 let op = self.inner.begin(
                     OpKind::StartVm,

@@ -114,7 +114,11 @@ impl Builder<'_> {
             .arg("--aptopt=APT::Install-Recommends \"false\"")
             .arg("--format=tar");
         // A variant that only unpacks its packages ends before the hooks for customising.
-        let stage = if recipe.variant == "extract" { "extract" } else { "customize" };
+        let stage = if recipe.variant == "extract" {
+            "extract"
+        } else {
+            "customize"
+        };
         let hook = format!("--{stage}-hook={} \"$1\"", customize.display());
         // The list of versions is for the record; it is not part of the image.
         let list = format!(

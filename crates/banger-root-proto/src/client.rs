@@ -123,7 +123,10 @@ fn exchange(
 ) -> Result<(Reply, Vec<OwnedFd>), CallError> {
     let sent = send_frame(socket, request, fds);
     // A helper that refuses at the door says why and closes, perhaps before the request is there.
-    let refused_early = matches!(sent, Err(FrameError::Socket(Errno::PIPE | Errno::CONNRESET)));
+    let refused_early = matches!(
+        sent,
+        Err(FrameError::Socket(Errno::PIPE | Errno::CONNRESET))
+    );
     if !refused_early {
         sent.map_err(CallError::Frame)?;
     }

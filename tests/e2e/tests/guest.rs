@@ -1,5 +1,4 @@
 //! What a guest of the default image does: commands, files, life and death.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 

@@ -245,11 +245,12 @@ impl<'a> Session<'a> {
                 }
             }
             Frame::Data(..) => return Err(io::ErrorKind::InvalidData.into()),
-            Frame::Control(json) => match Frame::parse(&json) {
-                Ok(message) => self.take_message(message),
-                // From a newer client; it knows our generation, so it is nothing we need.
-                Err(_) => {}
-            },
+            Frame::Control(json) => {
+                // Else from a newer client; it knows our generation, so it is nothing we need.
+                if let Ok(message) = Frame::parse(&json) {
+                    self.take_message(message);
+                }
+            }
         }
         Ok(())
     }

@@ -19,8 +19,9 @@ const END: &str = "# banger: end";
 /// How far the guest's clock may be ahead of the host's when the config drive was written: the VMM
 /// may have been slow to start.
 const AHEAD: i128 = 60_000_000_000;
-/// How far it may be behind: the real-time clock shows whole seconds.
-const BEHIND: i128 = 1_000_000_000;
+/// How far it may be behind: what the host wrote is in the past by now, so anything behind it is
+/// wrong. A real-time clock cuts off the part of a second, and is so nearly always.
+const BEHIND: i128 = 20_000_000;
 
 pub(super) fn apply(root: &Root, config: &GuestConfig, report: &mut Report) {
     let name = config.hostname.as_str();

@@ -75,8 +75,7 @@ fn failed(error: &ExecError) -> CommandResult {
         125 => Err(told),
         code => {
             // The guest's own answer, as a shell there would give it.
-            crate::ui::Ui::new(crate::ui::Output::Text)
-                .note(&told.0.causes.join(": "));
+            crate::ui::Ui::new(crate::ui::Output::Text).note(&told.0.causes.join(": "));
             Ok(code)
         }
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use banger_core::{ErrorCode, VmId};
+use banger_dns::{DnsServer, Zone};
 use banger_engine::ports::{
     ExitFacts, Failure, LaunchRequest, RootHelper, TapFacts, VmFacts, VmmFacts,
 };
@@ -21,6 +22,7 @@ use banger_root_proto::{
 use rustix::fs::{Mode, OFlags};
 
 use super::{blocking, console};
+use crate::args::Args;
 
 /// How long a VMM may take to vanish after its backend has noticed.
 const DYING: Duration = Duration::from_millis(500);
@@ -36,16 +38,20 @@ pub(crate) struct HelperLink {
     accel: Accel,
     boot_args: String,
     client: Arc<Mutex<Option<Client>>>,
+    zone: Zone,
+    guest_dns: tokio::sync::Mutex<Option<DnsServer>>,
 }
 
 impl HelperLink {
-    pub(crate) fn new(socket: PathBuf, vms: PathBuf, accel: Accel, boot_args: String) -> Self {
+    pub(crate) fn new(args: &Args, accel: Accel, boot_args: String, zone: Zone) -> Self {
         Self {
-            socket,
-            vms,
+            socket: args.helper_socket.clone(),
+            vms: args.state_dir.join("vms"),
             accel,
             boot_args,
             client: Arc::default(),
+            zone,
+            guest_dns: tokio::sync::Mutex::default(),
         }
     }
 
@@ -64,11 +70,26 @@ impl HelperLink {
         self.call(Request::RemoveNetwork {}, vec![]).await.map(drop)
     }
 
-    /// The sockets on which guests ask for names.
-    pub(crate) async fn guest_dns(&self) -> Result<Vec<OwnedFd>, Failure> {
-        self.call(Request::OpenGuestDns {}, vec![])
-            .await
-            .map(|(_, fds)| fds)
+    /// Answers guests' questions for names, on sockets that only the helper can open. Once is enough.
+    pub(crate) async fn serve_names_to_guests(&self) -> Result<(), Failure> {
+        let mut serving = self.guest_dns.lock().await;
+        if serving.is_some() {
+            return Ok(());
+        }
+        let (_, fds) = self.call(Request::OpenGuestDns {}, vec![]).await?;
+        let Ok([udp, tcp]) = <[OwnedFd; 2]>::try_from(fds) else {
+            return Err(away(&CallError::Unexpected));
+        };
+        let server = DnsServer::start_bound(udp.into(), tcp.into(), self.zone.clone());
+        let server = server.map_err(|error| {
+            Failure::because(
+                ErrorCode::Internal,
+                "guests' questions for names cannot be answered",
+                &error,
+            )
+        })?;
+        *serving = Some(server);
+        Ok(())
     }
 
     async fn call(
@@ -161,7 +182,12 @@ fn call_failure(request: &Request, error: &CallError) -> Failure {
 #[async_trait]
 impl RootHelper for HelperLink {
     async fn ensure_network(&self) -> Result<(), Failure> {
-        self.call(Request::EnsureNetwork {}, vec![]).await.map(drop)
+        self.call(Request::EnsureNetwork {}, vec![]).await?;
+        // A guest without names is better than none.
+        if let Err(failure) = self.serve_names_to_guests().await {
+            tracing::warn!(%failure, causes = ?failure.causes, "guests cannot ask for names");
+        }
+        Ok(())
     }
 
     async fn ensure_tap(&self, vm: &VmId, address: Ipv4Addr, nat: bool) -> Result<(), Failure> {

@@ -1,13 +1,15 @@
 //! The daemon itself.
 
+use std::sync::atomic::Ordering;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use banger_api::{API_VERSION, Component, DaemonStatus, Doctor, HelperStatus, Version};
 use banger_core::Phase;
 
-use crate::doctor;
 use crate::state::Shared;
+use crate::{doctor, start};
 
 /// Builds of daemon and helper.
 #[utoipa::path(get, path = "/v1/version", responses((status = 200, body = Version)))]
@@ -16,6 +18,15 @@ pub(crate) async fn version(State(state): State<Shared>) -> Json<Version> {
 }
 
 async fn version_of(state: &Shared) -> Version {
+    let version = ask_version(state).await;
+    // A helper that came after the daemon: now what exists can be compared with what is stored.
+    if version.helper.available && !state.reconciled.load(Ordering::Acquire) {
+        tokio::spawn(start::take_up(Shared::clone(state)));
+    }
+    version
+}
+
+async fn ask_version(state: &Shared) -> Version {
     let socket = state.args.helper_socket.display().to_string();
     let helper = match state.helper.info().await {
         Ok(info) => HelperStatus {
