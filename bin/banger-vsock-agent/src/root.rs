@@ -53,6 +53,14 @@ impl Root {
         self.at(Path::new(path), flags, Mode::empty()).is_ok()
     }
 
+    /// What the symbolic link of that name says, when it is one.
+    pub(crate) fn link_target(&self, path: &str) -> Option<String> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        let fd = self.at(Path::new(path), flags, Mode::empty()).ok()?;
+        let target = rustix::fs::readlinkat(&fd, "", vec![]).ok()?;
+        target.into_string().ok()
+    }
+
     /// Whether the path leads to a file that may be executed.
     pub(crate) fn is_program(&self, path: &str) -> bool {
         self.stat(path).is_some_and(|stat| {

@@ -38,7 +38,7 @@ fn open_streams_and_vms_survive_the_death_of_daemon_and_helper() {
     echo("before\n");
     let pid = vm.show()["vmm_pid"].as_u64().unwrap();
     for victims in [&["daemon"][..], &["helper"], &["daemon", "helper"]] {
-        let version = banger.json(&["daemon", "status"])["version"].clone();
+        let version = banger.json(&["daemon", "start"])["version"].clone();
         for victim in victims {
             kill_9(version[*victim]["pid"].as_u64().unwrap());
         }

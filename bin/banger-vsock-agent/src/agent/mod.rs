@@ -101,12 +101,9 @@ fn serve(
             state.reached(Readiness::Ready);
             watcher = None;
         }
-        if asked_to_end {
-            match sys::read_signal(signals.as_fd()) {
-                Some(libc::SIGTERM) => return,
-                // Not for a program without a terminal of its own.
-                Some(_) | None => {}
-            }
+        // SIGINT and SIGHUP are read away: they are not for a program without a terminal.
+        if asked_to_end && sys::read_signal(signals.as_fd()) == Some(libc::SIGTERM) {
+            return;
         }
         if called {
             accept(listener, state);

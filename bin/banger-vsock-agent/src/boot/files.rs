@@ -11,11 +11,11 @@ const UNIT_FOLDERS: [&str; 3] = [
 
 /// Whether a target wants that unit.
 pub(crate) fn is_wanted(root: &Root, target: &str, unit: &str) -> bool {
-    let masked = root
-        .real_path(&format!("/etc/systemd/system/{unit}"))
-        .is_some_and(|path| path == "/dev/null");
-    let wanted = |folder: &&str| root.has_entry(&format!("{folder}/{target}.wants/{unit}"));
-    !masked && UNIT_FOLDERS.iter().any(|folder| wanted(&folder))
+    // By the link's text: the image's own /dev is still empty.
+    let mask = root.link_target(&format!("/etc/systemd/system/{unit}"));
+    let masked = mask.is_some_and(|target| target == "/dev/null");
+    let wanted = |folder: &str| root.has_entry(&format!("{folder}/{target}.wants/{unit}"));
+    !masked && UNIT_FOLDERS.into_iter().any(wanted)
 }
 
 /// Whether the image mounts a tmpfs at `/tmp`: by systemd's own unit, or in fstab(5).
@@ -44,7 +44,23 @@ pub(crate) fn has_sshd(root: &Root) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::fstab_has_tmp;
+    use super::{fstab_has_tmp, is_wanted};
+    use crate::root::Root;
+
+    #[test]
+    fn a_mask_counts_also_where_there_is_no_dev_null() {
+        let folder = tempfile::tempdir().unwrap();
+        let units = folder.path().join("etc/systemd/system");
+        let wants = units.join("multi-user.target.wants");
+        std::fs::create_dir_all(&wants).unwrap();
+        let link = std::os::unix::fs::symlink;
+        link("/lib/systemd/system/ssh.service", wants.join("ssh.service")).unwrap();
+        let root = Root::open(folder.path().to_str().unwrap()).unwrap();
+        assert!(is_wanted(&root, "multi-user.target", "ssh.service"));
+        assert!(!is_wanted(&root, "sockets.target", "ssh.service"));
+        link("/dev/null", units.join("ssh.service")).unwrap();
+        assert!(!is_wanted(&root, "multi-user.target", "ssh.service"));
+    }
 
     #[test]
     fn fstab_lines_are_read_as_fields() {

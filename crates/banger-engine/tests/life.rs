@@ -1,0 +1,298 @@
+//! A VM's life on the modelled host: as it should go, with every call failed once, and with the daemon
+//! killed at every call.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use banger_core::{ErrorCode, MemoryMib, Phase, SpecOrigin, VmId, VmSpec};
+use banger_engine::ports::{Failure, Farewell, GuestState};
+use banger_engine::{CreateVm, Engine, EngineConfig, OpState, OperationView};
+use banger_store::Store;
+use banger_testkit::{FailMode, Failpoint, FakeHost};
+
+const GRACE: Duration = Duration::from_secs(5);
+
+async fn open(host: &FakeHost, dir: &Path) -> Engine {
+    let config = EngineConfig {
+        bridge_ip: Ipv4Addr::new(172, 16, 0, 1),
+        guest_addresses: (Ipv4Addr::new(172, 16, 0, 1), Ipv4Addr::new(172, 16, 0, 254)),
+        host_cpus: 4,
+        host_memory: MemoryMib(8192),
+        boot_deadline: Duration::from_secs(5),
+    };
+    let store = Store::open(&dir.join("banger.db")).unwrap();
+    let engine = Engine::open(host.ports(), store, config).await.unwrap();
+    engine.reconcile().await.unwrap();
+    engine
+}
+
+fn wanted(name: Option<&str>, start: bool) -> CreateVm {
+    CreateVm {
+        name: name.map(|name| name.parse().unwrap()),
+        image: "debian-bookworm".parse().unwrap(),
+        kernel: None,
+        spec: VmSpec::FLOOR,
+        origin: SpecOrigin::Floor,
+        start,
+        ephemeral: false,
+        wait: Some(GuestState::Ready),
+        timeout: None,
+    }
+}
+
+async fn end(engine: &Engine, operation: Result<OperationView, Failure>) -> OpState {
+    let id = operation.unwrap().id;
+    let mut watch = engine.watch(&id).unwrap();
+    let ended = watch.wait_for(|view| view.state != OpState::Running);
+    tokio::time::timeout(Duration::from_secs(20), ended)
+        .await
+        .expect("it ends")
+        .unwrap()
+        .state
+        .clone()
+}
+
+async fn until_phase(engine: &Engine, vm: &VmId, phase: Phase) {
+    let mut watch = engine.watch_vm(vm).unwrap();
+    let reached = watch.wait_for(|view| view.phase == phase);
+    tokio::time::timeout(Duration::from_secs(20), reached)
+        .await
+        .expect("it gets there")
+        .unwrap();
+}
+
+async fn running(engine: &Engine) -> VmId {
+    let operation = engine.create(wanted(Some("demo"), true)).await;
+    let vm = operation.as_ref().unwrap().vm.clone().unwrap();
+    assert_eq!(end(engine, operation).await, OpState::Succeeded);
+    vm
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn create_stop_start_delete_leaves_nothing() {
+    let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
+    let engine = open(&host, dir.path()).await;
+    let vm = running(&engine).await;
+    assert_eq!(host.living(), 1);
+    assert_eq!(
+        end(&engine, engine.stop(&vm, GRACE)).await,
+        OpState::Succeeded
+    );
+    assert_eq!(
+        (engine.get(&vm).unwrap().phase, host.living()),
+        (Phase::Stopped, 0)
+    );
+    assert_eq!(
+        end(&engine, engine.start(&vm, None, None)).await,
+        OpState::Succeeded
+    );
+    assert_eq!(end(&engine, engine.delete(&vm)).await, OpState::Succeeded);
+    assert_eq!(host.leftovers(), Vec::<String>::new());
+    assert!(engine.list().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_guest_does_by_itself_is_followed() {
+    let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
+    let engine = open(&host, dir.path()).await;
+    let vm = running(&engine).await;
+    host.end_guest(&vm, Some(Farewell::Reboot));
+    let mut views = engine.watch_vm(&vm).unwrap();
+    let again = views.wait_for(|view| view.phase == Phase::Running && host.launches() == 2);
+    tokio::time::timeout(Duration::from_secs(20), again)
+        .await
+        .expect("boots again")
+        .unwrap();
+    host.end_guest(&vm, Some(Farewell::Poweroff));
+    until_phase(&engine, &vm, Phase::Stopped).await;
+    assert_eq!(
+        end(&engine, engine.start(&vm, None, None)).await,
+        OpState::Succeeded
+    );
+    host.end_guest(&vm, None);
+    until_phase(&engine, &vm, Phase::Failed).await;
+    assert!(engine.get(&vm).unwrap().last_error.is_some());
+    assert_eq!(
+        end(&engine, engine.start(&vm, None, None)).await,
+        OpState::Succeeded
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_vm_is_adopted_and_after_a_reboot_of_the_host_it_is_stopped() {
+    let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
+    let engine = open(&host, dir.path()).await;
+    let vm = running(&engine).await;
+    engine.abort();
+    let engine = open(&host, dir.path()).await;
+    until_phase(&engine, &vm, Phase::Running).await;
+    assert_eq!(host.launches(), 1);
+    // Watched again: its end is noticed.
+    host.end_guest(&vm, Some(Farewell::Poweroff));
+    until_phase(&engine, &vm, Phase::Stopped).await;
+    assert_eq!(
+        end(&engine, engine.start(&vm, None, None)).await,
+        OpState::Succeeded
+    );
+    engine.abort();
+    host.reboot();
+    let engine = open(&host, dir.path()).await;
+    until_phase(&engine, &vm, Phase::Stopped).await;
+    assert_eq!(
+        end(&engine, engine.start(&vm, None, None)).await,
+        OpState::Succeeded
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_and_references() {
+    let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
+    let engine = open(&host, dir.path()).await;
+    for name in ["demo", "dev"] {
+        let made = engine.create(wanted(Some(name), false)).await;
+        assert_eq!(end(&engine, made).await, OpState::Succeeded);
+    }
+    let code =
+        |result: Result<_, Failure>| result.map(|_: banger_engine::VmView| ()).unwrap_err().code;
+    assert_eq!(
+        engine
+            .create(wanted(Some("demo"), false))
+            .await
+            .unwrap_err()
+            .code,
+        ErrorCode::NameTaken
+    );
+    assert_eq!(engine.resolve("dem").unwrap().name.as_str(), "demo");
+    assert_eq!(code(engine.resolve("de")), ErrorCode::Ambiguous);
+    assert_eq!(code(engine.resolve("")), ErrorCode::VmNotFound);
+    let unknown = engine.resolve("dmeo").unwrap_err();
+    assert!(unknown.hints[0].contains("demo"), "{unknown:?}");
+    let huge = CreateVm {
+        spec: VmSpec {
+            vcpu: 99,
+            ..VmSpec::FLOOR
+        },
+        ..wanted(None, false)
+    };
+    assert_eq!(
+        engine.create(huge).await.unwrap_err().code,
+        ErrorCode::InvalidArgument
+    );
+    assert_eq!(engine.list().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_create_leaves_nothing() {
+    let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
+    let engine = open(&host, dir.path()).await;
+    let operation = engine.create(wanted(None, true)).await.unwrap();
+    let deleted = engine.cancel(&operation.id);
+    assert_eq!(end(&engine, deleted).await, OpState::Succeeded);
+    assert_ne!(end(&engine, Ok(operation)).await, OpState::Running);
+    assert_eq!(host.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_vms_at_once() {
+    let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
+    let engine = open(&host, dir.path()).await;
+    let mut begun = Vec::new();
+    for _ in 0..50 {
+        begun.push(engine.create(wanted(None, true)).await);
+    }
+    let mut vms = Vec::new();
+    for operation in begun {
+        vms.push(operation.as_ref().unwrap().vm.clone().unwrap());
+        assert_eq!(end(&engine, operation).await, OpState::Succeeded);
+    }
+    assert_eq!(host.living(), 50);
+    for vm in &vms {
+        assert_eq!(end(&engine, engine.delete(vm)).await, OpState::Succeeded);
+    }
+    assert_eq!(host.leftovers(), Vec::<String>::new());
+}
+
+/// What is done while the failpoint is armed.
+#[derive(Debug, Clone, Copy)]
+enum Deed {
+    Create,
+    Start,
+    Stop,
+    Delete,
+}
+
+/// Does the deed with one call failing. False: the deed has no such call.
+async fn fail_once(deed: Deed, failpoint: Failpoint) -> bool {
+    let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
+    let engine = open(&host, dir.path()).await;
+    let vm = match deed {
+        Deed::Create => None,
+        Deed::Stop | Deed::Delete => Some(running(&engine).await),
+        Deed::Start => {
+            let vm = running(&engine).await;
+            end(&engine, engine.stop(&vm, GRACE)).await;
+            Some(vm)
+        }
+    };
+    host.set_failpoint(Some(failpoint));
+    let operation = match (deed, &vm) {
+        (Deed::Create, _) => engine.create(wanted(Some("demo"), true)).await,
+        (Deed::Start, Some(vm)) => engine.start(vm, None, None),
+        (Deed::Stop, Some(vm)) => engine.stop(vm, Duration::from_millis(50)),
+        (Deed::Delete, Some(vm)) => engine.delete(vm),
+        (_, None) => unreachable!("made above"),
+    };
+    let vm = operation.as_ref().unwrap().vm.clone().unwrap();
+    tokio::select! {
+        _ = end(&engine, operation) => {}
+        () = host.crashed() => {}
+    }
+    let was_hit = host.calls() > failpoint.at;
+    host.set_failpoint(None);
+    // A daemon that only saw an error goes on; a dead one is followed by another.
+    let engine = if failpoint.mode == FailMode::Error {
+        engine
+    } else {
+        engine.abort();
+        open(&host, dir.path()).await
+    };
+    if let Some(view) = engine.get(&vm)
+        && !matches!(view.phase, Phase::Deleting)
+        && !matches!(deed, Deed::Delete)
+    {
+        let state = end(&engine, engine.start(&vm, Some(GuestState::Ready), None)).await;
+        assert_eq!(state, OpState::Succeeded, "{deed:?} {failpoint:?}");
+        assert_eq!(host.living(), 1, "{deed:?} {failpoint:?}");
+    }
+    if let Ok(operation) = engine.delete(&vm) {
+        let state = end(&engine, Ok(operation)).await;
+        let gone =
+            matches!(&state, OpState::Failed(failure) if failure.code == ErrorCode::VmNotFound);
+        assert!(
+            state == OpState::Succeeded || gone,
+            "{deed:?} {failpoint:?} {state:?}"
+        );
+    }
+    assert_eq!(
+        host.leftovers(),
+        Vec::<String>::new(),
+        "{deed:?} {failpoint:?}"
+    );
+    assert!(engine.list().is_empty(), "{deed:?} {failpoint:?}");
+    was_hit
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_call_of_every_deed_may_fail_or_be_the_daemons_last() {
+    for deed in [Deed::Create, Deed::Start, Deed::Stop, Deed::Delete] {
+        for mode in FailMode::ALL {
+            let mut at = 0;
+            while fail_once(deed, Failpoint { at, mode }).await {
+                at += 1;
+            }
+            assert!(at >= 3, "{deed:?} makes only {at} calls");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The host's handle for tests.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use banger_core::{ErrorCode, VmId};
+use banger_engine::Ports;
+use banger_engine::ports::{Failure, Farewell};
+use tokio::sync::{Notify, watch};
+
+use crate::failpoint::{FailMode, Failpoint};
+use crate::model::Model;
+
+/// A modelled host. Clones are the same one; it survives the engine.
+#[derive(Debug, Clone, Default)]
+pub struct FakeHost {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    model: Mutex<Model>,
+    calls: Mutex<(usize, Option<Failpoint>)>,
+    crashed: Notify,
+    changes: watch::Sender<u64>,
+    chance: AtomicU64,
+    boot: AtomicU64,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self {
+            model: Mutex::default(),
+            calls: Mutex::default(),
+            crashed: Notify::new(),
+            changes: watch::channel(0).0,
+            chance: AtomicU64::new(1),
+            boot: AtomicU64::new(1),
+        }
+    }
+}
+
+impl FakeHost {
+    /// The engine's ports on this host.
+    #[must_use]
+    pub fn ports(&self) -> Ports {
+        let host = Arc::new(self.clone());
+        Ports {
+            images: host.clone(),
+            kernels: host.clone(),
+            drives: host.clone(),
+            helper: host.clone(),
+            guests: host.clone(),
+            names: host.clone(),
+            clock: host,
+        }
+    }
+
+    /// Sets or clears the call that fails; counting begins anew.
+    pub fn set_failpoint(&self, failpoint: Option<Failpoint>) {
+        *self
+            .inner
+            .calls
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = (0, failpoint);
+    }
+
+    /// How many calls changed something since the failpoint was set.
+    #[must_use]
+    pub fn calls(&self) -> usize {
+        self.inner
+            .calls
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+    }
+
+    /// Resolves when a crash was reached: the engine must be dropped then.
+    pub async fn crashed(&self) {
+        self.inner.crashed.notified().await;
+    }
+
+    /// The guest of this VM ends by itself: with a farewell, or without one.
+    pub fn end_guest(&self, vm: &VmId, farewell: Option<Farewell>) {
+        if let Some(vmm) = self.model().vmms.get_mut(vm) {
+            vmm.lives = false;
+            vmm.farewell = farewell;
+        }
+        self.changed();
+    }
+
+    /// The host starts anew: nothing runs.
+    pub fn reboot(&self) {
+        let mut model = self.model();
+        model.network = false;
+        model.taps.clear();
+        model.vmms.clear();
+        drop(model);
+        self.inner.boot.fetch_add(1, Ordering::Relaxed);
+        self.changed();
+    }
+
+    /// How many VMMs live.
+    #[must_use]
+    pub fn living(&self) -> usize {
+        self.model().vmms.values().filter(|vmm| vmm.lives).count()
+    }
+
+    /// How many VMMs were ever started.
+    #[must_use]
+    pub fn launches(&self) -> u32 {
+        self.model().launches
+    }
+
+    /// What of VMs is left on the host, for people. Empty: a clean slate.
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<String> {
+        let model = self.model();
+        let folders = model.folders.keys().map(|vm| format!("folder of {vm}"));
+        let taps = model.taps.keys().map(|vm| format!("tap of {vm}"));
+        let vmms = model.vmms.keys().map(|vm| format!("VMM of {vm}"));
+        let names = model.names.iter().map(|name| format!("name {name}"));
+        folders.chain(taps).chain(vmms).chain(names).collect()
+    }
+
+    pub(crate) fn model(&self) -> MutexGuard<'_, Model> {
+        self.inner
+            .model
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn changed(&self) {
+        self.inner.changes.send_modify(|count| *count += 1);
+    }
+
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changes.subscribe()
+    }
+
+    pub(crate) fn boot(&self) -> u64 {
+        self.inner.boot.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn chance(&self) -> u64 {
+        self.inner.chance.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// One call that changes something; fails where the failpoint says.
+    pub(crate) async fn act<T>(
+        &self,
+        effect: impl FnOnce(&mut Model) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mode = {
+            let mut calls = self
+                .inner
+                .calls
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let mode = calls
+                .1
+                .filter(|point| point.at == calls.0)
+                .map(|point| point.mode);
+            calls.0 += 1;
+            mode
+        };
+        match mode {
+            Some(FailMode::Error) => return Err(Failure::new(ErrorCode::Internal, "told to fail")),
+            Some(FailMode::CrashBefore) => self.crash().await,
+            Some(FailMode::CrashAfter) | None => {}
+        }
+        let result = effect(&mut self.model());
+        self.changed();
+        if mode == Some(FailMode::CrashAfter) {
+            self.crash().await;
+        }
+        result
+    }
+
+    async fn crash(&self) {
+        self.inner.crashed.notify_one();
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,317 @@
+//! The engine's ports on the model. Nothing answers Ok without changing it.
+
+use std::net::Ipv4Addr;
+
+use async_trait::async_trait;
+use banger_core::{ByteSize, Digest, ErrorCode, ImageName, KernelName, VmId, VmName};
+use banger_engine::ports::{
+    Clock, Drives, ExitFacts, Failure, Farewell, GuestIdentity, GuestState, Guests, Images,
+    Kernels, LaunchRequest, Names, Progress, ResolvedImage, ResolvedKernel, RootHelper, TapFacts,
+    VmFacts, VmmFacts,
+};
+
+use crate::host::FakeHost;
+use crate::model::{Folder, Model, Vmm};
+
+fn broken(what: &str) -> Failure {
+    Failure::new(ErrorCode::Internal, what)
+}
+
+fn folder<'a>(model: &'a mut Model, vm: &VmId) -> Result<&'a mut Folder, Failure> {
+    model
+        .folders
+        .get_mut(vm)
+        .ok_or_else(|| broken("the VM has no folder"))
+}
+
+fn image() -> ResolvedImage {
+    ResolvedImage {
+        name: "debian-bookworm".parse().expect("a name"),
+        digest: Digest::from_entropy([7; 32]),
+        rootfs: "/images/rootfs".into(),
+        work_seed: None,
+        kernel: None,
+    }
+}
+
+#[async_trait]
+impl Images for FakeHost {
+    async fn ensure(
+        &self,
+        _: Option<&ImageName>,
+        _: &dyn Progress,
+    ) -> Result<ResolvedImage, Failure> {
+        self.act(|_| Ok(image())).await
+    }
+
+    async fn by_digest(&self, _: &ImageName, digest: &Digest) -> Result<ResolvedImage, Failure> {
+        let known = image();
+        if known.digest == *digest {
+            Ok(known)
+        } else {
+            Err(broken("no such artefact"))
+        }
+    }
+}
+
+#[async_trait]
+impl Kernels for FakeHost {
+    async fn ensure(
+        &self,
+        _: Option<&KernelName>,
+        _: &dyn Progress,
+    ) -> Result<ResolvedKernel, Failure> {
+        self.act(|_| {
+            Ok(ResolvedKernel {
+                name: "6.1".parse().expect("a name"),
+                release: "6.1".into(),
+                vmlinux: "/kernels/vmlinux".into(),
+                initrd: "/kernels/initrd".into(),
+                modules: None,
+            })
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Drives for FakeHost {
+    async fn ensure_folder(&self, vm: &VmId) -> Result<(), Failure> {
+        self.act(|model| {
+            model.folders.entry(vm.clone()).or_default();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn ensure_overlay(&self, vm: &VmId, _: &ResolvedImage) -> Result<(), Failure> {
+        self.act(|model| folder(model, vm).map(|folder| folder.overlay = true))
+            .await
+    }
+
+    async fn ensure_work_disk(
+        &self,
+        vm: &VmId,
+        _: &ResolvedImage,
+        _: ByteSize,
+    ) -> Result<(), Failure> {
+        self.act(|model| folder(model, vm).map(|folder| folder.work_disk = true))
+            .await
+    }
+
+    async fn write_config(&self, identity: &GuestIdentity) -> Result<(), Failure> {
+        self.act(|model| folder(model, &identity.vm).map(|folder| folder.config = true))
+            .await
+    }
+
+    async fn collect_console(&self, _: &VmId) -> Result<(), Failure> {
+        self.act(|_| Ok(())).await
+    }
+
+    async fn remove_folder(&self, vm: &VmId) -> Result<(), Failure> {
+        self.act(|model| {
+            if model.vmms.get(vm).is_some_and(|vmm| vmm.lives) {
+                return Err(broken("the VMM still uses its files"));
+            }
+            model.folders.remove(vm);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<VmId>, Failure> {
+        Ok(self.model().folders.keys().cloned().collect())
+    }
+}
+
+#[async_trait]
+impl RootHelper for FakeHost {
+    async fn ensure_network(&self) -> Result<(), Failure> {
+        self.act(|model| {
+            model.network = true;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn ensure_tap(&self, vm: &VmId, address: Ipv4Addr, nat: bool) -> Result<(), Failure> {
+        self.act(|model| {
+            if !model.network {
+                return Err(broken("there is no bridge"));
+            }
+            if model
+                .taps
+                .iter()
+                .any(|(other, tap)| other != vm && tap.0 == address)
+            {
+                return Err(broken("the address belongs to another VM"));
+            }
+            model.taps.insert(vm.clone(), (address, nat));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove_tap(&self, vm: &VmId) -> Result<(), Failure> {
+        self.act(|model| {
+            model.taps.remove(vm);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn launch(&self, request: &LaunchRequest) -> Result<VmmFacts, Failure> {
+        self.act(|model| {
+            let folder = folder(model, &request.vm)?;
+            if !(folder.overlay && folder.work_disk && folder.config) {
+                return Err(broken("a drive is missing"));
+            }
+            if !model.taps.contains_key(&request.vm) {
+                return Err(broken("the tap is missing"));
+            }
+            if model.vmms.contains_key(&request.vm) {
+                return Err(broken("a VMM of this VM is there already"));
+            }
+            model.launches += 1;
+            let pid = 1000 + model.launches;
+            model.vmms.insert(
+                request.vm.clone(),
+                Vmm {
+                    pid,
+                    lives: true,
+                    farewell: None,
+                },
+            );
+            Ok(VmmFacts {
+                vmm: Some(pid),
+                backend: Some(pid + 1),
+                remains: true,
+            })
+        })
+        .await
+    }
+
+    async fn kill(&self, vm: &VmId) -> Result<(), Failure> {
+        self.act(|model| {
+            if let Some(vmm) = model.vmms.get_mut(vm) {
+                vmm.lives = false;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove_vmm(&self, vm: &VmId) -> Result<(), Failure> {
+        self.act(|model| {
+            model.vmms.remove(vm);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn facts(&self) -> Result<Vec<(VmId, VmFacts)>, Failure> {
+        let model = self.model();
+        let mut facts = std::collections::BTreeMap::<VmId, VmFacts>::new();
+        for (vm, (address, nat)) in &model.taps {
+            facts.entry(vm.clone()).or_default().tap = Some(TapFacts {
+                address: *address,
+                nat: *nat,
+            });
+        }
+        for (vm, vmm) in &model.vmms {
+            let pid = vmm.lives.then_some(vmm.pid);
+            facts.entry(vm.clone()).or_default().vmm = VmmFacts {
+                vmm: pid,
+                backend: pid,
+                remains: true,
+            };
+        }
+        Ok(facts.into_iter().collect())
+    }
+
+    async fn wait_exit(&self, vm: &VmId) -> Result<ExitFacts, Failure> {
+        let mut changes = self.changes();
+        loop {
+            let state = self
+                .model()
+                .vmms
+                .get(vm)
+                .map(|vmm| (vmm.lives, vmm.farewell));
+            match state {
+                Some((true, _)) => {}
+                Some((false, farewell)) => {
+                    return Ok(ExitFacts {
+                        farewell,
+                        backend_lost: false,
+                        console_tail: vec![],
+                    });
+                }
+                None => {
+                    return Ok(ExitFacts {
+                        farewell: None,
+                        backend_lost: false,
+                        console_tail: vec![],
+                    });
+                }
+            }
+            changes
+                .changed()
+                .await
+                .map_err(|_| broken("the host is gone"))?;
+        }
+    }
+}
+
+#[async_trait]
+impl Guests for FakeHost {
+    async fn wait(&self, vm: &VmId, _: GuestState) -> Result<(), Failure> {
+        let mut changes = self.changes();
+        loop {
+            if self.model().vmms.get(vm).is_some_and(|vmm| vmm.lives) {
+                return Ok(());
+            }
+            changes
+                .changed()
+                .await
+                .map_err(|_| broken("the host is gone"))?;
+        }
+    }
+
+    async fn shutdown(&self, vm: &VmId) -> Result<(), Failure> {
+        self.act(|model| {
+            let vmm = model
+                .vmms
+                .get_mut(vm)
+                .ok_or_else(|| broken("there is no guest"))?;
+            vmm.lives = false;
+            vmm.farewell = Some(Farewell::Poweroff);
+            Ok(())
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Names for FakeHost {
+    async fn publish(&self, names: Vec<(VmName, Ipv4Addr)>) {
+        self.model().names = names
+            .into_iter()
+            .map(|(name, _)| name.to_string())
+            .collect();
+    }
+}
+
+impl Clock for FakeHost {
+    fn now(&self) -> String {
+        "2026-01-01T00:00:00Z".to_owned()
+    }
+
+    fn boot_id(&self) -> String {
+        self.boot().to_string()
+    }
+
+    fn entropy(&self) -> [u8; 6] {
+        let bytes = self.chance().to_be_bytes();
+        [bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]]
+    }
+}
