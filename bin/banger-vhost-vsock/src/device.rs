@@ -17,6 +17,9 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_queue::{QueueOwnedT, QueueT};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{
+    EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
+};
 
 use crate::mux::{Mux, Token};
 use crate::packet::{HEADER_LEN, Header};
@@ -266,6 +269,11 @@ impl VhostUserBackendMut for Device {
         let cid = self.guest_cid.to_le_bytes();
         let range = offset as usize..(offset as usize).saturating_add(size as usize);
         cid.get(range).map(<[u8]>::to_vec).unwrap_or_default()
+    }
+
+    /// Without it the worker thread outlives the VMM, and with it this process.
+    fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
+        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()
     }
 
     fn handle_event(
