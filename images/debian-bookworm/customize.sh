@@ -44,6 +44,7 @@ cp -r "$tree/etc/skel/." "$tree/root/"
 rm -f "$tree/var/lib/dbus/machine-id" "$tree/etc/resolv.conf" "$tree/etc/hostname"
 ln -s /etc/machine-id "$tree/var/lib/dbus/machine-id"
 printf '127.0.0.1 localhost\n::1 localhost\n' >"$tree/etc/hosts"
+# Not /tmp: mmdebstrap keeps the configuration of its apt there, and removes it itself.
 rm -rf "$tree"/var/cache/apt/* "$tree"/var/lib/apt/lists/* "$tree"/var/log/*.log "$tree"/var/log/apt \
-  "$tree"/var/cache/debconf/*-old "$tree"/tmp/* "$tree"/root/.bash_history "$tree"/root/.ssh
+  "$tree"/var/cache/debconf/*-old "$tree"/root/.bash_history "$tree"/root/.ssh
 mkdir -p "$tree/var/cache/apt/archives/partial" "$tree/var/lib/apt/lists/partial"

@@ -12,3 +12,4 @@ printf 'root:x:0:0:root:/root:/bin/sh\n' >"$tree/etc/passwd"
 printf 'root:x:0:\n' >"$tree/etc/group"
 printf '127.0.0.1 localhost\n::1 localhost\n' >"$tree/etc/hosts"
 : >"$tree/etc/machine-id"
+rm -rf "$tree"/var/cache/apt/* "$tree"/var/lib/apt/lists/*

@@ -110,7 +110,10 @@ impl Builder<'_> {
         ] {
             command.arg(format!("--dpkgopt=path-exclude={path}"));
         }
+        // The recipe's script cleans apt's folders. mmdebstrap would do it by an `apt-get update` without
+        // sources; were its configuration gone by then, that would empty the host's own lists.
         command
+            .arg("--skip=cleanup/apt")
             .arg("--aptopt=APT::Install-Recommends \"false\"")
             .arg("--format=tar");
         // A variant that only unpacks its packages ends before the hooks for customising.
