@@ -63,7 +63,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("banger-vsock-agent", &["banger-core", "banger-guest-proto"]),
     ("banger-vhost-vsock", &[]),
-    ("banger-e2e", &["banger-core", "banger-guest-proto"]),
+    (
+        "banger-e2e",
+        &["banger-core", "banger-guest", "banger-guest-proto"],
+    ),
     ("xtask", &[]),
 ];
 

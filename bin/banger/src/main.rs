@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod error;
+mod interrupt;
 mod operation;
 mod paths;
 mod start;

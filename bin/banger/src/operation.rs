@@ -1,10 +1,11 @@
 //! Following an operation to its end.
 
 use banger_api::{Operation, OperationEvent, OperationState, Stage};
-use banger_client::Client;
+use banger_client::{Client, ClientError};
 use banger_core::ErrorCode;
 
 use crate::error::CommandError;
+use crate::interrupt::Interrupts;
 use crate::ui::{Stages, Ui};
 
 /// What an interrupt does to an operation.
@@ -16,12 +17,13 @@ pub(crate) enum OnInterrupt {
     Leave,
 }
 
-/// Follows an operation, showing its stages. The first Ctrl-C does what `on_interrupt` says; a second
-/// one ends the process at once.
+/// Follows an operation, showing its stages. The first interrupt does what `on_interrupt` says; a
+/// second one ends the process at once. One that came too late to cancel is still seen by `interrupts`.
 pub(crate) async fn follow(
     ui: &Ui,
     client: &Client,
     operation: &Operation,
+    interrupts: &mut Interrupts,
     on_interrupt: OnInterrupt,
 ) -> Result<Operation, CommandError> {
     let mut stages = ui.stages();
@@ -30,18 +32,21 @@ pub(crate) async fn follow(
     loop {
         let event = tokio::select! {
             event = events.next() => event?,
-            _ = tokio::signal::ctrl_c(), if !interrupted => {
-                interrupted = true;
+            () = interrupts.next() => {
                 stages.clear();
+                if interrupted {
+                    return Err(CommandError::new(ErrorCode::Cancelled, "interrupted again; the clean-up goes on"));
+                }
+                interrupted = true;
                 if on_interrupt == OnInterrupt::Leave {
                     return Err(CommandError::new(ErrorCode::Cancelled, "interrupted; the operation goes on"));
                 }
                 ui.note("cancelling; what was made is deleted");
-                client.cancel(&operation.id).await?;
-                continue;
-            }
-            _ = tokio::signal::ctrl_c(), if interrupted => {
-                return Err(CommandError::new(ErrorCode::Cancelled, "interrupted again; the clean-up goes on"));
+                match client.cancel(&operation.id).await {
+                    // Over already: how, the next event says.
+                    Ok(_) | Err(ClientError::Api(_)) => continue,
+                    Err(error) => return Err(error.into()),
+                }
             }
         };
         match event {

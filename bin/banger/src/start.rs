@@ -48,8 +48,12 @@ pub(crate) async fn connect(paths: &Paths, needs: Needs) -> Result<Client, Comma
             }
         }
         Err(error) if error.is_no_daemon() => {
-            start_helper(paths)?;
-            start_daemon(paths)?;
+            let helper = start_helper(paths)?;
+            if let Err(error) = start_daemon(paths) {
+                // Nothing is left of a start that failed.
+                let _ = helper.map(stop_helper);
+                return Err(error);
+            }
         }
         Err(error) => return Err(error.into()),
     }
@@ -264,7 +268,8 @@ impl NetworkConfig {
     }
 }
 
-fn start_helper(paths: &Paths) -> Result<(), CommandError> {
+/// Starts the helper, and gives its process id when it did not run before.
+fn start_helper(paths: &Paths) -> Result<Option<u32>, CommandError> {
     let network = NetworkConfig::load(&paths.config_dir.join("config.toml")).resolve();
     let Some((bridge, ip, prefix)) = network else {
         let path = paths.config_dir.join("config.toml");
@@ -290,7 +295,7 @@ fn start_helper(paths: &Paths) -> Result<(), CommandError> {
     );
     command
         .stdin(Stdio::inherit())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let unavailable = |message: String| CommandError::new(ErrorCode::HelperUnavailable, message);
     let child = command
@@ -300,7 +305,9 @@ fn start_helper(paths: &Paths) -> Result<(), CommandError> {
         .wait_with_output()
         .map_err(|error| unavailable(error.to_string()))?;
     if output.status.success() {
-        return Ok(());
+        let said = String::from_utf8_lossy(&output.stdout);
+        let pid = said.trim().strip_prefix("ready ");
+        return Ok(pid.and_then(|pid| pid.parse().ok()));
     }
     let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(unavailable("the privileged helper could not be started".into()).hint(why))

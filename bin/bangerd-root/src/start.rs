@@ -31,7 +31,7 @@ pub(crate) fn fail(code: u8, error: &dyn Error) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Starts the same program in the background and waits until it listens.
+/// Starts the same program in the background, waits until it listens, and prints `ready PID`.
 pub(crate) fn in_background(args: &Args) -> Result<(), Failure> {
     let mut child = Command::new(std::env::current_exe()?)
         .args(&args.given)
@@ -48,6 +48,7 @@ pub(crate) fn in_background(args: &Args) -> Result<(), Failure> {
     let mut said = String::new();
     stdout.read_to_string(&mut said)?;
     if said == READY {
+        println!("ready {}", child.id());
         return Ok(());
     }
     if said == ALREADY {

@@ -36,6 +36,8 @@ use crate::{keys, listen, routes};
 const DEFAULT_IMAGE: &str = "debian-bookworm";
 /// A log of this size is put aside at the next start.
 const LOG_LIMIT: u64 = 10 << 20;
+/// How long a start, or the first question after the helper's, waits for what exists to be compared.
+const RECONCILE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs the daemon to its end.
 pub(crate) fn run(args: Args) -> ExitCode {
@@ -89,7 +91,7 @@ async fn serve(args: Args) -> Result<()> {
     let state = Arc::new(wire(args, config).await?);
     let listener = listen::bind(&state.args.socket).context("the socket cannot be used")?;
     let router = routes::router(Arc::clone(&state));
-    tokio::spawn(take_up(Arc::clone(&state)));
+    taken_up(&state).await;
     tracing::info!(pid = std::process::id(), "listening");
     tell(state.args.ready_fd, "ready");
     let mut terminate = signal(SignalKind::terminate())?;
@@ -105,13 +107,23 @@ async fn serve(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Makes what exists and what is stored agree.
-pub(crate) async fn take_up(state: Arc<State>) {
-    if state.reconciled.swap(true, Ordering::AcqRel) {
+/// Makes what exists and what is stored agree, once; returns when that is done, when it cannot be done
+/// yet, or when it takes long: then it goes on beside.
+pub(crate) async fn taken_up(state: &Arc<State>) {
+    if !state.reconciled.load(Ordering::Acquire) {
+        let taking = tokio::spawn(take_up(Arc::clone(state)));
+        let _ = tokio::time::timeout(RECONCILE_PATIENCE, taking).await;
+    }
+}
+
+async fn take_up(state: Arc<State>) {
+    let _alone = state.reconciling.lock().await;
+    if state.reconciled.load(Ordering::Acquire) {
         return;
     }
     match state.engine.reconcile().await {
         Ok(report) => {
+            state.reconciled.store(true, Ordering::Release);
             tracing::info!(?report, "reconciled");
             if report.adopted > 0
                 && let Err(failure) = state.helper.serve_names_to_guests().await
@@ -119,10 +131,7 @@ pub(crate) async fn take_up(state: Arc<State>) {
                 tracing::warn!(%failure, "guests cannot ask for names");
             }
         }
-        Err(failure) => {
-            state.reconciled.store(false, Ordering::Release);
-            tracing::warn!(%failure, "not reconciled yet");
-        }
+        Err(failure) => tracing::warn!(%failure, "not reconciled yet"),
     }
 }
 
@@ -169,7 +178,8 @@ fn subnet(config: &Config) -> Result<(Ipv4Addr, u8, (Ipv4Addr, Ipv4Addr))> {
 async fn wire(args: Args, config: Config) -> Result<State> {
     let state_dir = args.state_dir.clone();
     let vms = state_dir.join("vms");
-    let (bridge_ip, prefix, guest_addresses) = subnet(&config)?;
+    let (bridge_ip, prefix, guest_addresses) = subnet(&config)
+        .with_context(|| args.config_dir.join("config.toml").display().to_string())?;
     let probe = probe_kvm();
     let (accel, clock, boot_deadline) = if probe.works {
         (Accel::Kvm, GuestClock::Paravirtual, Duration::from_secs(90))
@@ -256,6 +266,7 @@ async fn wire(args: Args, config: Config) -> Result<State> {
         build: build_id()?,
         started_at: jiff::Timestamp::now().to_string(),
         reconciled: AtomicBool::new(false),
+        reconciling: tokio::sync::Mutex::default(),
         stop: Notify::new(),
         args,
     })

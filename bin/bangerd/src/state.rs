@@ -33,6 +33,8 @@ pub(crate) struct State {
     pub(crate) started_at: String,
     /// Whether what exists was compared with what is stored; it waits for the helper.
     pub(crate) reconciled: AtomicBool,
+    /// Held while that is done.
+    pub(crate) reconciling: tokio::sync::Mutex<()>,
     /// Ends the daemon.
     pub(crate) stop: Notify,
 }

@@ -4,7 +4,9 @@
 //! network namespace of their own: guests have private addresses, and nothing may leave the machine.
 
 mod banger;
+mod terminal;
 mod wait;
 
 pub use banger::{Banger, Finished, Vm};
+pub use terminal::Terminal;
 pub use wait::until;

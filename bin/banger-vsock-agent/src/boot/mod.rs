@@ -15,6 +15,7 @@ mod report;
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -63,15 +64,14 @@ fn run() -> Result<ExitCode, BootError> {
     let beside = Beside::start().map_err(|e| BootError::step("start a thread", e))?;
     let drives = drives::find(&beside.loaded)?;
     let config = drives::read_config(&drives.config)?;
-    beside.set_up_network(&config);
+    beside.give(Task::Network(Box::new(config.clone())));
     mounts::root(&drives.root, NEW_ROOT).map_err(|e| BootError::step("mount the root disk", e))?;
     let root = Root::open(NEW_ROOT).map_err(|e| BootError::step("open the root", e))?;
+    if let Some(node) = drives.modules.clone() {
+        beside.give(Task::Modules(node));
+    }
     mounts::run(&root).map_err(|e| BootError::step("mount /run", e))?;
     report.note("mount the work disk", mounts::work(&root, &drives));
-    report.note(
-        "mount the kernel's modules",
-        mounts::modules(&root, &drives),
-    );
     identity::apply(&root, &config, &mut report);
     let kind = init::detect(&root);
     let image_init = kind.map(|found| found.kind);
@@ -116,42 +116,64 @@ fn run() -> Result<ExitCode, BootError> {
 }
 
 /// What runs beside the mounting, on the second processor where there is one: the rest of the
-/// modules (those of the drives come first in the list), then the network.
+/// modules (those of the drives come first in the list), then what it is given.
 struct Beside {
     loaded: Arc<AtomicBool>,
-    config: mpsc::Sender<GuestConfig>,
+    tasks: mpsc::Sender<Task>,
     thread: JoinHandle<Report>,
+}
+
+/// Something that only has to be done before the image's init runs.
+enum Task {
+    /// Set up the network.
+    Network(Box<GuestConfig>),
+    /// Mount the modules drive, this device, in the root.
+    Modules(PathBuf),
 }
 
 impl Beside {
     fn start() -> std::io::Result<Self> {
         let loaded = Arc::new(AtomicBool::new(false));
-        let (config, configs) = mpsc::channel::<GuestConfig>();
+        let (tasks, given) = mpsc::channel::<Task>();
         let done = Arc::clone(&loaded);
         let thread = std::thread::Builder::new().spawn(move || {
             let mut report = Report::default();
             modules::load_in_order("/banger/modules.order", &mut report);
             done.store(true, Ordering::Release);
-            if let Ok(config) = configs.recv() {
-                report.note("set up the network", network::set_up(&config));
+            for task in given {
+                task.run(&mut report);
             }
             report
         })?;
         Ok(Self {
             loaded,
-            config,
+            tasks,
             thread,
         })
     }
 
-    fn set_up_network(&self, config: &GuestConfig) {
+    fn give(&self, task: Task) {
         // It only fails when the thread has panicked, and then the process has aborted.
-        let _ = self.config.send(config.clone());
+        let _ = self.tasks.send(task);
     }
 
     fn finish(self) -> Report {
-        drop(self.config);
+        drop(self.tasks);
         self.thread.join().unwrap_or_default()
+    }
+}
+
+impl Task {
+    fn run(self, report: &mut Report) {
+        match self {
+            Self::Network(config) => {
+                report.note("set up the network", network::set_up(&config));
+            }
+            Self::Modules(node) => {
+                let mounted = Root::open(NEW_ROOT).and_then(|root| mounts::modules(&root, &node));
+                report.note("mount the kernel's modules", mounted);
+            }
+        }
     }
 }
 

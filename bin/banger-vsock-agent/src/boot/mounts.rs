@@ -73,10 +73,7 @@ pub(super) fn work(root: &Root, drives: &Drives) -> io::Result<()> {
 }
 
 /// The modules drive, beside what the image has for other kernels.
-pub(super) fn modules(root: &Root, drives: &Drives) -> io::Result<()> {
-    let Some(node) = &drives.modules else {
-        return Ok(());
-    };
+pub(super) fn modules(root: &Root, node: &Path) -> io::Result<()> {
     let release = rustix::system::uname()
         .release()
         .to_string_lossy()

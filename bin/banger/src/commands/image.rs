@@ -5,6 +5,7 @@ use banger_core::{ByteSize, ImageName};
 
 use super::show::table;
 use super::{CommandResult, Context};
+use crate::interrupt::Interrupts;
 use crate::operation::{OnInterrupt, follow};
 use crate::start::Needs;
 
@@ -87,10 +88,18 @@ pub(crate) async fn build(
     force: bool,
 ) -> CommandResult {
     let client = context.client(Needs::Daemon).await?;
+    let mut interrupts = Interrupts::watch()?;
     let operation = client
         .build_image(&BuildImageRequest { name, force })
         .await?;
-    let operation = follow(context.ui, &client, &operation, OnInterrupt::Cancel).await?;
+    let operation = follow(
+        context.ui,
+        &client,
+        &operation,
+        &mut interrupts,
+        OnInterrupt::Cancel,
+    )
+    .await?;
     let image = client.image(&operation.subject).await?;
     context.ui.result(&image, |image| {
         format!(

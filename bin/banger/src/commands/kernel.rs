@@ -7,6 +7,7 @@ use super::show::table;
 use super::{CommandResult, Context};
 use crate::cli::ImportArgs;
 use crate::error::CommandError;
+use crate::interrupt::Interrupts;
 use crate::operation::{OnInterrupt, follow};
 use crate::start::Needs;
 
@@ -85,12 +86,20 @@ pub(crate) async fn import(context: &Context<'_>, args: ImportArgs) -> CommandRe
         },
     };
     let client = context.client(Needs::Daemon).await?;
+    let mut interrupts = Interrupts::watch()?;
     let operation = client
         .import_kernel(&ImportKernelRequest {
             name: args.name,
             source,
         })
         .await?;
-    follow(context.ui, &client, &operation, OnInterrupt::Cancel).await?;
+    follow(
+        context.ui,
+        &client,
+        &operation,
+        &mut interrupts,
+        OnInterrupt::Cancel,
+    )
+    .await?;
     list(context).await
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{CommandResult, Context};
 use crate::cli::{StartArgs, StopArgs, VmRefs};
 use crate::error::CommandError;
+use crate::interrupt::Interrupts;
 use crate::operation::{OnInterrupt, follow};
 use crate::start::Needs;
 use crate::ui::{Output, Ui};
@@ -60,8 +61,9 @@ async fn each(
         &quiet
     };
     let one = async |vm: &str| -> Result<(), CommandError> {
+        let mut interrupts = Interrupts::watch()?;
         let operation = begin(vm).await?;
-        follow(ui, client, &operation, OnInterrupt::Leave)
+        follow(ui, client, &operation, &mut interrupts, OnInterrupt::Leave)
             .await
             .map(drop)
     };

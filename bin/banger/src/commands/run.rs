@@ -8,6 +8,7 @@ use banger_guest_proto::ExecRequest;
 use super::{CommandResult, Context, exec};
 use crate::cli::{CreateArgs, RunArgs, VmFlags, WaitFor};
 use crate::error::CommandError;
+use crate::interrupt::Interrupts;
 use crate::operation::{OnInterrupt, follow};
 use crate::start::Needs;
 
@@ -73,8 +74,10 @@ pub(crate) async fn create(context: &Context<'_>, args: CreateArgs) -> CommandRe
         ..request(args.vm)
     };
     let client = context.client(Needs::Helper).await?;
+    let mut interrupts = Interrupts::watch()?;
     let operation = begin(context, &client, &request).await?;
-    let operation = follow(context.ui, &client, &operation, OnInterrupt::Cancel).await?;
+    let cancel = OnInterrupt::Cancel;
+    let operation = follow(context.ui, &client, &operation, &mut interrupts, cancel).await?;
     let vm = client
         .vm(operation.vm_id.as_deref().unwrap_or(&operation.subject))
         .await?;
@@ -108,16 +111,23 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
         return Err(error.hint("give a command after `--`, or -d to leave the VM running"));
     }
     let client = context.client(Needs::Helper).await?;
+    let mut interrupts = Interrupts::watch()?;
     let operation = begin(context, &client, &request).await?;
     let name = operation.subject.clone();
     let vm = operation.vm_id.clone().unwrap_or_else(|| name.clone());
-    if let Err(error) = follow(context.ui, &client, &operation, OnInterrupt::Cancel).await {
+    let cancel = OnInterrupt::Cancel;
+    if let Err(error) = follow(context.ui, &client, &operation, &mut interrupts, cancel).await {
         if error.0.code == ErrorCode::Cancelled {
             return Ok(INTERRUPTED);
         }
         let kept =
             format!("the VM `{name}` is kept: `banger vm show {name}`, `banger vm logs {name}`");
         return Err(error.hint(kept));
+    }
+    if interrupts.seen() {
+        // It came too late to cancel, and before anything ran in the guest.
+        delete(&client, &vm).await?;
+        return Ok(INTERRUPTED);
     }
     if args.detach {
         let shown = client.vm(&vm).await?;
@@ -126,12 +136,12 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
         });
         return Ok(0);
     }
-    let tty = is_shell;
-    let request = ExecRequest::new(args.command);
-    let code = exec::in_guest(&client, &vm, request, tty).await;
+    let code = exec::in_guest(&client, &vm, ExecRequest::new(args.command), is_shell).await;
+    if !is_shell && matches!(code, Ok(1..)) {
+        note_early(context, &client, &vm).await;
+    }
     if args.rm {
-        let deleted = client.delete_vm(&vm).await?;
-        finish_quietly(&client, &deleted).await?;
+        delete(&client, &vm).await?;
     } else if is_shell {
         context.ui.note(&format!(
             "{name} still runs: `banger vm ssh {name}` goes back, `banger vm delete {name}` removes it"
@@ -140,10 +150,24 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
     code
 }
 
-/// Follows an operation of milliseconds without showing its stages.
-async fn finish_quietly(client: &Client, operation: &Operation) -> Result<(), CommandError> {
+/// Says so when the guest was still booting as its command failed: what talks to the init or to a
+/// service cannot work that early.
+async fn note_early(context: &Context<'_>, client: &Client, vm: &str) {
+    let shown = client.vm(vm).await;
+    if shown.is_ok_and(|vm| vm.phase == "running" && vm.readiness == Readiness::Reachable) {
+        context.ui.note(
+            "note: the system was still booting while the command ran; `--wait ready` runs it afterwards",
+        );
+    }
+}
+
+/// Deletes a VM, which takes milliseconds: no stages are shown, and an interrupt changes nothing.
+async fn delete(client: &Client, vm: &str) -> Result<(), CommandError> {
     let quiet = crate::ui::Ui::new(crate::ui::Output::Json);
-    follow(&quiet, client, operation, OnInterrupt::Leave)
+    let mut interrupts = Interrupts::watch()?;
+    let deleted = client.delete_vm(vm).await?;
+    let leave = OnInterrupt::Leave;
+    follow(&quiet, client, &deleted, &mut interrupts, leave)
         .await
         .map(drop)
 }

@@ -1,7 +1,5 @@
 //! The daemon itself.
 
-use std::sync::atomic::Ordering;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -20,8 +18,8 @@ pub(crate) async fn version(State(state): State<Shared>) -> Json<Version> {
 async fn version_of(state: &Shared) -> Version {
     let version = ask_version(state).await;
     // A helper that came after the daemon: now what exists can be compared with what is stored.
-    if version.helper.available && !state.reconciled.load(Ordering::Acquire) {
-        tokio::spawn(start::take_up(Shared::clone(state)));
+    if version.helper.available {
+        start::taken_up(state).await;
     }
     version
 }

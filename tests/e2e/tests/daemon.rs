@@ -1,0 +1,343 @@
+//! The daemon: started by whoever comes first, replaced by a newer build, careful with what is not its own.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
+
+use banger_e2e::Banger;
+
+/// The same programs with other directories: a banger of its own, without helper or guests.
+struct Elsewhere {
+    home: tempfile::TempDir,
+    banger: Banger,
+}
+
+impl Elsewhere {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir_all(home.path().join("config/banger")).unwrap();
+        fs::create_dir(home.path().join("run")).unwrap();
+        Self {
+            home,
+            banger: Banger::from_env(),
+        }
+    }
+
+    fn path(&self, inner: &str) -> std::path::PathBuf {
+        self.home.path().join(inner)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.banger.command(args);
+        for (name, folder) in [
+            ("XDG_CONFIG_HOME", "config"),
+            ("XDG_STATE_HOME", "state"),
+            ("XDG_CACHE_HOME", "cache"),
+            ("XDG_RUNTIME_DIR", "run"),
+        ] {
+            command.env(name, self.path(folder));
+        }
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> banger_e2e::Finished {
+        self.command(args).output().unwrap().into()
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _ = self.command(&["daemon", "stop"]).output();
+    }
+}
+
+fn daemon_pid(banger: &Banger) -> u64 {
+    banger.json(&["daemon", "status"])["version"]["daemon"]["pid"]
+        .as_u64()
+        .unwrap()
+}
+
+#[test]
+fn clients_that_come_at_once_start_one_daemon() {
+    let elsewhere = Elsewhere::new();
+    let clients: Vec<_> = (0..6)
+        .map(|_| {
+            let mut command = elsewhere.command(&["daemon", "start", "-o", "json"]);
+            command
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    let mut pids = std::collections::BTreeSet::new();
+    for client in clients {
+        let output = client.wait_with_output().unwrap();
+        assert!(output.status.success());
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        pids.insert(status["version"]["daemon"]["pid"].as_u64().unwrap());
+    }
+    assert_eq!(pids.len(), 1, "{pids:?}");
+}
+
+#[test]
+fn the_socket_of_a_dead_daemon_is_taken_over() {
+    let banger = Banger::from_env();
+    banger.ok(&["daemon", "start"]);
+    let pid = i32::try_from(daemon_pid(&banger)).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let socket = banger.ok(&["daemon", "socket"]);
+    assert!(Path::new(socket.trim()).exists(), "it left its socket");
+    banger.ok(&["vm", "list"]);
+}
+
+#[test]
+fn an_older_build_is_replaced_and_its_vms_go_on() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(&[
+        "--wait",
+        "reachable",
+        "--image",
+        "debian-minimal",
+        "--memory",
+        "256",
+    ]);
+    let (daemon, vmm) = (daemon_pid(&banger), vm.show()["vmm_pid"].clone());
+    // A build of its own: the same programs as other files.
+    let build = tempfile::tempdir().unwrap();
+    let copy = |from: &Path, to: &str| {
+        let to = build.path().join(to);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(from, to).unwrap();
+    };
+    for program in ["banger", "bangerd", "bangerd-root", "banger-vhost-vsock"] {
+        copy(&banger.program(program), &format!("bin/{program}"));
+    }
+    let agent = banger.program("../lib/banger/banger-vsock-agent");
+    copy(&agent, "lib/banger/banger-vsock-agent");
+    let other = Command::new(build.path().join("bin/banger"))
+        .args(["vm", "exec", &vm.name, "--", "echo", "still here"])
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&other.stdout),
+        "still here\n",
+        "{other:?}"
+    );
+    assert_ne!(daemon_pid_of(&build.path().join("bin/banger")), daemon);
+    // And back: this build's client replaces the other's daemon again.
+    assert_eq!(vm.show()["vmm_pid"], vmm);
+    assert_eq!(vm.sh("echo still here"), "still here");
+}
+
+fn daemon_pid_of(program: &Path) -> u64 {
+    let output = Command::new(program)
+        .args(["daemon", "status", "-o", "json"])
+        .output()
+        .unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    status["version"]["daemon"]["pid"].as_u64().unwrap()
+}
+
+/// Answers every request on the socket with that version.
+fn daemon_of_another_time(socket: &Path, version: &str) {
+    let listener = UnixListener::bind(socket).unwrap();
+    let body = version.to_owned();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close";
+            let _ = write!(
+                stream,
+                "{head}\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+        }
+    });
+}
+
+#[test]
+fn a_newer_or_incompatible_daemon_is_an_error_that_says_so() {
+    for (version, api, says) in [("99.0.0", 1, "newer"), ("0.0.1", 77, "API 77")] {
+        let elsewhere = Elsewhere::new();
+        let socket = elsewhere.path("run/banger/bangerd.sock");
+        fs::create_dir(socket.parent().unwrap()).unwrap();
+        let body = serde_json::json!({
+            "api_min": api, "api_max": api,
+            "daemon": { "version": version, "build": "x", "pid": 1 },
+            "helper": { "available": true, "version": version, "pid": 1, "socket": "x", "problem": null },
+        });
+        daemon_of_another_time(&socket, &body.to_string());
+        let finished = elsewhere.run(&["vm", "list"]);
+        assert_ne!(finished.code, 0);
+        assert!(finished.stderr.contains(says), "{}", finished.stderr);
+        assert!(
+            finished.stderr.contains("version_mismatch"),
+            "{}",
+            finished.stderr
+        );
+        assert!(finished.stderr.contains("hint:"), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn what_answers_but_is_no_daemon_is_an_error() {
+    let elsewhere = Elsewhere::new();
+    let socket = elsewhere.path("run/banger/bangerd.sock");
+    fs::create_dir(socket.parent().unwrap()).unwrap();
+    daemon_of_another_time(&socket, "not json");
+    let finished = elsewhere.run(&["vm", "list"]);
+    assert_ne!(finished.code, 0);
+    assert!(
+        finished.stderr.contains("does not understand"),
+        "{}",
+        finished.stderr
+    );
+}
+
+#[test]
+fn a_runtime_folder_of_another_user_is_refused() {
+    let elsewhere = Elsewhere::new();
+    let folder = elsewhere.path("run/banger");
+    fs::create_dir(&folder).unwrap();
+    std::os::unix::fs::chown(&folder, Some(12_345), Some(12_345)).unwrap();
+    let finished = elsewhere.run(&["vm", "list"]);
+    assert_ne!(finished.code, 0);
+    assert!(
+        finished.stderr.contains("another user"),
+        "{}",
+        finished.stderr
+    );
+    assert!(
+        finished.stderr.contains("XDG_RUNTIME_DIR"),
+        "{}",
+        finished.stderr
+    );
+}
+
+#[test]
+fn another_user_cannot_use_the_owners_socket() {
+    let banger = Banger::from_env();
+    let socket = banger.ok(&["daemon", "socket"]);
+    banger.ok(&["daemon", "start"]);
+    // Even with every permission on the way there, the peer's uid decides.
+    let folder = Path::new(socket.trim()).parent().unwrap().to_owned();
+    let open = |mode: [u32; 2]| {
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode[0])).unwrap();
+        fs::set_permissions(socket.trim(), fs::Permissions::from_mode(mode[1])).unwrap();
+    };
+    let ask = "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
+               s.sendall(b'GET /v1/vms HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n')\nprint(len(s.recv(100)))";
+    let stranger = |uid: &str| {
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--reuid",
+            uid,
+            "--clear-groups",
+            "python3",
+            "-c",
+            ask,
+            socket.trim(),
+        ]);
+        command.output().unwrap()
+    };
+    open([0o755, 0o666]);
+    // The folders above are the test's own: reachable for a stranger only where they are.
+    let reached = stranger("0");
+    let refused = stranger("12345");
+    open([0o700, 0o600]);
+    assert_ne!(
+        String::from_utf8_lossy(&reached.stdout).trim(),
+        "0",
+        "{reached:?}"
+    );
+    let answer = String::from_utf8_lossy(&refused.stdout);
+    assert!(
+        !refused.status.success() || answer.trim() == "0",
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_bad_configuration_stops_the_daemon_with_file_line_and_the_nearest_key() {
+    for (text, says) in [
+        ("default_image = \"x\"\n", "default_image_name"),
+        ("[vm_defaults]\nvcpu = \"two\"\n", "line 2"),
+        ("cidr = \"here\"\n", "no subnet"),
+        ("bridge_ip = \"10.0.0.1\"\n", "not in"),
+        ("= nonsense", "line 1"),
+    ] {
+        let elsewhere = Elsewhere::new();
+        fs::write(elsewhere.path("config/banger/config.toml"), text).unwrap();
+        let finished = elsewhere.run(&["vm", "list"]);
+        assert_ne!(finished.code, 0, "{text}");
+        assert!(
+            finished.stderr.contains(says),
+            "{text}: {}",
+            finished.stderr
+        );
+        assert!(
+            finished.stderr.contains("config.toml"),
+            "{text}: {}",
+            finished.stderr
+        );
+        assert!(
+            !elsewhere.path("run/banger/bangerd.sock").exists(),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn without_permission_for_the_helper_the_error_says_what_to_do() {
+    let elsewhere = Elsewhere::new();
+    for folder in ["config", "config/banger", "run", ""] {
+        std::os::unix::fs::chown(elsewhere.path(folder), Some(12_345), Some(12_345)).unwrap();
+    }
+    // The programs as that user can reach them, and a sudo that would ask for a password.
+    let programs = elsewhere.path("programs");
+    fs::create_dir_all(programs.join("bin")).unwrap();
+    for program in ["banger", "bangerd", "bangerd-root", "banger-vhost-vsock"] {
+        fs::copy(
+            elsewhere.banger.program(program),
+            programs.join("bin").join(program),
+        )
+        .unwrap();
+    }
+    fs::write(
+        programs.join("bin/sudo"),
+        "#!/bin/sh\necho 'a password is required' >&2\nexit 1\n",
+    )
+    .unwrap();
+    fs::set_permissions(programs.join("bin/sudo"), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = elsewhere.command(&[]);
+    let env: Vec<_> = command
+        .get_envs()
+        .map(|(k, v)| (k.to_owned(), v.unwrap().to_owned()))
+        .collect();
+    command = Command::new("/usr/bin/setpriv");
+    command
+        .args(["--reuid", "12345", "--clear-groups"])
+        .arg(programs.join("bin/banger"));
+    command
+        .args(["vm", "create"])
+        .envs(env)
+        .env("PATH", programs.join("bin"));
+    let finished: banger_e2e::Finished = command.output().unwrap().into();
+    assert_ne!(finished.code, 0);
+    assert!(
+        finished.stderr.contains("helper_unavailable"),
+        "{}",
+        finished.stderr
+    );
+    assert!(
+        finished.stderr.contains("banger daemon start"),
+        "{}",
+        finished.stderr
+    );
+}
