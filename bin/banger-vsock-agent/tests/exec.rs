@@ -333,8 +333,9 @@ fn an_output_that_nobody_takes_holds_up_neither_the_other_nor_the_input() {
         let mut text = String::new();
         let mut lines = std::io::BufReader::new(stderr_read);
         std::io::BufRead::read_line(&mut lines, &mut text).unwrap();
-        // Only now is standard output taken.
-        (text, drain(stalled))
+        // Only now is standard output taken. Standard error stays open: the shell may still say that
+        // its job was ended.
+        (text, drain(stalled), lines)
     });
     let io = ExecIo {
         stdin: stdin.as_fd(),
@@ -348,7 +349,7 @@ fn an_output_that_nobody_takes_holds_up_neither_the_other_nor_the_input() {
     let status = run(stream, request, io).unwrap();
     drop((stdout, stderr));
     feeder.join().unwrap();
-    let (text, stalled) = reader.join().unwrap();
+    let (text, stalled, _open) = reader.join().unwrap();
     let expected = digest(Noise {
         left: SIZE,
         state: 7,
