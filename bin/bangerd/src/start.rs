@@ -231,6 +231,7 @@ async fn wire(args: Args, config: Config) -> Result<State> {
         drives: Arc::new(VmDrives {
             root: vms.clone(),
             known_hosts: state_dir.join("known_hosts"),
+            known_hosts_turn: Arc::default(),
             gateway: bridge_ip,
             prefix,
             owner_key: key.public,

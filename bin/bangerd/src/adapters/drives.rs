@@ -5,6 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use banger_core::{ByteSize, ErrorCode, VmId};
@@ -20,6 +21,8 @@ use crate::keys;
 pub(crate) struct VmDrives {
     pub(crate) root: PathBuf,
     pub(crate) known_hosts: PathBuf,
+    /// Held while `known_hosts` is read and written anew: VMs start side by side.
+    pub(crate) known_hosts_turn: Arc<Mutex<()>>,
     pub(crate) gateway: Ipv4Addr,
     pub(crate) prefix: u8,
     /// Public key of the owner.
@@ -61,6 +64,10 @@ impl VmDrives {
 
     /// Keeps the file that ssh checks host keys with: one line for each VM.
     fn write_known_host(&self, name: &str, public: &str) -> io::Result<()> {
+        let _turn = self
+            .known_hosts_turn
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let old = fs::read_to_string(&self.known_hosts).unwrap_or_default();
         let mine = format!("{name}.vm ");
         let mut lines: Vec<&str> = old
