@@ -1,22 +1,61 @@
 //! One line for each request. For people, and for finding out who asked what.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A log of this size is put aside as `….1`, in place of the one before.
+const LIMIT: u64 = 10 << 20;
 
 /// The log; clones write to the same file, each line in one piece.
 #[derive(Debug, Clone)]
-pub(crate) struct Log(Arc<File>);
+pub(crate) struct Log(Arc<Mutex<Open>>);
+
+#[derive(Debug)]
+struct Open {
+    file: File,
+    size: u64,
+    path: PathBuf,
+    limit: u64,
+}
+
+impl Open {
+    fn at(path: &Path, limit: u64) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.create(true).append(true).mode(0o600);
+        let file = options.open(path)?;
+        Ok(Self {
+            size: file.metadata()?.len(),
+            file,
+            path: path.to_owned(),
+            limit,
+        })
+    }
+
+    fn write(&mut self, line: &str) -> io::Result<()> {
+        if self.size >= self.limit {
+            let mut aside = self.path.clone().into_os_string();
+            aside.push(".1");
+            fs::rename(&self.path, aside)?;
+            *self = Self::at(&self.path, self.limit)?;
+        }
+        self.file.write_all(line.as_bytes())?;
+        self.size += line.len() as u64;
+        Ok(())
+    }
+}
 
 impl Log {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.create(true).append(true).mode(0o600);
-        Ok(Self(Arc::new(options.open(path)?)))
+        Self::limited(path, LIMIT)
+    }
+
+    fn limited(path: &Path, limit: u64) -> io::Result<Self> {
+        Ok(Self(Arc::new(Mutex::new(Open::at(path, limit)?))))
     }
 
     pub(crate) fn line(&self, text: fmt::Arguments<'_>) {
@@ -30,7 +69,11 @@ impl Log {
             now.subsec_millis()
         );
         // A log that cannot be written must not keep the owner from stopping VMs.
-        let _ = (&*self.0).write_all(line.as_bytes());
+        let _ = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .write(&line);
     }
 }
 
@@ -72,5 +115,27 @@ mod tests {
         log.line(format_args!("verb=x\nforged"));
         let text = std::fs::read_to_string(file.path()).unwrap();
         assert_eq!(text.lines().count(), 1, "{text}");
+    }
+
+    #[test]
+    fn a_full_log_is_put_aside_and_at_most_one_older_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("helper.log");
+        let log = Log::limited(&path, 1000).unwrap();
+        for number in 0..100 {
+            log.clone().line(format_args!("verb=x number={number}"));
+        }
+        let names = fs::read_dir(dir.path()).unwrap();
+        let sizes: Vec<u64> = names
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .collect();
+        assert_eq!(sizes.len(), 2);
+        assert!(sizes.iter().all(|size| *size < 1100), "{sizes:?}");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("number=99"), "{text}");
+        // One that is full from before is put aside as well.
+        drop(log);
+        Log::limited(&path, 1).unwrap().line(format_args!("new"));
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
     }
 }
