@@ -5,13 +5,41 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use hyper::server::conn::http1::Builder;
 use hyper_util::rt::TokioIo;
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
 use tower::ServiceExt;
+
+/// Being asked to end: the daemon does so when the connection that asked has its answer.
+#[derive(Debug, Default)]
+pub(crate) struct Stop {
+    asked: AtomicBool,
+    answered: Notify,
+}
+
+impl Stop {
+    /// Some connection asks for it.
+    pub(crate) fn ask(&self) {
+        self.asked.store(true, Ordering::Release);
+    }
+
+    /// Resolves when whoever asked was answered.
+    pub(crate) async fn answered(&self) {
+        self.answered.notified().await;
+    }
+
+    fn connection_ended(&self) {
+        if self.asked.load(Ordering::Acquire) {
+            self.answered.notify_one();
+        }
+    }
+}
 
 /// Makes a folder for the owner alone, or checks that it is.
 pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
@@ -54,7 +82,7 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves each connection of the owner's until it ends.
-pub(crate) async fn serve(listener: UnixListener, router: Router) {
+pub(crate) async fn serve(listener: UnixListener, router: Router, stop: Arc<Stop>) {
     let owner = rustix::process::geteuid().as_raw();
     loop {
         let stream = match listener.accept().await {
@@ -72,7 +100,11 @@ pub(crate) async fn serve(listener: UnixListener, router: Router) {
                 continue;
             }
         }
-        tokio::spawn(connection(stream, router.clone()));
+        let (router, stop) = (router.clone(), Arc::clone(&stop));
+        tokio::spawn(async move {
+            connection(stream, router).await;
+            stop.connection_ended();
+        });
     }
 }
 

@@ -22,7 +22,6 @@ use banger_root_proto::Accel;
 use banger_store::Store;
 use banger_vmm::{GuestClock, boot_args, measure_tsc_khz, probe_kvm};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
 
 use crate::adapters::{
     AgentGuests, HelperLink, HostClock, LocalImages, LocalKernels, VmDrives, ZoneNames,
@@ -96,13 +95,11 @@ async fn serve(args: Args) -> Result<()> {
     tell(state.args.ready_fd, "ready");
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
-        () = listen::serve(listener, router) => {}
-        () = state.stop.notified() => {}
+        () = listen::serve(listener, router, Arc::clone(&state.stop)) => {}
+        () = state.stop.answered() => {}
         _ = terminate.recv() => {}
     }
     let _ = fs::remove_file(&state.args.socket);
-    // A reply may still be on its way out.
-    tokio::task::yield_now().await;
     tracing::info!("ended");
     Ok(())
 }
@@ -268,7 +265,7 @@ async fn wire(args: Args, config: Config) -> Result<State> {
         started_at: jiff::Timestamp::now().to_string(),
         reconciled: AtomicBool::new(false),
         reconciling: tokio::sync::Mutex::default(),
-        stop: Notify::new(),
+        stop: Arc::default(),
         args,
     })
 }

@@ -4,16 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::adapters::HelperLink;
+use crate::args::Args;
+use crate::config::Config;
+use crate::listen::Stop;
+use crate::sizes::Host;
 use banger_core::ImageName;
 use banger_engine::Engine;
 use banger_image::ImageStore;
 use banger_kernel::KernelStore;
-use tokio::sync::Notify;
-
-use crate::adapters::HelperLink;
-use crate::args::Args;
-use crate::config::Config;
-use crate::sizes::Host;
 
 /// Shared by the routes.
 #[derive(Debug)]
@@ -36,7 +35,7 @@ pub(crate) struct State {
     /// Held while that is done.
     pub(crate) reconciling: tokio::sync::Mutex<()>,
     /// Ends the daemon.
-    pub(crate) stop: Notify,
+    pub(crate) stop: Arc<Stop>,
 }
 
 /// The routes' handle on it.

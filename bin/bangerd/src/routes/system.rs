@@ -3,6 +3,8 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONNECTION;
+use axum::response::IntoResponse;
 use banger_api::{API_VERSION, Component, DaemonStatus, Doctor, HelperStatus, Version};
 use banger_core::Phase;
 
@@ -82,12 +84,13 @@ pub(crate) async fn daemon(State(state): State<Shared>) -> Json<DaemonStatus> {
 
 /// Ends the daemon. VMs go on; without any, the network is taken down as well.
 #[utoipa::path(post, path = "/v1/daemon/stop", responses((status = 202)))]
-pub(crate) async fn stop(State(state): State<Shared>) -> StatusCode {
+pub(crate) async fn stop(State(state): State<Shared>) -> impl IntoResponse {
     if let Err(failure) = state.helper.remove_network().await {
         tracing::info!(%failure, "the network stays");
     }
-    state.stop.notify_one();
-    StatusCode::ACCEPTED
+    state.stop.ask();
+    // The last answer on this connection: when it is out, the daemon ends.
+    (StatusCode::ACCEPTED, [(CONNECTION, "close")])
 }
 
 /// What this host has and lacks.
