@@ -111,10 +111,7 @@ impl Actor {
                 wait,
                 deadline,
                 op,
-            } => {
-                self.create(start, wait, deadline, &op).await;
-                false
-            }
+            } => self.create(start, wait, deadline, &op).await,
             Wish::Start { wait, deadline, op } => {
                 let result = self.start(wait, deadline, &op, None).await;
                 self.inner.finish(&op, result).await;
@@ -135,19 +132,36 @@ impl Actor {
         }
     }
 
+    /// Makes the VM; true when nothing of it is left.
     async fn create(
         &mut self,
         start: bool,
         wait: Option<GuestState>,
         deadline: Duration,
         op: &Arc<Operation>,
-    ) {
+    ) -> bool {
         let context = TaskContext::new(Arc::clone(op));
         let result = match self.provision(Some(&context)).await {
             Ok(findings) if start => self.start(wait, deadline, op, Some(findings)).await,
             result => result.map(drop),
         };
+        let is_full = |failure: &Failure| failure.code == ErrorCode::DiskFull;
+        let is_gone = !self.watching && result.as_ref().is_err_and(is_full) && self.undo().await;
         self.inner.finish(op, result).await;
+        is_gone
+    }
+
+    /// Takes away what a create has made before its file system was full: there is nothing to inspect
+    /// in it, and the room is needed.
+    async fn undo(&mut self) -> bool {
+        // First the files: the database needs room as well, to forget the VM. What is left then, the
+        // delete tells.
+        let _ = self.inner.ports.drives.remove_folder(&self.row.id).await;
+        let undone = self.delete(None).await;
+        if let Err(failure) = &undone {
+            tracing::warn!(vm = %self.row.id, %failure, "a create that failed could not be undone");
+        }
+        undone.is_ok()
     }
 
     async fn provision(&mut self, context: Option<&TaskContext>) -> Result<Findings, Failure> {
@@ -327,13 +341,13 @@ impl Actor {
         }
     }
 
-    fn may_reboot(&mut self) -> bool {
+    pub(crate) fn may_reboot(&mut self) -> bool {
         self.reboots.retain(|at| at.elapsed() < REBOOT_WINDOW);
         self.reboots.push(Instant::now());
         self.reboots.len() <= MAX_REBOOTS
     }
 
-    async fn reboot(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn reboot(&mut self) -> Result<(), Failure> {
         self.enter(Event::StopAccepted).await?;
         self.tear_down(None).await?;
         self.boot(None, None).await
@@ -475,17 +489,20 @@ fn backend_lost() -> Failure {
     .hint("stop and start the VM")
 }
 
+/// What the guest said last, as a cause.
+pub(crate) fn console_cause(tail: &[String]) -> Option<String> {
+    (!tail.is_empty()).then(|| format!("the console ends with: {}", tail.join(" | ")))
+}
+
 /// A VMM that ended without a farewell from the guest.
 pub(crate) fn died(exit: &ExitFacts) -> Failure {
+    if exit.backend_lost {
+        return backend_lost();
+    }
     let mut failure = Failure::new(
         ErrorCode::VmmFailed,
         "the VMM ended without a farewell from the guest",
     );
-    if !exit.console_tail.is_empty() {
-        failure.causes.push(format!(
-            "the console ends with: {}",
-            exit.console_tail.join(" | ")
-        ));
-    }
+    failure.causes.extend(console_cause(&exit.console_tail));
     failure.hint("`banger vm logs` shows the whole console")
 }

@@ -13,13 +13,14 @@ use banger_store::{InsertVmError, NewVm, Store, VmRow};
 use tokio::sync::{mpsc, watch};
 
 use crate::actor::Actor;
-use crate::inner::{Inner, VmHandle, Wish};
+use crate::inner::{Inner, VmHandle, Wish, store_failure};
 use crate::names;
 use crate::operation::{OpKind, OpState, Operation, OperationView, Operations, TaskContext};
 use crate::ports::{
     Clock, Drives, Failure, GuestState, Guests, Images, Kernels, Names, RootHelper,
 };
 use crate::reconcile::{ReconcileReport, reconcile};
+use crate::stored;
 use crate::view::VmView;
 
 /// The world, as far as the engine needs it.
@@ -104,12 +105,14 @@ impl Engine {
             config,
             vms: std::sync::RwLock::default(),
             operations: Operations::default(),
+            resumed: std::sync::Mutex::default(),
             tasks: std::sync::Mutex::default(),
         });
         let engine = Self { inner };
         for row in engine.inner.store(Store::vms).await? {
             engine.add_actor(row);
         }
+        engine.inner.take_up_operations().await?;
         engine.inner.publish_names().await;
         Ok(engine)
     }
@@ -303,8 +306,8 @@ impl Engine {
                         Failure::new(ErrorCode::AddressesExhausted, message)
                             .hint("delete VMs, or give the bridge a larger subnet (`cidr`)")
                     }
-                    InsertVmError::Store(_) => {
-                        Failure::because(ErrorCode::Internal, "the VM could not be stored", &error)
+                    InsertVmError::Store(error) => {
+                        store_failure("the VM could not be stored", &error)
                     }
                 })
             }
@@ -384,26 +387,24 @@ impl Engine {
         }
     }
 
-    /// An operation of this daemon's life.
-    #[must_use]
-    pub fn operation(&self, id: &OpId) -> Option<OperationView> {
-        self.inner.operations.get(id).map(|op| op.view())
-    }
-
-    /// An operation of an earlier daemon's life, as JSON of [`OperationView`]'s stored form.
+    /// An operation: one of this daemon's life as it stands, an earlier one as it ended.
     ///
     /// # Errors
     /// The database's, or no such operation.
-    pub async fn past_operation(&self, id: &OpId) -> Result<String, Failure> {
+    pub async fn operation(&self, id: &OpId) -> Result<OperationView, Failure> {
+        if let Some(op) = self.inner.operations.get(id) {
+            return Ok(op.view());
+        }
         let wanted = id.clone();
         let row = self
             .inner
             .store(move |store| store.operation(&wanted))
             .await?;
-        row.map(|row| row.view).ok_or_else(|| no_operation(id))
+        row.and_then(|row| stored::read(&row))
+            .ok_or_else(|| no_operation(id))
     }
 
-    /// An operation, as it changes.
+    /// An operation of this daemon's life, as it changes.
     #[must_use]
     pub fn watch(&self, id: &OpId) -> Option<watch::Receiver<OperationView>> {
         self.inner.operations.get(id).map(|op| op.watch())
@@ -478,18 +479,4 @@ fn no_operation(id: &OpId) -> Failure {
         ErrorCode::OperationNotFound,
         format!("there is no operation {id}"),
     )
-}
-
-/// How an ended operation is stored: enough to say how it went.
-pub(crate) fn stored(view: &OperationView) -> String {
-    let state = match &view.state {
-        OpState::Running => "running".to_owned(),
-        OpState::Succeeded => "succeeded".to_owned(),
-        OpState::Cancelled => "cancelled".to_owned(),
-        OpState::Failed(failure) => format!("failed: {failure}"),
-    };
-    serde_json::json!({
-        "id": view.id, "kind": view.kind, "subject": view.subject, "vm": view.vm, "state": state,
-    })
-    .to_string()
 }

@@ -48,6 +48,8 @@ pub(crate) struct Unwatched;
 impl Progress for Unwatched {
     fn line(&self, _text: &str) {}
 
+    fn part(&self, _title: &str) {}
+
     fn cancelled(&self) -> bool {
         false
     }

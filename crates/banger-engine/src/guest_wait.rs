@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use banger_core::ErrorCode;
 
-use crate::actor::{Actor, died};
+use crate::actor::{Actor, console_cause, died};
 use crate::operation::TaskContext;
-use crate::ports::{Failure, Farewell, GuestState, Progress};
+use crate::ports::{ExitFacts, Failure, Farewell, GuestState, Progress};
 
 /// How a wait for the guest ended.
 pub(crate) enum Waited {
@@ -20,7 +20,7 @@ pub(crate) enum Waited {
 
 /// What woke a wait.
 enum Woken {
-    Exit(Result<crate::ports::ExitFacts, Failure>),
+    Exit(Result<ExitFacts, Failure>),
     Wish,
     Deadline,
     Guest(Result<(), Failure>),
@@ -44,7 +44,7 @@ impl Actor {
                 continue;
             }
             context.begin(key, title);
-            let waited = self.wait_for(goal, end, deadline, context).await;
+            let waited = self.wait_for((goal, title), end, deadline, context).await;
             context.end(key, matches!(waited, Waited::Reached));
             match waited {
                 Waited::Reached => self.view.send_modify(|view| view.readiness = Some(goal)),
@@ -56,7 +56,7 @@ impl Actor {
 
     async fn wait_for(
         &mut self,
-        goal: GuestState,
+        (goal, title): (GuestState, &str),
         end: tokio::time::Instant,
         deadline: Duration,
         context: &TaskContext,
@@ -83,27 +83,46 @@ impl Actor {
                 Woken::Guest(Err(failure)) => {
                     // The connection broke: the guest is ending, or its backend has.
                     let exit = tokio::time::timeout_at(end, ports.helper.wait_exit(&vm)).await;
-                    let failure = match exit {
-                        Ok(Ok(exit)) if exit.farewell == Some(Farewell::Reboot) => {
-                            continue_later(failure)
-                        }
-                        Ok(Ok(exit)) => died(&exit),
-                        _ => failure,
+                    let Ok(Ok(exit)) = exit else {
+                        return Waited::Failed(self.fail_boot(failure).await);
                     };
-                    return Waited::Failed(self.fail_boot(failure).await);
+                    if let Some(failure) = self.ended_early(exit).await {
+                        return Waited::Failed(failure);
+                    }
                 }
                 Woken::Exit(Ok(exit)) => {
-                    self.watching = false;
-                    return Waited::Failed(self.fail_boot(died(&exit)).await);
+                    if let Some(failure) = self.ended_early(exit).await {
+                        return Waited::Failed(failure);
+                    }
                 }
                 Woken::Exit(Err(failure)) => return Waited::Failed(failure),
                 Woken::Deadline => {
-                    let what = format!("the guest was not {} after {deadline:?}", word(goal));
-                    let failure = Failure::new(ErrorCode::Timeout, what)
+                    let what = format!(
+                        "stage `{title}` failed: the guest was not {} after {deadline:?}",
+                        word(goal)
+                    );
+                    let mut failure = Failure::new(ErrorCode::Timeout, what)
                         .hint("`banger vm logs` shows the console; `--timeout` waits longer");
+                    let tail = ports.drives.console_tail(&vm).await;
+                    failure.causes.extend(console_cause(&tail));
                     return Waited::Failed(self.fail_boot(failure).await);
                 }
             }
+        }
+    }
+
+    /// The guest has ended while it was waited for. None: it boots again, and the wait goes on.
+    async fn ended_early(&mut self, exit: ExitFacts) -> Option<Failure> {
+        self.watching = false;
+        match exit.farewell {
+            Some(Farewell::Poweroff) if !exit.backend_lost => {
+                let stopped = self.stop(Duration::ZERO, None).await;
+                Some(stopped.err().unwrap_or_else(powered_off))
+            }
+            Some(Farewell::Reboot) if !exit.backend_lost && self.may_reboot() => {
+                self.reboot().await.err()
+            }
+            _ => Some(self.fail_boot(died(&exit)).await),
         }
     }
 
@@ -145,8 +164,12 @@ impl Actor {
     }
 }
 
-fn continue_later(failure: Failure) -> Failure {
-    failure.hint("the guest rebooted while it was waited for")
+fn powered_off() -> Failure {
+    Failure::new(
+        ErrorCode::BootFailed,
+        "the guest powered itself off before it was that far",
+    )
+    .hint("`banger vm logs` shows its console")
 }
 
 const fn word(state: GuestState) -> &'static str {

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use banger_core::{ErrorCode, OpId, VmId};
-use banger_store::{OperationRow, Store, StoreError};
+use banger_store::{Store, StoreError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::engine::{EngineConfig, Ports};
-use crate::operation::{OpKind, Operation, Operations};
+use crate::operation::{OpKind, OpState, Operation, OperationView, Operations};
 use crate::ports::{Failure, GuestState, VmFacts};
 use crate::view::VmView;
 
@@ -71,6 +71,8 @@ pub(crate) struct Inner {
     pub(crate) config: EngineConfig,
     pub(crate) vms: RwLock<BTreeMap<VmId, Arc<VmHandle>>>,
     pub(crate) operations: Operations,
+    /// Operations that an earlier daemon left in the middle, for the actors that go on with them.
+    pub(crate) resumed: Mutex<Vec<Arc<Operation>>>,
     pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -118,38 +120,70 @@ impl Inner {
         query: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Failure> {
         let store = Arc::clone(&self.store);
-        let broken = |error: &dyn std::error::Error| {
-            Failure::because(ErrorCode::Internal, "the database could not be used", error)
-        };
         match tokio::task::spawn_blocking(move || query(&store)).await {
-            Ok(result) => result.map_err(|error| broken(&error)),
-            Err(error) => Err(broken(&error)),
+            Ok(result) => {
+                result.map_err(|error| store_failure("the database could not be used", &error))
+            }
+            Err(error) => Err(Failure::because(
+                ErrorCode::Internal,
+                "the database could not be used",
+                &error,
+            )),
         }
     }
 
-    pub(crate) fn begin(&self, kind: OpKind, subject: String, vm: Option<VmId>) -> Arc<Operation> {
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        kind: OpKind,
+        subject: String,
+        vm: Option<VmId>,
+    ) -> Arc<Operation> {
         let operation = Operation::new(
             OpId::from_entropy(self.ports.clock.entropy()),
             kind,
             subject,
             vm,
         );
-        self.operations.add(&operation);
+        self.follow(&operation);
         operation
+    }
+
+    /// Remembers an operation, and keeps how far it is where a later daemon finds it.
+    pub(crate) fn follow(self: &Arc<Self>, operation: &Arc<Operation>) {
+        self.operations.add(operation);
+        let mut watch = operation.watch();
+        let inner = Arc::clone(self);
+        self.spawn(async move {
+            let mut kept = None;
+            loop {
+                let view = watch.borrow_and_update().clone();
+                if view.state != OpState::Running {
+                    return;
+                }
+                // Lines of progress are not worth a write.
+                let stages: Vec<_> = view.stages.iter().map(|stage| stage.status).collect();
+                if kept.as_ref() != Some(&stages) {
+                    kept = Some(stages);
+                    inner.keep(&view).await;
+                }
+                if watch.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    async fn keep(&self, view: &OperationView) {
+        let row = crate::stored::write(view);
+        if let Err(failure) = self.store(move |store| store.save_operation(&row)).await {
+            tracing::warn!(%failure, operation = %view.id, "how far it is could not be stored");
+        }
     }
 
     /// Ends an operation and keeps how it ended.
     pub(crate) async fn finish(&self, operation: &Operation, result: Result<(), Failure>) {
         operation.finish(result);
-        let view = operation.view();
-        let row = OperationRow {
-            id: view.id.clone(),
-            is_final: true,
-            view: crate::engine::stored(&view),
-        };
-        if let Err(failure) = self.store(move |store| store.save_operation(&row)).await {
-            tracing::warn!(%failure, "an operation's end could not be stored");
-        }
+        self.keep(&operation.view()).await;
     }
 
     /// Tells the name service who is there.
@@ -161,4 +195,12 @@ impl Inner {
             .collect();
         self.ports.names.publish(names).await;
     }
+}
+
+/// A failed query or change, told apart by what can be done about it.
+pub(crate) fn store_failure(what: &str, error: &StoreError) -> Failure {
+    if error.is_disk_full() {
+        return Failure::because(ErrorCode::DiskFull, what, error);
+    }
+    Failure::because(ErrorCode::Internal, what, error)
 }

@@ -13,7 +13,9 @@ mod operation;
 mod plan;
 pub mod ports;
 mod reconcile;
+mod resume;
 mod step;
+mod stored;
 mod view;
 
 pub use engine::{CreateVm, Engine, EngineConfig, Ports};

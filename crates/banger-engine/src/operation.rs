@@ -106,14 +106,18 @@ pub(crate) struct Operation {
 
 impl Operation {
     pub(crate) fn new(id: OpId, kind: OpKind, subject: String, vm: Option<VmId>) -> Arc<Self> {
-        let view = OperationView {
+        Self::again(OperationView {
             id,
             kind,
             subject,
             vm,
             state: OpState::Running,
             stages: vec![],
-        };
+        })
+    }
+
+    /// One that goes on where an earlier daemon left it.
+    pub(crate) fn again(view: OperationView) -> Arc<Self> {
         Arc::new(Self {
             view: watch::channel(view).0,
             cancelled: AtomicBool::new(false),
@@ -186,6 +190,8 @@ fn end(stage: &mut StageView, status: StageStatus) {
 pub struct TaskContext {
     operation: Arc<Operation>,
     key: Arc<Mutex<String>>,
+    /// The part of the stage that goes on, where it has parts.
+    part: Arc<Mutex<Option<String>>>,
 }
 
 impl TaskContext {
@@ -193,12 +199,17 @@ impl TaskContext {
         Self {
             operation,
             key: Arc::default(),
+            part: Arc::default(),
         }
     }
 
     /// Begins a stage. Lines of progress go to it until another begins.
     pub fn begin(&self, key: &str, title: &str) {
         key.clone_into(&mut self.key.lock().unwrap_or_else(PoisonError::into_inner));
+        self.add(key, title);
+    }
+
+    fn add(&self, key: &str, title: &str) {
         let stage = StageView {
             key: key.to_owned(),
             title: title.to_owned(),
@@ -212,14 +223,26 @@ impl TaskContext {
             .send_modify(|view| view.stages.push(stage));
     }
 
-    /// Ends a stage.
+    /// Ends a stage, and the part of it that still goes on.
     pub fn end(&self, key: &str, succeeded: bool) {
         let status = if succeeded {
             StageStatus::Done
         } else {
             StageStatus::Failed
         };
+        self.end_part(status);
         self.operation.edit_stage(key, |stage| end(stage, status));
+    }
+
+    fn end_part(&self, status: StageStatus) {
+        let part = self
+            .part
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(part) = part {
+            self.operation.edit_stage(&part, |stage| end(stage, status));
+        }
     }
 
     /// The same operation, with its lines going to another stage.
@@ -228,19 +251,32 @@ impl TaskContext {
         Self {
             operation: Arc::clone(&self.operation),
             key: Arc::new(Mutex::new(key.to_owned())),
+            part: Arc::default(),
         }
     }
 }
 
 impl Progress for TaskContext {
     fn line(&self, text: &str) {
-        let key = self
+        let locked =
+            |value: &Mutex<String>| value.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let part = self.part.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = part.clone().unwrap_or_else(|| locked(&self.key));
+        drop(part);
+        self.operation
+            .edit_stage(&key, |stage| stage.detail = Some(text.to_owned()));
+    }
+
+    fn part(&self, title: &str) {
+        self.end_part(StageStatus::Done);
+        let stage = self
             .key
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        self.operation
-            .edit_stage(&key, |stage| stage.detail = Some(text.to_owned()));
+        let key = format!("{stage}.{}", title.replace(' ', "_"));
+        self.add(&key, title);
+        *self.part.lock().unwrap_or_else(PoisonError::into_inner) = Some(key);
     }
 
     fn cancelled(&self) -> bool {

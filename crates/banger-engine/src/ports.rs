@@ -9,9 +9,10 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use banger_core::{ByteSize, Digest, ErrorCode, ImageName, KernelName, VmId, VmName, VmSpec};
+use serde::{Deserialize, Serialize};
 
 /// Why something did not work, ready to be shown.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct Failure {
     /// Stable code.
@@ -36,17 +37,28 @@ impl Failure {
         }
     }
 
-    /// A failure with the chain of causes of `error`.
+    /// A failure with the chain of causes of `error`. One that says that a file system is full is no
+    /// defect, whatever was being done.
     #[must_use]
     pub fn because(
         code: ErrorCode,
         message: impl Into<String>,
-        error: &dyn std::error::Error,
+        error: &(dyn std::error::Error + 'static),
     ) -> Self {
-        let chain = std::iter::successors(Some(error), |e| e.source());
-        Self {
-            causes: chain.map(ToString::to_string).collect(),
+        let chain = || std::iter::successors(Some(error), |e| e.source());
+        let code = match code {
+            ErrorCode::Internal if chain().any(is_disk_full) => ErrorCode::DiskFull,
+            code => code,
+        };
+        let failure = Self {
+            causes: chain().map(ToString::to_string).collect(),
             ..Self::new(code, message)
+        };
+        match code {
+            ErrorCode::DiskFull => failure.hint(
+                "make room in the state directory's file system; `banger daemon status` names it",
+            ),
+            _ => failure,
         }
     }
 
@@ -58,10 +70,18 @@ impl Failure {
     }
 }
 
+fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let io: Option<&std::io::Error> = error.downcast_ref();
+    io.is_some_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
+}
+
 /// Where a long step says how far it is: one line at a time, shown as the stage's detail.
 pub trait Progress: Send + Sync {
     /// The latest line.
     fn line(&self, text: &str);
+    /// Begins a part that is worth a stage of its own; it ends with the next part, or with the step.
+    fn part(&self, title: &str);
     /// Whether whoever asked has cancelled; long steps look at it and end early with
     /// [`ErrorCode::Cancelled`].
     fn cancelled(&self) -> bool;
@@ -150,6 +170,8 @@ pub trait Drives: Send + Sync {
     ) -> Result<(), Failure>;
     /// Writes the config drive anew (before each launch).
     async fn write_config(&self, identity: &GuestIdentity) -> Result<(), Failure>;
+    /// The last lines of this boot's console, for people.
+    async fn console_tail(&self, vm: &VmId) -> Vec<String>;
     /// Appends the last boot's console to the VM's console log. Absent console: Ok.
     async fn collect_console(&self, vm: &VmId) -> Result<(), Failure>;
     /// The VM's folder and all in it.

@@ -2,13 +2,12 @@
 //! gathered once; removals come first. What runs is adopted, never wiped.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use banger_core::{Event, Intent, Phase, VmId};
+use banger_core::{ErrorCode, Event, Intent, Phase, VmId};
 
 use crate::actor::Actor;
 use crate::inner::{Inner, Wish};
-use crate::operation::OpKind;
+use crate::operation::{OpKind, Operation, TaskContext};
 use crate::ports::{Failure, GuestState, VmFacts};
 
 /// What a pass found.
@@ -76,25 +75,38 @@ async fn remove_orphan(inner: &Inner, vm: &VmId, facts: &VmFacts) -> Result<(), 
 impl Actor {
     /// Takes up from the stored phase and from what exists; true when the VM is gone afterwards.
     pub(crate) async fn recover(&mut self, facts: VmFacts) -> bool {
-        let result = self.recover_from(facts).await;
-        match result {
-            Ok(is_gone) => is_gone,
-            Err(failure) => {
-                tracing::warn!(vm = %self.row.id, %failure, "the VM could not be recovered");
-                false
-            }
+        let mut resumed = self.inner.resumed_of(&self.row.id);
+        let mut op = (!resumed.is_empty()).then(|| resumed.remove(0));
+        self.inner.end_resumed(resumed).await;
+        let result = self.recover_from(facts, &mut op).await;
+        let is_gone = *result.as_ref().unwrap_or(&false);
+        if let Err(failure) = &result {
+            tracing::warn!(vm = %self.row.id, %failure, "the VM could not be recovered");
         }
+        if let Some(op) = op {
+            self.inner.finish(&op, result.map(drop)).await;
+        }
+        is_gone
     }
 
-    async fn recover_from(&mut self, facts: VmFacts) -> Result<bool, Failure> {
+    /// Goes on with the VM, and with the operation that an earlier daemon left, if there is one.
+    async fn recover_from(
+        &mut self,
+        facts: VmFacts,
+        op: &mut Option<Arc<Operation>>,
+    ) -> Result<bool, Failure> {
+        let context = op.as_ref().map(|op| TaskContext::new(Arc::clone(op)));
         let same_boot = self.row.boot_id.as_ref() == Some(&self.inner.ports.clock.boot_id());
         let lives = facts.vmm.vmm.is_some();
         match self.row.phase {
-            Phase::Deleting => return self.delete(None).await.map(|()| true),
+            Phase::Deleting => return self.delete(op.as_ref()).await.map(|()| true),
             Phase::Starting | Phase::Running | Phase::Stopping if !same_boot => {
                 self.enter(Event::HostRebooted).await?;
+                if self.row.intent == Intent::Running {
+                    op.as_ref().map_or(Ok(()), |_| Err(host_rebooted()))?;
+                }
             }
-            Phase::Stopping => self.tear_down(None).await?,
+            Phase::Stopping => self.tear_down(context.as_ref()).await?,
             // Watched: nothing that this actor does not know.
             Phase::Running if self.watching => {}
             Phase::Running => {
@@ -107,14 +119,13 @@ impl Actor {
                 self.view.send_modify(|view| view.vmm_pid = facts.vmm.vmm);
                 self.enter(Event::VmmUp).await?;
             }
-            Phase::Starting => self.boot(None, None).await?,
+            Phase::Starting => self.boot(context.as_ref(), None).await?,
             Phase::Provisioning => {
-                let op = self.inner.begin(
-                    OpKind::StartVm,
-                    self.row.name.to_string(),
-                    Some(self.row.id.clone()),
-                );
-                let deadline = Duration::from_secs(300);
+                let (inner, row) = (&self.inner, &self.row);
+                let begin =
+                    || inner.begin(OpKind::StartVm, row.name.to_string(), Some(row.id.clone()));
+                let op = op.take().unwrap_or_else(begin);
+                let deadline = self.inner.config.boot_deadline;
                 let start = self.row.intent == Intent::Running;
                 let wish = Wish::Create {
                     start,
@@ -134,6 +145,12 @@ impl Actor {
         if self.row.phase == Phase::Stopped {
             self.remove_leftovers().await?;
         }
+        if let (Phase::Running, Some(op)) = (self.row.phase, op.as_ref()) {
+            // Who waits for this operation waits for the guest.
+            let deadline = self.inner.config.boot_deadline;
+            self.start(Some(GuestState::Reachable), deadline, op, None)
+                .await?;
+        }
         Ok(false)
     }
 
@@ -148,4 +165,9 @@ impl Actor {
         }
         Ok(())
     }
+}
+
+fn host_rebooted() -> Failure {
+    Failure::new(ErrorCode::VmmFailed, "the host was started again meanwhile")
+        .hint("the VM is stopped, with its disks as they were: `banger vm start`")
 }

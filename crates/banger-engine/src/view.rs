@@ -2,11 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use banger_core::{
-    Digest, ErrorCode, ImageName, Intent, KernelName, Phase, SpecOrigin, VmId, VmName, VmSpec,
-};
+use banger_core::{Digest, ImageName, Intent, KernelName, Phase, SpecOrigin, VmId, VmName, VmSpec};
 use banger_store::VmRow;
-use serde::{Deserialize, Serialize};
 
 use crate::ports::{Failure, GuestState};
 
@@ -70,42 +67,11 @@ impl VmView {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct StoredFailure {
-    code: ErrorCode,
-    message: String,
-    causes: Vec<String>,
-    hints: Vec<String>,
-}
-
 /// A failure as it is stored.
 pub(crate) fn write_failure(failure: &Failure) -> Option<String> {
-    let Failure {
-        code,
-        message,
-        causes,
-        hints,
-    } = failure.clone();
-    serde_json::to_string(&StoredFailure {
-        code,
-        message,
-        causes,
-        hints,
-    })
-    .ok()
+    serde_json::to_string(failure).ok()
 }
 
 fn read_failure(json: &str) -> Option<Failure> {
-    let StoredFailure {
-        code,
-        message,
-        causes,
-        hints,
-    } = serde_json::from_str(json).ok()?;
-    Some(Failure {
-        code,
-        message,
-        causes,
-        hints,
-    })
+    serde_json::from_str(json).ok()
 }

@@ -2,73 +2,17 @@
 //! killed at every call.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::net::Ipv4Addr;
-use std::path::Path;
+mod common;
+
 use std::time::Duration;
 
-use banger_core::{ErrorCode, MemoryMib, Phase, SpecOrigin, VmId, VmSpec};
+use banger_core::{ErrorCode, Phase, VmSpec};
 use banger_engine::ports::{Failure, Farewell, GuestState};
-use banger_engine::{CreateVm, Engine, EngineConfig, OpState, OperationView};
-use banger_store::Store;
+use banger_engine::{CreateVm, OpState};
 use banger_testkit::{FailMode, Failpoint, FakeHost};
+use common::{end, open, running, until_phase, wanted};
 
 const GRACE: Duration = Duration::from_secs(5);
-
-async fn open(host: &FakeHost, dir: &Path) -> Engine {
-    let config = EngineConfig {
-        bridge_ip: Ipv4Addr::new(172, 16, 0, 1),
-        guest_addresses: (Ipv4Addr::new(172, 16, 0, 1), Ipv4Addr::new(172, 16, 0, 254)),
-        host_cpus: 4,
-        host_memory: MemoryMib(8192),
-        boot_deadline: Duration::from_secs(5),
-    };
-    let store = Store::open(&dir.join("banger.db")).unwrap();
-    let engine = Engine::open(host.ports(), store, config).await.unwrap();
-    engine.reconcile().await.unwrap();
-    engine
-}
-
-fn wanted(name: Option<&str>, start: bool) -> CreateVm {
-    CreateVm {
-        name: name.map(|name| name.parse().unwrap()),
-        image: "debian-bookworm".parse().unwrap(),
-        kernel: None,
-        spec: VmSpec::FLOOR,
-        origin: SpecOrigin::Floor,
-        start,
-        ephemeral: false,
-        wait: Some(GuestState::Ready),
-        timeout: None,
-    }
-}
-
-async fn end(engine: &Engine, operation: Result<OperationView, Failure>) -> OpState {
-    let id = operation.unwrap().id;
-    let mut watch = engine.watch(&id).unwrap();
-    let ended = watch.wait_for(|view| view.state != OpState::Running);
-    tokio::time::timeout(Duration::from_secs(20), ended)
-        .await
-        .expect("it ends")
-        .unwrap()
-        .state
-        .clone()
-}
-
-async fn until_phase(engine: &Engine, vm: &VmId, phase: Phase) {
-    let mut watch = engine.watch_vm(vm).unwrap();
-    let reached = watch.wait_for(|view| view.phase == phase);
-    tokio::time::timeout(Duration::from_secs(20), reached)
-        .await
-        .expect("it gets there")
-        .unwrap();
-}
-
-async fn running(engine: &Engine) -> VmId {
-    let operation = engine.create(wanted(Some("demo"), true)).await;
-    let vm = operation.as_ref().unwrap().vm.clone().unwrap();
-    assert_eq!(end(engine, operation).await, OpState::Succeeded);
-    vm
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn create_stop_start_delete_leaves_nothing() {
@@ -252,11 +196,11 @@ async fn fail_once(deed: Deed, failpoint: Failpoint) -> bool {
     let was_hit = host.calls() > failpoint.at;
     host.set_failpoint(None);
     // A daemon that only saw an error goes on; a dead one is followed by another.
-    let engine = if failpoint.mode == FailMode::Error {
-        engine
-    } else {
+    let engine = if failpoint.mode.is_crash() {
         engine.abort();
         open(&host, dir.path()).await
+    } else {
+        engine
     };
     if let Some(view) = engine.get(&vm)
         && !matches!(view.phase, Phase::Deleting)

@@ -17,6 +17,26 @@ use crate::build::BuildWatch;
 /// How many lines of a failed program are kept.
 const TAIL: usize = 20;
 
+/// What of a program's output an error needs.
+#[derive(Debug, Default)]
+struct Said {
+    tail: Vec<String>,
+    disk_full: bool,
+}
+
+impl Said {
+    fn add(&mut self, line: String) {
+        // The programs have no other way to tell: strerror(ENOSPC) in the C locale, and apt's own words.
+        self.disk_full |= ["No space left on device", "have enough free space"]
+            .iter()
+            .any(|words| line.contains(words));
+        if self.tail.len() == TAIL {
+            self.tail.remove(0);
+        }
+        self.tail.push(line);
+    }
+}
+
 /// Runs one step's program to its end.
 pub(crate) fn run_step(
     step: &'static str,
@@ -29,17 +49,17 @@ pub(crate) fn run_step(
     let argv: Vec<String> = argv
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
-    let failed = |status: String, tail: Vec<String>| BuildError::Step {
+    let failed = |status: String, said: Said| BuildError::Step {
         step,
         argv: argv.join(" "),
         status,
-        tail,
+        tail: said.tail,
+        disk_full: said.disk_full,
         log: log.to_owned(),
     };
-    let (reader, writer) = io::pipe().map_err(|error| failed(error.to_string(), vec![]))?;
-    let copy = writer
-        .try_clone()
-        .map_err(|error| failed(error.to_string(), vec![]))?;
+    let not_run = |error: io::Error| failed(error.to_string(), Said::default());
+    let (reader, writer) = io::pipe().map_err(not_run)?;
+    let copy = writer.try_clone().map_err(not_run)?;
     command
         .stdin(Stdio::null())
         .stdout(writer)
@@ -53,34 +73,27 @@ pub(crate) fn run_step(
                 package,
             });
         }
-        Err(error) => return Err(failed(error.to_string(), vec![])),
+        Err(error) => return Err(not_run(error)),
         Ok(child) => child,
     };
     // The writing ends must be the program's alone, or the pipe never ends.
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    let tail = follow(reader, &child, log, watch);
-    let status = child
-        .wait()
-        .map_err(|error| failed(error.to_string(), vec![]))?;
+    let said = follow(reader, &child, log, watch);
+    let status = child.wait().map_err(not_run)?;
     if watch.cancelled() {
         return Err(BuildError::Cancelled);
     }
     if status.success() {
         Ok(())
     } else {
-        Err(failed(status.to_string(), tail))
+        Err(failed(status.to_string(), said))
     }
 }
 
 /// Passes the output on until it ends, and ends the program when the watcher cancels.
-fn follow(
-    output: io::PipeReader,
-    child: &Child,
-    log: &Path,
-    watch: &dyn BuildWatch,
-) -> Vec<String> {
+fn follow(output: io::PipeReader, child: &Child, log: &Path, watch: &dyn BuildWatch) -> Said {
     let mut file = File::options().create(true).append(true).open(log).ok();
-    let mut tail: Vec<String> = Vec::new();
+    let mut said = Said::default();
     let (sender, lines) = channel();
     std::thread::scope(|scope| {
         scope.spawn(move || {
@@ -102,10 +115,7 @@ fn follow(
                         let _ = writeln!(file, "{line}");
                     }
                     watch.line(&line);
-                    if tail.len() == TAIL {
-                        tail.remove(0);
-                    }
-                    tail.push(line);
+                    said.add(line);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -117,5 +127,5 @@ fn follow(
             }
         }
     });
-    tail
+    said
 }

@@ -23,6 +23,8 @@ pub enum BuildError {
         status: String,
         /// The last lines that it said.
         tail: Vec<String>,
+        /// Whether a file system was full, by what it said.
+        disk_full: bool,
         /// All that it said.
         log: PathBuf,
     },
@@ -57,12 +59,9 @@ impl BuildError {
     /// Whether the file system was full.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
-        let says_so = |line: &String| {
-            line.contains("No space left on device") || line.contains("not have enough space")
-        };
         match self {
             Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
-            Self::Step { tail, .. } => tail.iter().any(says_so),
+            Self::Step { disk_full, .. } => *disk_full,
             _ => false,
         }
     }

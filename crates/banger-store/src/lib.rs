@@ -62,6 +62,19 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether the file system was full.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Sqlite { source, .. } => {
+                source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+            }
+            Self::Row { .. } => false,
+        }
+    }
+}
+
 /// The database. Calls block: give them to a thread that may.
 #[derive(Debug)]
 pub struct Store {

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use banger_core::{Intent, OpId, Phase, SpecOrigin, VmId, VmSpec};
 use banger_store::{InsertVmError, NewVm, OpenStoreError, OperationRow, Store, VmRow};
+use banger_testkit::SmallDisk;
 
 fn open() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
@@ -89,6 +90,35 @@ fn the_journal_tells_intended_from_confirmed() {
 }
 
 #[test]
+fn an_operation_that_goes_on_is_found_again_and_one_that_has_ended_does_not_change() {
+    let (_dir, store) = open();
+    let row = |number: u8, is_final, view: &str| OperationRow {
+        id: OpId::from_entropy([number; 6]),
+        is_final,
+        view: view.into(),
+    };
+    for (number, is_final) in [(2, false), (1, false), (3, true)] {
+        store
+            .save_operation(&row(number, is_final, "begun"))
+            .unwrap();
+    }
+    store.save_operation(&row(2, false, "further")).unwrap();
+    let unfinished = store.unfinished_operations().unwrap();
+    assert_eq!(
+        unfinished,
+        [row(2, false, "further"), row(1, false, "begun")]
+    );
+    store.save_operation(&row(2, true, "ended")).unwrap();
+    // A write that was under way when it ended comes too late.
+    store.save_operation(&row(2, false, "further")).unwrap();
+    assert_eq!(
+        store.operation(&row(2, true, "").id).unwrap(),
+        Some(row(2, true, "ended"))
+    );
+    assert_eq!(store.unfinished_operations().unwrap().len(), 1);
+}
+
+#[test]
 fn finished_operations_are_kept_up_to_a_number() {
     let (_dir, store) = open();
     let id = |number: u16| OpId::from_entropy([0, 0, 0, 0, (number >> 8) as u8, number as u8]);
@@ -125,4 +155,43 @@ fn a_newer_and_a_damaged_database_are_refused() {
     )
     .unwrap();
     assert!(Store::open(&damaged).is_err());
+}
+
+#[test]
+fn a_full_file_system_is_told_and_costs_nothing_that_was_there() {
+    let disk = match SmallDisk::new(2) {
+        Err(why) => {
+            println!("SKIPPED (loop mount): {why}");
+            return;
+        }
+        Ok(disk) => disk,
+    };
+    let new_vm = |number: usize| {
+        let mut vm = new(0, &format!("vm-{number}"));
+        vm.row.id = VmId::from_entropy((number as u64).to_be_bytes()[2..].try_into().unwrap());
+        vm.addresses.1 = Ipv4Addr::new(172, 16, 255, 254);
+        vm
+    };
+    let path = disk.path().join("banger.db");
+    let store = Store::open(&path).unwrap();
+    store.insert_vm(new_vm(0)).unwrap();
+    let filler = disk.fill();
+    // What the log has room for already still goes in; then it is told.
+    let mut stored = 1;
+    let error = loop {
+        match store.insert_vm(new_vm(stored)) {
+            Ok(_) => stored += 1,
+            Err(error) => break error,
+        }
+        assert!(stored < 10_000, "the disk is never full");
+    };
+    let InsertVmError::Store(error) = error else {
+        panic!("{error}")
+    };
+    assert!(error.is_disk_full(), "{error:?}");
+    assert_eq!(store.vms().unwrap().len(), stored);
+    std::fs::remove_file(filler).unwrap();
+    store.insert_vm(new_vm(stored)).unwrap();
+    drop(store);
+    assert_eq!(Store::open(&path).unwrap().vms().unwrap().len(), stored + 1);
 }

@@ -5,6 +5,8 @@
 pub enum FailMode {
     /// It answers with an error and changes nothing.
     Error,
+    /// The same, because the file system is full.
+    DiskFull,
     /// The daemon dies before the call has an effect.
     CrashBefore,
     /// The daemon dies after the call's effect, before it hears of it.
@@ -13,7 +15,18 @@ pub enum FailMode {
 
 impl FailMode {
     /// Every way.
-    pub const ALL: [Self; 3] = [Self::Error, Self::CrashBefore, Self::CrashAfter];
+    pub const ALL: [Self; 4] = [
+        Self::Error,
+        Self::DiskFull,
+        Self::CrashBefore,
+        Self::CrashAfter,
+    ];
+
+    /// Whether the daemon dies of it.
+    #[must_use]
+    pub const fn is_crash(self) -> bool {
+        matches!(self, Self::CrashBefore | Self::CrashAfter)
+    }
 }
 
 /// The call that fails: the `at`-th that changes something, counted from where it was set.

@@ -89,6 +89,11 @@ impl FakeHost {
         self.changed();
     }
 
+    /// From here on guests hang: no agent answers.
+    pub fn hang_guests(&self) {
+        self.model().guests_hang = true;
+    }
+
     /// The host starts anew: nothing runs.
     pub fn reboot(&self) {
         let mut model = self.model();
@@ -166,6 +171,9 @@ impl FakeHost {
         };
         match mode {
             Some(FailMode::Error) => return Err(Failure::new(ErrorCode::Internal, "told to fail")),
+            Some(FailMode::DiskFull) => {
+                return Err(Failure::new(ErrorCode::DiskFull, "told to be full"));
+            }
             Some(FailMode::CrashBefore) => self.crash().await,
             Some(FailMode::CrashAfter) | None => {}
         }

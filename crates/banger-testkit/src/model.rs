@@ -26,6 +26,8 @@ pub(crate) struct Vmm {
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     pub(crate) network: bool,
+    /// Whether no agent answers.
+    pub(crate) guests_hang: bool,
     pub(crate) folders: BTreeMap<VmId, Folder>,
     pub(crate) taps: BTreeMap<VmId, (Ipv4Addr, bool)>,
     pub(crate) vmms: BTreeMap<VmId, Vmm>,

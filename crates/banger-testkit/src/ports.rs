@@ -104,6 +104,15 @@ impl Drives for FakeHost {
             .await
     }
 
+    async fn console_tail(&self, vm: &VmId) -> Vec<String> {
+        let model = self.model();
+        let lines = model
+            .vmms
+            .get(vm)
+            .map(|vmm| format!("booted by {}", vmm.pid));
+        lines.into_iter().collect()
+    }
+
     async fn collect_console(&self, _: &VmId) -> Result<(), Failure> {
         self.act(|_| Ok(())).await
     }
@@ -267,7 +276,10 @@ impl Guests for FakeHost {
     async fn wait(&self, vm: &VmId, _: GuestState) -> Result<(), Failure> {
         let mut changes = self.changes();
         loop {
-            if self.model().vmms.get(vm).is_some_and(|vmm| vmm.lives) {
+            let answers = |model: &Model| {
+                !model.guests_hang && model.vmms.get(vm).is_some_and(|vmm| vmm.lives)
+            };
+            if answers(&self.model()) {
                 return Ok(());
             }
             changes

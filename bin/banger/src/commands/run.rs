@@ -120,6 +120,9 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
         if error.0.code == ErrorCode::Cancelled {
             return Ok(INTERRUPTED);
         }
+        if client.vm(&vm).await.is_err() {
+            return Err(error);
+        }
         let kept =
             format!("the VM `{name}` is kept: `banger vm show {name}`, `banger vm logs {name}`");
         return Err(error.hint(kept));

@@ -104,12 +104,8 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn in_folder(path: &Path, error: &io::Error) -> Failure {
-    let code = match error.kind() {
-        io::ErrorKind::StorageFull => ErrorCode::DiskFull,
-        _ => ErrorCode::Internal,
-    };
     Failure::because(
-        code,
+        ErrorCode::Internal,
         format!("{} could not be written or read", path.display()),
         error,
     )
@@ -173,6 +169,14 @@ impl Drives for VmDrives {
             Ok(())
         })
         .await
+    }
+
+    async fn console_tail(&self, vm: &VmId) -> Vec<String> {
+        let console = self.folder(vm).join("run/console");
+        let (_, tail) = blocking(move || Ok(console::read_end(&console)))
+            .await
+            .unwrap_or_default();
+        tail
     }
 
     async fn collect_console(&self, vm: &VmId) -> Result<(), Failure> {

@@ -23,7 +23,7 @@ pub(crate) struct Watch<'a>(pub(crate) &'a dyn Progress);
 
 impl BuildWatch for Watch<'_> {
     fn step(&self, title: &str) {
-        self.0.line(title);
+        self.0.part(title);
     }
 
     fn line(&self, text: &str) {
@@ -102,7 +102,7 @@ pub(crate) fn build_failure(name: &ImageName, error: &BuildError) -> Failure {
     match code {
         ErrorCode::HostNotReady => failure.hint("scripts/setup installs what the host needs"),
         ErrorCode::DiskFull => {
-            failure.hint("the default image needs about 2 GB where the state directory is")
+            failure.hint("building the default image takes about 3 GB there, and 1 GB in the end")
         }
         _ => failure,
     }

@@ -17,7 +17,7 @@ pub(crate) use console::open as open_console;
 pub(crate) use drives::VmDrives;
 pub(crate) use guests::AgentGuests;
 pub(crate) use helper::HelperLink;
-pub(crate) use images::{LocalImages, build_failure, unknown_image};
+pub(crate) use images::{LocalImages, Watch, build_failure, unknown_image};
 pub(crate) use kernels::{LocalKernels, import_failure, unknown_kernel};
 pub(crate) use names::ZoneNames;
 pub(crate) use readable::watched;

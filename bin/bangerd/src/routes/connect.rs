@@ -83,7 +83,7 @@ async fn reach(
         return Err(Failure::new(ErrorCode::VmNotRunning, "the VM does not run"));
     }
     let address = GuestAddress::new(state.vm_folder(vm).join("run/v"));
-    let unreachable = |error: &dyn std::error::Error| {
+    let unreachable = |error: &(dyn std::error::Error + 'static)| {
         Failure::because(
             ErrorCode::AgentUnreachable,
             "the guest's agent cannot be reached",

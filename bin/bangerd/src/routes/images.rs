@@ -6,12 +6,12 @@ use axum::http::StatusCode;
 use banger_api::{BuildImageRequest, Image, ImageList, Operation};
 use banger_core::{ErrorCode, ImageName};
 use banger_engine::OpKind;
-use banger_engine::ports::{Failure, Progress};
-use banger_image::{BuildWatch, Recipe};
+use banger_engine::ports::Failure;
+use banger_image::Recipe;
 
 use super::Problem;
 use super::problem::Body;
-use crate::adapters::{build_failure, unknown_image};
+use crate::adapters::{Watch, build_failure, unknown_image};
 use crate::convert;
 use crate::state::Shared;
 
@@ -51,46 +51,6 @@ pub(crate) async fn show(
     Ok(Json(convert::image(&image)))
 }
 
-/// The engine's stages as a build's watcher.
-struct Stages<'a> {
-    context: &'a banger_engine::TaskContext,
-    open: std::sync::Mutex<Option<String>>,
-}
-
-impl Stages<'_> {
-    fn end(&self, succeeded: bool) {
-        let open = self
-            .open
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .take();
-        if let Some(key) = open {
-            self.context.end(&key, succeeded);
-        }
-    }
-}
-
-impl BuildWatch for Stages<'_> {
-    fn step(&self, title: &str) {
-        self.end(true);
-        let key = title.replace(' ', "_");
-        self.context.begin(&key, title);
-        *self
-            .open
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(key);
-    }
-
-    fn line(&self, text: &str) {
-        let short: String = text.chars().filter(|c| !c.is_control()).take(100).collect();
-        self.context.line(&short);
-    }
-
-    fn cancelled(&self) -> bool {
-        self.context.cancelled()
-    }
-}
-
 /// Builds an image from its recipe; one that exists and is not stale is left alone.
 #[utoipa::path(post, path = "/v1/images/build", request_body = BuildImageRequest, responses((status = 202, body = Operation)))]
 pub(crate) async fn build(
@@ -122,12 +82,9 @@ pub(crate) async fn build(
                 if current.is_some() && !force {
                     return Ok(());
                 }
-                let stages = Stages {
-                    context: &context,
-                    open: std::sync::Mutex::default(),
-                };
-                let built = store.build(&recipe, &log, &stages);
-                stages.end(built.is_ok());
+                context.begin("image", &format!("building {}", recipe.name));
+                let built = store.build(&recipe, &log, &Watch(&context));
+                context.end("image", built.is_ok());
                 built
                     .map(drop)
                     .map_err(|error| build_failure(&recipe.name, &error))

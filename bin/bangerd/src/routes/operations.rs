@@ -27,18 +27,14 @@ fn parse(id: &str) -> Result<OpId, Failure> {
     id.parse().map_err(|_| unknown())
 }
 
-/// An operation. One of an earlier daemon's life is told as it ended.
+/// An operation, also one of an earlier daemon's life.
 #[utoipa::path(get, path = "/v1/operations/{id}", params(("id" = String, Path,)), responses((status = 200, body = Operation)))]
 pub(crate) async fn show(
     State(state): State<Shared>,
     Path(id): Path<String>,
-) -> Result<Response, Problem> {
-    let id = parse(&id)?;
-    if let Some(view) = state.engine.operation(&id) {
-        return Ok(Json(convert::operation(&state, &view)).into_response());
-    }
-    let stored = state.engine.past_operation(&id).await?;
-    Ok(([(CONTENT_TYPE, "application/json")], stored).into_response())
+) -> Result<Json<Operation>, Problem> {
+    let view = state.engine.operation(&parse(&id)?).await?;
+    Ok(Json(convert::operation(&state, &view)))
 }
 
 /// Cancels an operation; a create's VM is deleted.
@@ -58,13 +54,13 @@ pub(crate) async fn events(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let id = parse(&id)?;
-    let gone = || {
-        Failure::new(
-            ErrorCode::OperationNotFound,
-            format!("there is no operation {id}"),
-        )
+    let ndjson = [(CONTENT_TYPE, "application/x-ndjson")];
+    let Some(watch) = state.engine.watch(&id) else {
+        // An earlier daemon's: all of it has happened.
+        let view = state.engine.operation(&id).await?;
+        let told = lines_for(None, &convert::operation(&state, &view), true);
+        return Ok((ndjson, told).into_response());
     };
-    let watch = state.engine.watch(&id).ok_or_else(gone)?;
     let start = (state, watch, None::<Operation>, false);
     let lines = stream::unfold(start, |(state, mut watch, told, done)| async move {
         if done {
@@ -86,11 +82,7 @@ pub(crate) async fn events(
             }
         }
     });
-    Ok((
-        [(CONTENT_TYPE, "application/x-ndjson")],
-        Body::from_stream(lines),
-    )
-        .into_response())
+    Ok((ndjson, Body::from_stream(lines)).into_response())
 }
 
 /// What has happened since `told`.

@@ -1,0 +1,68 @@
+//! What the tests of the engine share.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use banger_core::{MemoryMib, Phase, SpecOrigin, VmId, VmSpec};
+use banger_engine::ports::{Failure, GuestState};
+use banger_engine::{CreateVm, Engine, EngineConfig, OpState, OperationView};
+use banger_store::Store;
+use banger_testkit::FakeHost;
+
+pub(crate) async fn open(host: &FakeHost, dir: &Path) -> Engine {
+    let config = EngineConfig {
+        bridge_ip: Ipv4Addr::new(172, 16, 0, 1),
+        guest_addresses: (Ipv4Addr::new(172, 16, 0, 1), Ipv4Addr::new(172, 16, 0, 254)),
+        host_cpus: 4,
+        host_memory: MemoryMib(8192),
+        boot_deadline: Duration::from_secs(5),
+    };
+    let store = Store::open(&dir.join("banger.db")).unwrap();
+    let engine = Engine::open(host.ports(), store, config).await.unwrap();
+    engine.reconcile().await.unwrap();
+    engine
+}
+
+pub(crate) fn wanted(name: Option<&str>, start: bool) -> CreateVm {
+    CreateVm {
+        name: name.map(|name| name.parse().unwrap()),
+        image: "debian-bookworm".parse().unwrap(),
+        kernel: None,
+        spec: VmSpec::FLOOR,
+        origin: SpecOrigin::Floor,
+        start,
+        ephemeral: false,
+        wait: Some(GuestState::Ready),
+        timeout: None,
+    }
+}
+
+pub(crate) async fn end(engine: &Engine, operation: Result<OperationView, Failure>) -> OpState {
+    let id = operation.unwrap().id;
+    let mut watch = engine.watch(&id).unwrap();
+    let ended = watch.wait_for(|view| view.state != OpState::Running);
+    tokio::time::timeout(Duration::from_secs(20), ended)
+        .await
+        .expect("it ends")
+        .unwrap()
+        .state
+        .clone()
+}
+
+pub(crate) async fn until_phase(engine: &Engine, vm: &VmId, phase: Phase) {
+    let mut watch = engine.watch_vm(vm).unwrap();
+    let reached = watch.wait_for(|view| view.phase == phase);
+    tokio::time::timeout(Duration::from_secs(20), reached)
+        .await
+        .expect("it gets there")
+        .unwrap();
+}
+
+pub(crate) async fn running(engine: &Engine) -> VmId {
+    let operation = engine.create(wanted(Some("demo"), true)).await;
+    let vm = operation.as_ref().unwrap().vm.clone().unwrap();
+    assert_eq!(end(engine, operation).await, OpState::Succeeded);
+    vm
+}
