@@ -92,7 +92,8 @@ fn a_shell_on_a_terminal_knows_ctrl_c_its_size_and_its_end() {
     terminal.expect("resized", PATIENCE);
     terminal.expect(">>", PATIENCE);
 
-    terminal.type_in("sleep 1000; echo no''t here\r");
+    terminal.type_in("sh -c 'echo in the fore''ground; exec sleep 1000'; echo no''t here\r");
+    terminal.expect("in the foreground", PATIENCE);
     terminal.type_in("\u{3}");
     terminal.expect(">>", PATIENCE);
     terminal.type_in("echo sta''tus $?\r");
