@@ -22,6 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("banger-guest", &["banger-core", "banger-guest-proto"]),
     ("banger-rootops", &["banger-core", "banger-root-proto"]),
     ("banger-engine", &["banger-core", "banger-store"]),
+    ("banger-install", &["banger-core"]),
     (
         "banger-testkit",
         &[
@@ -39,6 +40,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "banger-client",
             "banger-guest",
             "banger-guest-proto",
+            "banger-install",
         ],
     ),
     (

@@ -3,9 +3,16 @@
 
 use std::path::{Path, PathBuf};
 
-/// All paths of a checkout run or an installation in a home.
+use banger_install::{HELPER_DIR, RUNTIME_DIR, Record, STATE_DIR, lib_dir};
+
+/// Set to use the daemons of this build, also where banger is installed for the whole host.
+pub(crate) const CHECKOUT: &str = "BANGER_CHECKOUT";
+
+/// All paths of a checkout run, an installation in a home, or one of the whole host.
 #[derive(Debug, Clone)]
 pub(crate) struct Paths {
+    /// Whom the whole host's installation serves: then systemd starts the daemons, and nobody else.
+    pub(crate) installed_for: Option<String>,
     /// Holds the owner API's socket.
     pub(crate) runtime_dir: PathBuf,
     pub(crate) state_dir: PathBuf,
@@ -45,12 +52,27 @@ impl Paths {
         let helper_dir =
             PathBuf::from(format!("/run/banger-root/{uid}-{:08x}", hash(&runtime_dir)));
         Self {
+            installed_for: None,
             state_dir: xdg("XDG_STATE_HOME", ".local/state"),
             config_dir: xdg("XDG_CONFIG_HOME", ".config"),
             agent: programs.join("../lib/banger/banger-vsock-agent"),
             runtime_dir,
             helper_dir,
             programs,
+        }
+    }
+
+    /// Of the whole host's installation.
+    pub(crate) fn installed(record: &Record) -> Self {
+        let lib = lib_dir(&record.prefix);
+        Self {
+            installed_for: Some(record.owner.name.clone()),
+            runtime_dir: RUNTIME_DIR.into(),
+            state_dir: STATE_DIR.into(),
+            config_dir: record.owner.home.join(".config/banger"),
+            helper_dir: HELPER_DIR.into(),
+            agent: lib.join("banger-vsock-agent"),
+            programs: lib,
         }
     }
 

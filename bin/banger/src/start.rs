@@ -29,6 +29,9 @@ pub(crate) enum Needs {
 /// A client of a daemon that runs, is of this build, and has what the command needs.
 pub(crate) async fn connect(paths: &Paths, needs: Needs) -> Result<Client, CommandError> {
     let client = Client::new(paths.socket());
+    if let Some(owner) = &paths.installed_for {
+        return connect_installed(client, owner).await;
+    }
     if let Ok(version) = client.version().await
         && is_good(&version, paths, needs)?
     {
@@ -58,6 +61,43 @@ pub(crate) async fn connect(paths: &Paths, needs: Needs) -> Result<Client, Comma
         Err(error) => return Err(error.into()),
     }
     Ok(client)
+}
+
+/// systemd starts the daemons of an installed host; here is only looked whether they are the right ones.
+async fn connect_installed(client: Client, owner: &str) -> Result<Client, CommandError> {
+    let version = match client.version().await {
+        Err(error) if error.is_no_daemon() => {
+            let what = format!(
+                "banger is installed for {owner} on this host, and its daemon does not run"
+            );
+            return Err(CommandError::because(ErrorCode::DaemonUnavailable, what, &error)
+                .hint("`sudo systemctl start bangerd` starts it; `banger system status` says what is wrong"));
+        }
+        result => result?,
+    };
+    check_installed(&version)?;
+    Ok(client)
+}
+
+fn check_installed(version: &Version) -> Result<(), CommandError> {
+    let speaks = version.api_min <= API_VERSION && version.api_max >= API_VERSION;
+    let ours = env!("CARGO_PKG_VERSION");
+    if speaks && version.daemon.version == ours {
+        return Ok(());
+    }
+    let what = format!(
+        "the daemon that runs is {} and this client {ours}",
+        version.daemon.version
+    );
+    let error = CommandError::new(ErrorCode::VersionMismatch, what);
+    Err(if is_newer(&version.daemon.version, ours) {
+        error.hint("use the banger that was installed with it (`banger system status` says where)")
+    } else {
+        error.hint(
+            "`sudo banger system restart` starts the installed build; VMs go on. When an older one is installed: \
+             `sudo banger system install`",
+        )
+    })
 }
 
 fn is_good(version: &Version, paths: &Paths, needs: Needs) -> Result<bool, CommandError> {
@@ -380,6 +420,34 @@ mod tests {
     fn versions_are_compared_as_numbers() {
         assert!(is_newer("0.10.0", "0.9.9"));
         assert!(!is_newer("0.1.0", "0.1.0"));
+    }
+
+    #[test]
+    fn an_installed_daemon_of_another_version_is_an_error_with_the_way_out() {
+        let version = |daemon: &str, api: u32| Version {
+            api_max: api,
+            api_min: api,
+            daemon: banger_api::Component {
+                version: daemon.into(),
+                build: String::new(),
+                pid: 1,
+            },
+            helper: banger_api::HelperStatus {
+                available: true,
+                version: None,
+                pid: None,
+                socket: String::new(),
+                problem: None,
+            },
+        };
+        let ours = env!("CARGO_PKG_VERSION");
+        assert_eq!(check_installed(&version(ours, API_VERSION)), Ok(()));
+        let older = check_installed(&version("0.0.1", API_VERSION)).unwrap_err();
+        assert_eq!(older.0.code, ErrorCode::VersionMismatch);
+        assert!(older.0.hints[0].contains("sudo banger system restart"));
+        let newer = check_installed(&version("99.0.0", API_VERSION)).unwrap_err();
+        assert!(!newer.0.hints[0].contains("restart"));
+        assert!(check_installed(&version(ours, API_VERSION + 1)).is_err());
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! The command line: fixed by whoever has root; no request can change any of it.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use banger_rootops::{Config, ConfigError};
+
+use crate::config_file::{self, FileError};
 
 /// What is wrong with the command line.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +30,12 @@ pub(crate) enum ArgsError {
     /// An option that must be there.
     #[error("{0} is required")]
     Missing(&'static str),
+    /// The file that holds the options.
+    #[error("the configuration file cannot be used")]
+    File(#[source] FileError),
+    /// Options beside the file.
+    #[error("{0} stands in the file that --config names, and is not an option beside it")]
+    Beside(&'static str),
 }
 
 /// The command line.
@@ -33,6 +43,8 @@ pub(crate) enum ArgsError {
 pub(crate) struct Args {
     pub(crate) config: Config,
     pub(crate) foreground: bool,
+    /// End every VM and remove what was made, instead of serving.
+    pub(crate) clear: bool,
     /// As given, to start the background process with the same.
     pub(crate) given: Vec<OsString>,
 }
@@ -40,8 +52,9 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Self, ArgsError> {
         let given: Vec<OsString> = args.collect();
-        let mut foreground = false;
-        let mut values = std::collections::HashMap::new();
+        let (mut foreground, mut clear) = (false, false);
+        let mut file = None;
+        let mut values: HashMap<&'static str, OsString> = HashMap::new();
         let mut rest = given.iter();
         while let Some(arg) = rest.next() {
             let name = arg.to_string_lossy();
@@ -49,11 +62,28 @@ impl Args {
                 foreground = true;
                 continue;
             }
+            if name == "--clear" {
+                clear = true;
+                continue;
+            }
+            if name == "--config" {
+                file = rest.next().map(PathBuf::from);
+                if file.is_none() {
+                    return Err(ArgsError::Option(name.into_owned()));
+                }
+                continue;
+            }
             let known = OPTIONS.iter().find(|option| **option == name);
             let (Some(option), Some(value)) = (known, rest.next()) else {
                 return Err(ArgsError::Option(name.into_owned()));
             };
             values.insert(*option, value.clone());
+        }
+        if let Some(path) = file {
+            if let Some(option) = values.keys().next() {
+                return Err(ArgsError::Beside(option));
+            }
+            values = config_file::read(&path, OPTIONS).map_err(ArgsError::File)?;
         }
         let text = |option: &'static str| {
             let value = values.get(option).ok_or(ArgsError::Missing(option))?;
@@ -76,6 +106,7 @@ impl Args {
         Ok(Self {
             config,
             foreground,
+            clear,
             given,
         })
     }
@@ -129,6 +160,21 @@ mod tests {
             .iter()
             .flat_map(|(name, value)| [OsString::from(*name), OsString::from(*value)]);
         Args::parse(words)
+    }
+
+    #[test]
+    fn a_file_holds_all_options_or_none() {
+        let with = |more: &[&str]| {
+            let words = ["--config", "/nowhere/root.toml"].iter().chain(more);
+            Args::parse(words.map(OsString::from)).unwrap_err()
+        };
+        assert!(matches!(with(&[]), ArgsError::File(_)));
+        assert!(matches!(
+            with(&["--owner", "7"]),
+            ArgsError::Beside("--owner")
+        ));
+        let alone = Args::parse([OsString::from("--config")].into_iter());
+        assert!(matches!(alone, Err(ArgsError::Option(_))));
     }
 
     #[test]

@@ -16,9 +16,9 @@ use banger_rootops::Helper;
 
 use crate::args::Args;
 use crate::log::Log;
-use crate::{runtime_dir, server, sys};
+use crate::{runtime_dir, server, service, sys};
 
-type Failure = Box<dyn Error>;
+pub(crate) type Failure = Box<dyn Error>;
 
 const READY: &str = "ready\n";
 const ALREADY: &str = "already running\n";
@@ -67,7 +67,7 @@ pub(crate) fn in_background(args: &Args) -> Result<(), Failure> {
 
 /// Serves in this process; says so on standard output and lets go of it when it listens.
 pub(crate) fn serve(args: &Args) -> Result<(), Failure> {
-    sys::close_inherited();
+    let passed = sys::close_inherited(service::has_socket());
     if !rustix::process::geteuid().is_root() {
         return Err("it must be started as root".into());
     }
@@ -84,16 +84,26 @@ pub(crate) fn serve(args: &Args) -> Result<(), Failure> {
     };
     let log = Log::open(&dir.join("helper.log"))?;
     let helper = Arc::new(Mutex::new(Helper::open(args.config.clone())?));
-    let listener = server::listener(&args.config)?;
+    let activated = passed.is_some();
+    let listener = match passed {
+        Some(socket) => {
+            service::check_socket(&socket)?;
+            socket
+        }
+        None => server::listener(&args.config)?,
+    };
     log.line(format_args!("pid={} started", std::process::id()));
     server::accept_in_background(listener, Arc::clone(&helper), log.clone())?;
+    service::say_ready()?;
     say(READY)?;
     silence()?;
     signals.wait();
     // A request that is being worked on is finished first; the lock is kept to the end.
     let _busy = helper.lock().unwrap_or_else(PoisonError::into_inner);
     log.line(format_args!("pid={} stopped", std::process::id()));
-    std::fs::remove_file(dir.join(server::SOCKET))?;
+    if !activated {
+        std::fs::remove_file(dir.join(server::SOCKET))?;
+    }
     Ok(())
 }
 

@@ -6,15 +6,28 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::{FromRawFd as _, OwnedFd};
 
 /// The signals that end the helper.
 pub(crate) struct Signals(libc::sigset_t);
 
-/// Closes every descriptor but the standard ones. Call it before anything is opened.
-pub(crate) fn close_inherited() {
+/// Closes every descriptor but the standard ones, and gives the first after them when `keep` says that it was
+/// passed on to us. Call it once, before anything is opened.
+pub(crate) fn close_inherited(keep: bool) -> Option<OwnedFd> {
     // SAFETY: nothing in this process has opened a descriptor yet, so none of these is owned by a
     // value that would use or close it later.
-    unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3_u32 + u32::from(keep),
+            u32::MAX,
+            0_u32,
+        )
+    };
+    // SAFETY: fcntl only looks at and changes a flag of a descriptor that no value owns.
+    let passed = keep && unsafe { libc::fcntl(3, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
+    // SAFETY: it is open, as fcntl(2) just said, and nothing else owns it.
+    passed.then(|| unsafe { OwnedFd::from_raw_fd(3) })
 }
 
 impl Signals {

@@ -23,6 +23,12 @@ pub(crate) struct Args {
     /// The guest agent's binary.
     #[arg(long)]
     pub(crate) agent: PathBuf,
+    /// Root's decisions, on an installed host: they stand above the owner's configuration.
+    #[arg(long)]
+    pub(crate) root_config: Option<PathBuf>,
+    /// Socket of the service that builds images, on an installed host; without it they are built here.
+    #[arg(long)]
+    pub(crate) build_socket: Option<PathBuf>,
     /// Descriptor on which one line says `ready`, or what failed.
     #[arg(long)]
     pub(crate) ready_fd: Option<i32>,

@@ -60,6 +60,7 @@ const LOW_SPACE: u64 = 4 << 30;
 /// Runs every check.
 pub(crate) async fn examine(state: &State) -> Doctor {
     let mut checks = vec![accel(state), helper(state).await];
+    checks.extend(agreement(state));
     checks.extend(
         PROGRAMS
             .iter()
@@ -125,6 +126,21 @@ async fn helper(state: &State) -> Check {
             )
         }
     }
+}
+
+/// What the owner configured and root decided otherwise, on an installed host.
+fn agreement(state: &State) -> Option<Check> {
+    let root = state.args.root_config.as_ref()?.display();
+    if state.overruled.is_empty() {
+        let message = format!("your configuration and root's ({root}) agree");
+        return Some(check("agreement", CheckResult::Pass, message, None));
+    }
+    let message = format!(
+        "{} in your config.toml: root decided otherwise in {root}, and that holds",
+        state.overruled.join(", ")
+    );
+    let fix = "remove these keys, or have root install again with --bridge, --cidr, --firecracker";
+    Some(check("agreement", CheckResult::Fail, message, Some(fix)))
 }
 
 fn program(name: &str, why: &str, package: &str, missing: CheckResult) -> Check {

@@ -2,11 +2,14 @@
 
 mod adapters;
 mod args;
+mod build_service;
+mod builds;
 mod config;
 mod convert;
 mod doctor;
 mod keys;
 mod listen;
+mod root_config;
 mod routes;
 mod sizes;
 mod start;
@@ -17,6 +20,11 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os().peekable();
+    let program = words.next();
+    if words.peek().is_some_and(|word| word == "build") {
+        return build_service::run(program.into_iter().chain(words.skip(1)));
+    }
     let args = args::Args::parse();
     start::run(args)
 }

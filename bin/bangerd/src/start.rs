@@ -27,7 +27,9 @@ use crate::adapters::{
     AgentGuests, HelperLink, HostClock, LocalImages, LocalKernels, VmDrives, ZoneNames,
 };
 use crate::args::Args;
+use crate::builds::Builder;
 use crate::config::{self, Config, LogLevel};
+use crate::root_config::RootConfig;
 use crate::sizes::Host;
 use crate::state::State;
 use crate::{keys, listen, routes};
@@ -85,14 +87,22 @@ async fn serve(args: Args) -> Result<()> {
     let Some(_lock) = lock else {
         bail!("another daemon runs on {}", state_dir.display())
     };
-    let config = config::load(&args.config_dir.join("config.toml"))?;
+    let mut config = config::load(&args.config_dir.join("config.toml"))?;
+    let overruled = match &args.root_config {
+        Some(path) => RootConfig::load(path)?.overrule(&mut config),
+        None => vec![],
+    };
     start_log(&state_dir, config.log_level.unwrap_or(LogLevel::Info))?;
-    let state = Arc::new(wire(args, config).await?);
+    let state = Arc::new(wire(args, config, overruled).await?);
     let listener = listen::bind(&state.args.socket).context("the socket cannot be used")?;
     let router = routes::router(Arc::clone(&state));
     taken_up(&state).await;
     tracing::info!(pid = std::process::id(), "listening");
     tell(state.args.ready_fd, "ready");
+    // Nobody listens unless a service manager started us.
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "the service manager was not told");
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         () = listen::serve(listener, router, Arc::clone(&state.stop)) => {}
@@ -172,7 +182,7 @@ fn subnet(config: &Config) -> Result<(Ipv4Addr, u8, (Ipv4Addr, Ipv4Addr))> {
     ))
 }
 
-async fn wire(args: Args, config: Config) -> Result<State> {
+async fn wire(args: Args, config: Config, overruled: Vec<&'static str>) -> Result<State> {
     let state_dir = args.state_dir.clone();
     let vms = state_dir.join("vms");
     let (bridge_ip, prefix, guest_addresses) = subnet(&config)
@@ -212,8 +222,13 @@ async fn wire(args: Args, config: Config) -> Result<State> {
         Ok(server) => server.local_addr().to_string(),
         Err(error) => format!("nowhere: {error}"),
     };
+    let builder = match &args.build_socket {
+        Some(socket) => Builder::Service(socket.clone()),
+        None => Builder::Here,
+    };
     let ports = Ports {
         images: Arc::new(LocalImages {
+            builder: builder.clone(),
             store: images.clone(),
             default: default_image.clone(),
             logs: state_dir.join("logs"),
@@ -252,6 +267,8 @@ async fn wire(args: Args, config: Config) -> Result<State> {
         .map_err(|failure| anyhow!("{failure}: {}", failure.causes.join(": ")))?;
     Ok(State {
         config,
+        overruled,
+        builder,
         host,
         engine,
         images,

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::adapters::HelperLink;
 use crate::args::Args;
+use crate::builds::Builder;
 use crate::config::Config;
 use crate::listen::Stop;
 use crate::sizes::Host;
@@ -19,6 +20,9 @@ use banger_kernel::KernelStore;
 pub(crate) struct State {
     pub(crate) args: Args,
     pub(crate) config: Config,
+    /// Keys of the owner's configuration that root decided otherwise.
+    pub(crate) overruled: Vec<&'static str>,
+    pub(crate) builder: Builder,
     pub(crate) host: Host,
     pub(crate) engine: Engine,
     pub(crate) images: ImageStore,

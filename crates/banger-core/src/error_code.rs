@@ -108,6 +108,12 @@ error_codes! {
     VersionMismatch = "version_mismatch" => HostNotReady,
     /// The socket or directory belongs to another user.
     PermissionDenied = "permission_denied" => HostNotReady,
+    /// banger is not installed on this host.
+    NotInstalled = "not_installed" => HostNotReady,
+    /// banger is installed on this host, and that excludes the request.
+    Installed = "installed" => Conflict,
+    /// Only root may do it.
+    NeedsRoot = "needs_root" => HostNotReady,
     /// A defect in banger.
     Internal = "internal" => Failed,
 }

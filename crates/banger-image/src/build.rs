@@ -35,6 +35,10 @@ impl ImageStore {
         log: &Path,
         watch: &dyn BuildWatch,
     ) -> Result<Image, BuildError> {
+        let lock = self.lock_file().context("lock", self.root())?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(std::io::Error::from)
+            .context("lock", self.root())?;
         let work = tempfile::Builder::new()
             .prefix(".tmp-")
             .tempdir_in(self.root());

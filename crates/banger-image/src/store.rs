@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use banger_core::{Digest, ImageName, KernelName};
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Context;
@@ -81,20 +82,35 @@ pub struct ImageStore {
 }
 
 impl ImageStore {
-    /// Opens the store, and removes what interrupted builds have left.
+    /// Opens the store, and removes what interrupted builds have left, unless another process builds now.
     ///
     /// # Errors
     /// The folder cannot be made or read.
     pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
         fs::create_dir_all(&root)?;
-        for entry in fs::read_dir(&root)? {
+        let store = Self { root };
+        let lock = store.lock_file()?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            store.clear()?;
+        }
+        Ok(store)
+    }
+
+    /// The folder itself, whose lock is held by whoever builds.
+    pub(crate) fn lock_file(&self) -> io::Result<fs::File> {
+        fs::File::open(&self.root)
+    }
+
+    fn clear(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.root)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with(".tmp-") {
-                remove_tree(&entry.path())?;
+                // A daemon in a sandbox may not enter a user namespace; the next build can, and will.
+                let _ = remove_tree(&entry.path());
             }
         }
-        Ok(Self { root })
+        Ok(())
     }
 
     pub(crate) fn root(&self) -> &Path {

@@ -9,11 +9,18 @@ use super::{CommandResult, Context};
 use crate::cli::{Cli, DaemonCommand};
 use crate::error::CommandError;
 use crate::start::{self, Needs};
+use crate::ui::Ui;
 
 /// `daemon …`.
 pub(crate) async fn daemon(context: &Context<'_>, command: &DaemonCommand) -> CommandResult {
     match command {
         DaemonCommand::Status => status(context, &Client::new(context.paths.socket())).await,
+        DaemonCommand::Start | DaemonCommand::Stop if context.paths.installed_for.is_some() => {
+            let what = "banger is installed on this host: systemd starts and stops its daemons";
+            Err(CommandError::new(ErrorCode::Installed, what).hint(
+                "`sudo systemctl start bangerd`, `sudo systemctl stop bangerd`, or `sudo banger system restart`",
+            ))
+        }
         DaemonCommand::Start => {
             let client = context.client(Needs::Helper).await?;
             status(context, &client).await
@@ -30,10 +37,11 @@ pub(crate) async fn daemon(context: &Context<'_>, command: &DaemonCommand) -> Co
 async fn status(context: &Context<'_>, client: &Client) -> CommandResult {
     let status = match client.daemon().await {
         Err(error) if error.is_no_daemon() => {
-            return Err(
-                CommandError::new(ErrorCode::DaemonUnavailable, "the daemon does not run")
-                    .hint("`banger daemon start`, or any command that needs it, starts it"),
-            );
+            let error = CommandError::new(ErrorCode::DaemonUnavailable, "the daemon does not run");
+            return Err(error.hint(match context.paths.installed_for {
+                Some(_) => "`sudo systemctl start bangerd` starts it",
+                None => "`banger daemon start`, or any command that needs it, starts it",
+            }));
         }
         result => result?,
     };
@@ -127,10 +135,10 @@ pub(crate) async fn version(context: &Context<'_>) -> CommandResult {
 }
 
 /// `completion`.
-pub(crate) fn completion(context: &Context<'_>, shell: clap_complete::Shell) -> CommandResult {
+pub(crate) fn completion(ui: &Ui, shell: clap_complete::Shell) -> CommandResult {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "banger", &mut script);
-    match context.ui.bytes(&script) {
+    match ui.bytes(&script) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(
             CommandError::internal("the script could not be written", &error),
         ),

@@ -10,13 +10,17 @@ mod logs;
 mod run;
 mod show;
 mod ssh;
+mod system;
+
+use std::path::Path;
 
 use banger_client::Client;
 use banger_core::ErrorCode;
+use banger_install::{RECORD, Record};
 
 use crate::cli::{Cli, Command, ImageCommand, KernelCommand, VmCommand};
 use crate::error::CommandError;
-use crate::paths::Paths;
+use crate::paths::{CHECKOUT, Paths};
 use crate::start::{self, Needs};
 use crate::ui::Ui;
 
@@ -38,13 +42,11 @@ impl Context<'_> {
 
 /// Runs the command.
 pub(crate) async fn run(cli: Cli, ui: &Ui) -> CommandResult {
-    let paths = Paths::from_env().map_err(|error| {
-        CommandError::because(
-            ErrorCode::Internal,
-            "this program cannot find itself",
-            &error,
-        )
-    })?;
+    let paths = match &cli.command {
+        Command::System(command) => return system::system(ui, command),
+        Command::Completion { shell } => return daemon::completion(ui, *shell),
+        command => find_paths(matches!(command, Command::Version))?,
+    };
     let context = Context { ui, paths };
     match cli.command {
         Command::Vm(command) => vm(&context, command).await,
@@ -59,8 +61,36 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> CommandResult {
         Command::Doctor => doctor::doctor(&context).await,
         Command::Daemon(command) => daemon::daemon(&context, &command).await,
         Command::Version => daemon::version(&context).await,
-        Command::Completion { shell } => daemon::completion(&context, shell),
+        // Both were done above, without paths.
+        Command::System(_) | Command::Completion { .. } => Ok(0),
     }
+}
+
+/// Where daemon and data are: of the whole host's installation when there is one, which serves one user.
+fn find_paths(for_anybody: bool) -> Result<Paths, CommandError> {
+    if std::env::var_os(CHECKOUT).is_none() {
+        let record = Record::load(Path::new(RECORD)).map_err(|error| {
+            let what = "the record of banger's installation cannot be used";
+            CommandError::because(ErrorCode::HostNotReady, what, &error)
+                .hint("install again: sudo banger system install --owner USER")
+        })?;
+        if let Some(record) = record {
+            if !for_anybody && rustix::process::getuid().as_raw() != record.owner.uid {
+                let owner = &record.owner.name;
+                let what = format!("banger on this host belongs to {owner}, who alone may use it");
+                return Err(
+                    CommandError::new(ErrorCode::PermissionDenied, what).hint(format!(
+                        "run it as {owner}, not as another user or through sudo"
+                    )),
+                );
+            }
+            return Ok(Paths::installed(&record));
+        }
+    }
+    Paths::from_env().map_err(|error| {
+        let what = "this program cannot find itself";
+        CommandError::because(ErrorCode::Internal, what, &error)
+    })
 }
 
 async fn vm(context: &Context<'_>, command: VmCommand) -> CommandResult {

@@ -8,10 +8,13 @@ use banger_core::{Digest, ErrorCode, ImageName, nearest};
 use banger_engine::ports::{Failure, Images, Progress, ResolvedImage};
 use banger_image::{BuildError, BuildWatch, Image, ImageStore, Recipe};
 
+use crate::builds::Builder;
+
 /// The store, and what to build when it is empty.
 #[derive(Debug)]
 pub(crate) struct LocalImages {
     pub(crate) store: ImageStore,
+    pub(crate) builder: Builder,
     pub(crate) default: ImageName,
     pub(crate) logs: PathBuf,
     /// One build at a time: the second finds what the first has made.
@@ -57,9 +60,11 @@ impl LocalImages {
             return Ok(image);
         }
         let log = self.logs.join(format!("image-{name}.log"));
+        self.builder
+            .build(&self.store, &recipe, &log, &Watch(progress))?;
         self.store
-            .build(&recipe, &log, &Watch(progress))
-            .map_err(|error| build_failure(name, &error))
+            .get(name)
+            .ok_or_else(|| unknown_image(&self.store, name))
     }
 }
 

@@ -11,7 +11,7 @@ use banger_image::Recipe;
 
 use super::Problem;
 use super::problem::Body;
-use crate::adapters::{Watch, build_failure, unknown_image};
+use crate::adapters::{Watch, unknown_image};
 use crate::convert;
 use crate::state::Shared;
 
@@ -73,6 +73,7 @@ pub(crate) async fn build(
         state.build_log(&format!("image-{name}")),
     );
     let force = request.force;
+    let builder = state.builder.clone();
     let view = state.engine.run_task(
         OpKind::BuildImage,
         name.as_str(),
@@ -83,11 +84,9 @@ pub(crate) async fn build(
                     return Ok(());
                 }
                 context.begin("image", &format!("building {}", recipe.name));
-                let built = store.build(&recipe, &log, &Watch(&context));
+                let built = builder.build(&store, &recipe, &log, &Watch(&context));
                 context.end("image", built.is_ok());
                 built
-                    .map(drop)
-                    .map_err(|error| build_failure(&recipe.name, &error))
             })
         },
     );
