@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use banger_core::{ByteSize, ImageName, KernelName, MemoryMib, VmName};
+use banger_core::{ByteSize, Choice, ImageName, KernelName, MemoryMib, VmName, VmmKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::ui::Output;
@@ -144,6 +144,10 @@ pub(crate) struct VmFlags {
     /// Keep the guest on the bridge (the default).
     #[arg(long)]
     pub(crate) no_nat: bool,
+    /// The program that runs it: firecracker, qemu, or auto (Firecracker where it is installed and KVM
+    /// works). Without it, what config.toml says.
+    #[arg(long)]
+    pub(crate) vmm: Option<Choice<VmmKind>>,
     /// Deadline of the boot in seconds.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u32>,
@@ -435,6 +439,7 @@ mod tests {
             &["vm", "create", "--memory", "-1"][..],
             &["vm", "create", "--name", "A_B"],
             &["vm", "create", "--vcpu", "many"],
+            &["vm", "create", "--vmm", "xen"],
             &["vm", "run", "-d", "--", "true"],
             &["vm", "delete"],
             &["kernel", "import", "f", "--host"],

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use banger_api::{API_VERSION, Version};
@@ -277,16 +277,29 @@ fn start_daemon(paths: &Paths) -> Result<(), CommandError> {
 
 /// The keys of `config.toml` that the helper is started with; the daemon reads and checks the whole.
 #[derive(Debug, Default, Deserialize)]
-struct NetworkConfig {
+struct HelperConfig {
     bridge_name: Option<String>,
     bridge_ip: Option<Ipv4Addr>,
     cidr: Option<String>,
+    firecracker_bin: Option<PathBuf>,
 }
 
-impl NetworkConfig {
+impl HelperConfig {
     fn load(path: &Path) -> Self {
         let text = fs::read_to_string(path).unwrap_or_default();
         toml::from_str(&text).unwrap_or_default()
+    }
+
+    /// Firecracker: what the configuration names, whether it is there or not; else beside our own
+    /// programs; else in the search path.
+    fn firecracker(&self, beside: &Path, search: &std::ffi::OsStr) -> Option<PathBuf> {
+        let found = || {
+            let in_path = std::env::split_paths(search).map(|folder| folder.join("firecracker"));
+            std::iter::once(beside.to_owned())
+                .chain(in_path)
+                .find(|path| path.is_absolute() && path.is_file())
+        };
+        self.firecracker_bin.clone().or_else(found)
     }
 
     /// Bridge, the host's address on it, bits of the prefix.
@@ -310,8 +323,8 @@ impl NetworkConfig {
 
 /// Starts the helper, and gives its process id when it did not run before.
 fn start_helper(paths: &Paths) -> Result<Option<u32>, CommandError> {
-    let network = NetworkConfig::load(&paths.config_dir.join("config.toml")).resolve();
-    let Some((bridge, ip, prefix)) = network else {
+    let config = HelperConfig::load(&paths.config_dir.join("config.toml"));
+    let Some((bridge, ip, prefix)) = config.resolve() else {
         let path = paths.config_dir.join("config.toml");
         let what = format!("{}: `cidr` is no subnet", path.display());
         return Err(CommandError::new(ErrorCode::InvalidConfig, what));
@@ -333,6 +346,10 @@ fn start_helper(paths: &Paths) -> Result<Option<u32>, CommandError> {
         args.iter()
             .flat_map(|(name, value)| [(*name).to_owned(), value.clone()]),
     );
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    if let Some(firecracker) = config.firecracker(&paths.program("firecracker"), &search) {
+        command.arg("--firecracker").arg(firecracker);
+    }
     command
         .stdin(Stdio::inherit())
         .stdout(Stdio::piped())
@@ -452,18 +469,38 @@ mod tests {
 
     #[test]
     fn the_bridge_has_the_subnets_first_address_unless_it_is_told_another() {
-        let default = NetworkConfig::default().resolve().unwrap();
+        let default = HelperConfig::default().resolve().unwrap();
         assert_eq!(
             default,
             ("banger0".into(), Ipv4Addr::new(172, 16, 0, 1), 24)
         );
-        let config: NetworkConfig =
+        let config: HelperConfig =
             toml::from_str("cidr = \"10.9.0.0/20\"\nbridge_name = \"b\"").unwrap();
         assert_eq!(
             config.resolve().unwrap(),
             ("b".into(), Ipv4Addr::new(10, 9, 0, 1), 20)
         );
-        let bad: NetworkConfig = toml::from_str("cidr = \"here\"").unwrap();
+        let bad: HelperConfig = toml::from_str("cidr = \"here\"").unwrap();
         assert!(bad.resolve().is_none());
+    }
+
+    #[test]
+    fn firecracker_is_the_configured_one_or_the_first_that_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, theirs) = (dir.path().join("ours"), dir.path().join("theirs"));
+        for folder in [&ours, &theirs] {
+            fs::create_dir(folder).unwrap();
+        }
+        let beside = ours.join("firecracker");
+        let search = std::env::join_paths([Path::new("relative"), &theirs]).unwrap();
+        let find = |config: &HelperConfig| config.firecracker(&beside, &search);
+        let none = HelperConfig::default();
+        assert_eq!(find(&none), None);
+        fs::write(theirs.join("firecracker"), "").unwrap();
+        assert_eq!(find(&none), Some(theirs.join("firecracker")));
+        fs::write(&beside, "").unwrap();
+        assert_eq!(find(&none), Some(beside.clone()));
+        let config: HelperConfig = toml::from_str("firecracker_bin = \"/opt/fc\"").unwrap();
+        assert_eq!(find(&config), Some("/opt/fc".into()));
     }
 }

@@ -97,6 +97,7 @@ impl Args {
             prefix: parse("--prefix", &text("--prefix")?, "a number of bits")?,
             qemu: text("--qemu")?.into(),
             vhost_vsock: text("--vhost-vsock")?.into(),
+            firecracker: values.get("--firecracker").map(PathBuf::from),
             max_vms: match values.get("--max-vms") {
                 Some(_) => parse("--max-vms", &text("--max-vms")?, "a number")?,
                 None => DEFAULT_MAX_VMS,
@@ -120,6 +121,7 @@ const OPTIONS: &[&str] = &[
     "--prefix",
     "--qemu",
     "--vhost-vsock",
+    "--firecracker",
     "--max-vms",
 ];
 
@@ -179,13 +181,17 @@ mod tests {
 
     #[test]
     fn what_root_fixes_is_checked() {
-        assert_eq!(parsed(&[]).unwrap().config.owner, 1000);
+        let config = parsed(&[]).unwrap().config;
+        assert_eq!((config.owner, config.firecracker), (1000, None));
+        let given = parsed(&[("--firecracker", "/opt/fc")]).unwrap().config;
+        assert_eq!(given.firecracker, Some("/opt/fc".into()));
         for bad in [
             ("--bridge", "a b"),
             ("--bridge", "br0; drop"),
             ("--bridge-ip", "8.8.8.8"),
             ("--prefix", "31"),
             ("--qemu", "qemu"),
+            ("--firecracker", "firecracker"),
             ("--owner", "-1"),
             ("--shell", "sh"),
         ] {

@@ -15,7 +15,7 @@ use std::process::Command;
 use banger_core::MemoryMib;
 use banger_root_proto::{
     Accel, CacheMode, CallError, Client, DriveFormat, DriveRole, DriveSpec, LaunchSpec, Refusal,
-    RefusalCode, Reply, Request, recv_frame, send_frame,
+    RefusalCode, Reply, Request, VmmSpec, recv_frame, send_frame,
 };
 use common::{World, call, code, ok, skipped, vm};
 use rustix::net::{
@@ -235,7 +235,7 @@ fn bad_launches_are_refused_and_leave_nothing() {
     let private = world.file(&folder_path.join("private"), b"x", 0o600);
     let root = world.file(&folder_path.join("disk"), &[0; 512], 0o644);
     let spec = LaunchSpec {
-        accel: Accel::Tcg,
+        vmm: VmmSpec::Qemu { accel: Accel::Tcg },
         vcpu: 1,
         memory_mib: MemoryMib(64),
         boot_args: String::new(),
@@ -264,6 +264,10 @@ fn bad_launches_are_refused_and_leave_nothing() {
         |s| s.boot_args = "a\nb".into(),
         |s| s.drives.clear(),
         |s| s.mac = Some(vm(2).mac()),
+        |s| {
+            s.vmm = VmmSpec::Firecracker {};
+            s.drives[0].format = DriveFormat::Qcow2;
+        },
     ] {
         let mut spec = spec.clone();
         change(&mut spec);
@@ -274,6 +278,12 @@ fn bad_launches_are_refused_and_leave_nothing() {
         ..spec.clone()
     };
     assert_eq!(launch(&with_tap, good), RefusalCode::Unknown, "no such tap");
+    let in_firecracker = LaunchSpec {
+        vmm: VmmSpec::Firecracker {},
+        ..spec.clone()
+    };
+    let code = launch(&in_firecracker, good);
+    assert_eq!(code, RefusalCode::HostNotReady, "it was given none");
     let null = File::open("/dev/null").unwrap();
     let of_root = File::open("/etc/hostname").unwrap();
     let elsewhere = File::open("/").unwrap();
@@ -318,7 +328,7 @@ fn a_missing_vmm_is_named() {
     let world = World::configured(OWNER, "/nowhere/qemu".into(), 2);
     let client = world.client();
     let spec = LaunchSpec {
-        accel: Accel::Tcg,
+        vmm: VmmSpec::Qemu { accel: Accel::Tcg },
         vcpu: 1,
         memory_mib: MemoryMib(64),
         boot_args: String::new(),

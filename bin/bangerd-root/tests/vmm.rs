@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use banger_core::MemoryMib;
 use banger_root_proto::{
     Accel, CacheMode, Client, DriveFormat, DriveRole, DriveSpec, LaunchSpec, ProcessIdentity,
-    ProcessState, RefusalCode, Reply, Request, VmmSignal,
+    ProcessState, RefusalCode, Reply, Request, VmmSignal, VmmSpec,
 };
 use common::{World, call, code, ok, skipped, vm};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -90,7 +90,7 @@ impl Vm {
         match call(client, &request, &fds) {
             Ok((Reply::Launched { vmm, backend }, pidfds)) => Launched {
                 vmm,
-                backend,
+                backend: backend.unwrap(),
                 pidfds,
             },
             other => panic!("{other:?}"),
@@ -121,7 +121,7 @@ fn spec(number: u8, tap: bool) -> LaunchSpec {
         read_only,
     };
     LaunchSpec {
-        accel: Accel::Tcg,
+        vmm: VmmSpec::Qemu { accel: Accel::Tcg },
         vcpu: 1,
         memory_mib: MemoryMib(64),
         boot_args: "console=ttyS0".into(),
@@ -182,7 +182,7 @@ fn alive(state: &ProcessState) -> Option<u32> {
 
 fn probe(client: &Client, number: u8) -> [Option<u32>; 2] {
     match ok(client, &Request::ProbeVmm { vm: vm(number) }) {
-        Reply::Probed { vmm, backend } => [alive(&vmm), alive(&backend)],
+        Reply::Probed { vmm, backend } => [alive(&vmm), alive(&backend.unwrap())],
         other => panic!("{other:?}"),
     }
 }

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use banger_core::{ByteSize, ImageName, MemoryMib, nearest};
+use banger_core::{ByteSize, Choice, ImageName, MemoryMib, RootStorage, VmmKind, nearest};
 use serde::Deserialize;
 
 /// What is wrong with the configuration.
@@ -37,8 +37,8 @@ pub(crate) struct Config {
     pub(crate) cidr: Option<String>,
     pub(crate) tap_pool_size: Option<u32>,
     pub(crate) default_dns: Option<Ipv4Addr>,
-    pub(crate) vmm: Option<String>,
-    pub(crate) storage: Option<String>,
+    pub(crate) vmm: Choice<VmmKind>,
+    pub(crate) storage: Choice<RootStorage>,
     pub(crate) vm_defaults: VmDefaults,
     pub(crate) file_sync: Vec<FileSync>,
     pub(crate) catalog: Option<toml::Table>,
@@ -225,6 +225,18 @@ mod tests {
             .to_string();
         assert!(error.contains("line 3"), "{error}");
         assert!(parsed("[vm_defaults]\ndisk_size = \"-1\"").is_err());
+        let error = parsed("vmm = \"xen\"").unwrap_err().to_string();
+        assert!(error.contains("auto, firecracker, qemu"), "{error}");
+    }
+
+    #[test]
+    fn vmm_and_storage_are_one_of_their_words() {
+        let config = parsed("vmm = \"firecracker\"\nstorage = \"copy\"").unwrap();
+        assert_eq!(config.vmm, Choice::This(VmmKind::Firecracker));
+        assert_eq!(config.storage, Choice::This(RootStorage::Copy));
+        let auto = parsed("vmm = \"auto\"").unwrap();
+        assert_eq!((auto.vmm, auto.storage), (Choice::Auto, Choice::Auto));
+        assert!(parsed("storage = \"zfs\"").is_err() && parsed("vmm = 1").is_err());
     }
 
     #[test]

@@ -4,9 +4,11 @@ use std::path::Path;
 
 use banger_api::{Check, CheckResult, Doctor, EffectiveDefault};
 use banger_core::SpecOrigin;
+use banger_engine::ports::Failure;
 
 use crate::sizes::{Asked, effective};
 use crate::state::State;
+use crate::vmm_choice::{HostVmms, choose};
 
 /// Programs, what needs them, and where they come from.
 const PROGRAMS: &[(&str, &str, &str, CheckResult)] = &[
@@ -59,7 +61,8 @@ const LOW_SPACE: u64 = 4 << 30;
 
 /// Runs every check.
 pub(crate) async fn examine(state: &State) -> Doctor {
-    let mut checks = vec![accel(state), helper(state).await];
+    let host = state.host_vmms().await;
+    let mut checks = vec![vmm(state, &host), helper(state).await];
     checks.extend(agreement(state));
     checks.extend(
         PROGRAMS
@@ -67,7 +70,7 @@ pub(crate) async fn examine(state: &State) -> Doctor {
             .map(|(name, why, package, missing)| program(name, why, package, *missing)),
     );
     checks.push(space(&state.args.state_dir));
-    checks.push(storage());
+    checks.push(storage(state, &host));
     checks.push(file("agent", &state.args.agent, "the guest agent"));
     checks.push(kernel(state));
     checks.push(image(state));
@@ -87,24 +90,24 @@ fn check(name: &str, result: CheckResult, message: String, fix: Option<&str>) ->
     }
 }
 
-fn accel(state: &State) -> Check {
-    let is_kvm =
-        state.accel_reason.starts_with("KVM") || state.accel_reason.starts_with("/dev/kvm");
-    let (result, how) = if is_kvm {
-        (CheckResult::Pass, "KVM")
-    } else {
-        (CheckResult::Warn, "emulation")
+/// What runs a new VM, and why.
+fn vmm(state: &State, host: &HostVmms) -> Check {
+    let (result, message) = match choose(state.config.vmm, state.config.storage, host) {
+        Ok((vmm, _)) if host.kvm.is_ok() => (CheckResult::Pass, vmm.reason),
+        Ok((vmm, _)) => (CheckResult::Warn, vmm.reason),
+        Err(failure) => (CheckResult::Fail, told(&failure)),
     };
-    let message = format!(
-        "guests run in QEMU microvm with {how}: {}",
-        state.accel_reason
-    );
-    check(
-        "vmm",
-        result,
-        message,
-        (!is_kvm).then_some("a host with KVM runs guests many times as fast"),
-    )
+    let message = format!("new VMs: {message}");
+    let slow = host
+        .kvm
+        .is_err()
+        .then_some("a host with KVM runs guests many times as fast");
+    check("vmm", result, message, slow)
+}
+
+fn told(failure: &Failure) -> String {
+    let parts = std::iter::once(&failure.message).chain(&failure.causes);
+    parts.map(String::as_str).collect::<Vec<_>>().join(": ")
 }
 
 async fn helper(state: &State) -> Check {
@@ -190,10 +193,21 @@ fn space(state_dir: &Path) -> Check {
     }
 }
 
-fn storage() -> Check {
-    let message =
-        "root disks are qcow2 overlays over the image; work disks are sparse copies".to_owned();
-    check("storage", CheckResult::Pass, message, None)
+/// What a new VM's root disk is kept in, and why.
+fn storage(state: &State, host: &HostVmms) -> Check {
+    match choose(state.config.vmm, state.config.storage, host) {
+        Ok((_, storage)) => {
+            let message = format!(
+                "root disks are {}; work disks are sparse copies",
+                storage.reason
+            );
+            check("storage", CheckResult::Pass, message, None)
+        }
+        Err(failure) => {
+            let fix = "`storage = \"auto\"` in config.toml takes what the host can";
+            check("storage", CheckResult::Fail, told(&failure), Some(fix))
+        }
+    }
 }
 
 fn file(name: &str, path: &Path, what: &str) -> Check {

@@ -7,6 +7,7 @@ mod builds;
 mod config;
 mod convert;
 mod doctor;
+mod host_vmms;
 mod keys;
 mod listen;
 mod root_config;
@@ -14,6 +15,7 @@ mod routes;
 mod sizes;
 mod start;
 mod state;
+mod vmm_choice;
 
 use std::process::ExitCode;
 

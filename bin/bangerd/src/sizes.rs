@@ -44,6 +44,7 @@ pub(crate) struct Asked {
 
 /// The sizes, and where the least specific of them came from.
 pub(crate) fn effective(asked: Asked, defaults: &VmDefaults, host: Host) -> (VmSpec, SpecOrigin) {
+    // VMM and storage are chosen elsewhere.
     let floor = VmSpec::FLOOR;
     let host_vcpu = (host.cpus / 4).clamp(1, 4);
     let host_memory = (host.memory.0 / 8).min(8 << 10);
@@ -86,6 +87,7 @@ pub(crate) fn effective(asked: Asked, defaults: &VmDefaults, host: Host) -> (VmS
             .unwrap_or(MemoryMib(memory)),
         disk_size: asked.disk.or(defaults.disk_size).unwrap_or(floor.disk_size),
         nat: asked.nat.unwrap_or(false),
+        ..floor
     };
     let rank = |origin: &SpecOrigin| match origin {
         SpecOrigin::Flag => 0,

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use banger_dns::{DnsServer, Zone};
 use banger_engine::{Engine, EngineConfig, Ports};
-use banger_image::ImageStore;
+use banger_image::{ImageStore, shares_blocks};
 use banger_kernel::KernelStore;
 use banger_root_proto::Accel;
 use banger_store::Store;
@@ -29,6 +29,7 @@ use crate::adapters::{
 use crate::args::Args;
 use crate::builds::Builder;
 use crate::config::{self, Config, LogLevel};
+use crate::host_vmms::HostProbe;
 use crate::root_config::RootConfig;
 use crate::sizes::Host;
 use crate::state::State;
@@ -198,6 +199,7 @@ async fn wire(args: Args, config: Config, overruled: Vec<&'static str>) -> Resul
             Duration::from_secs(300),
         )
     };
+    let probe = Arc::new(HostProbe::new(probe, shares_blocks(&state_dir)));
     let default_image = match &config.default_image_name {
         Some(name) => name.clone(),
         None => DEFAULT_IMAGE.parse()?,
@@ -275,7 +277,7 @@ async fn wire(args: Args, config: Config, overruled: Vec<&'static str>) -> Resul
         kernels,
         helper,
         default_image,
-        accel_reason: probe.reason,
+        probe,
         owner_key,
         dns,
         build: build_id()?,

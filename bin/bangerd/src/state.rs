@@ -4,16 +4,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::adapters::HelperLink;
-use crate::args::Args;
-use crate::builds::Builder;
-use crate::config::Config;
-use crate::listen::Stop;
-use crate::sizes::Host;
 use banger_core::ImageName;
 use banger_engine::Engine;
 use banger_image::ImageStore;
 use banger_kernel::KernelStore;
+
+use crate::adapters::HelperLink;
+use crate::args::Args;
+use crate::builds::Builder;
+use crate::config::Config;
+use crate::host_vmms::HostProbe;
+use crate::listen::Stop;
+use crate::sizes::Host;
+use crate::vmm_choice::HostVmms;
 
 /// Shared by the routes.
 #[derive(Debug)]
@@ -29,7 +32,7 @@ pub(crate) struct State {
     pub(crate) kernels: KernelStore,
     pub(crate) helper: Arc<HelperLink>,
     pub(crate) default_image: ImageName,
-    pub(crate) accel_reason: String,
+    pub(crate) probe: Arc<HostProbe>,
     pub(crate) owner_key: PathBuf,
     pub(crate) dns: String,
     pub(crate) build: String,
@@ -48,6 +51,15 @@ pub(crate) type Shared = Arc<State>;
 impl State {
     pub(crate) fn vm_folder(&self, vm: &banger_core::VmId) -> PathBuf {
         self.args.state_dir.join("vms").join(vm.as_str())
+    }
+
+    /// What this host offers to VMs now.
+    pub(crate) async fn host_vmms(&self) -> HostVmms {
+        let info = self.helper.info().await.ok();
+        let probe = Arc::clone(&self.probe);
+        // What cannot be asked is not offered.
+        let asked = tokio::task::spawn_blocking(move || probe.offers(info.as_ref())).await;
+        asked.unwrap_or_else(|_| self.probe.offers(None))
     }
 
     /// Where a build or import writes its log.

@@ -1,6 +1,8 @@
 //! VMs.
 
-use banger_core::{ByteSize, ImageName, KernelName, MemoryMib, SpecOrigin, VmName};
+use banger_core::{
+    ByteSize, Choice, ImageName, KernelName, MemoryMib, SpecOrigin, VmName, VmmKind,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -32,6 +34,9 @@ pub struct CreateVmRequest {
     pub disk_size: Option<ByteSize>,
     /// Whether the guest reaches beyond the bridge.
     pub nat: Option<bool>,
+    /// `auto`, `firecracker` or `qemu`; without it, what the configuration says. Kept with the VM.
+    #[schema(value_type = Option<String>)]
+    pub vmm: Option<Choice<VmmKind>>,
     /// Provision only.
     pub no_start: bool,
     /// The VM is to be thrown away: flushes need not reach the disk.
@@ -119,6 +124,8 @@ pub struct Vm {
     pub nat: bool,
     /// `qemu` or `firecracker`.
     pub vmm: String,
+    /// What the root disk is kept in: `dm_snapshot`, `reflink`, `qcow2` or `copy`.
+    pub storage: String,
     /// Process id of the VMM while it runs.
     pub vmm_pid: Option<u32>,
     /// Whether it goes away with its first command.
@@ -136,7 +143,7 @@ pub struct Vm {
 /// Where a VM's files are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VmPaths {
-    /// The overlay for `/`.
+    /// The disk for `/`: an overlay, a store of changed blocks, or a copy.
     pub overlay: String,
     /// The work disk for `/root`.
     pub work_disk: String,

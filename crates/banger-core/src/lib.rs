@@ -8,6 +8,7 @@ mod phase;
 mod size;
 mod spec;
 mod suggest;
+mod vmm_kind;
 
 pub use error_code::{ErrorCode, ExitCode};
 pub use ids::{Digest, OpId, ParseIdError, TapName, VmId};
@@ -16,3 +17,4 @@ pub use phase::{Event, Phase, Rejected, step_phase};
 pub use size::{ByteSize, MemoryMib, ParseSizeError};
 pub use spec::{Intent, MacAddr, SpecError, SpecOrigin, VmSpec};
 pub use suggest::nearest;
+pub use vmm_kind::{Choice, ParseWordError, RootStorage, VmmKind};

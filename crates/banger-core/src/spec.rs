@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, MemoryMib};
+use crate::{ByteSize, MemoryMib, RootStorage, VmmKind};
 
 /// What the owner wants of a VM. Durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -65,6 +65,12 @@ pub struct VmSpec {
     pub disk_size: ByteSize,
     /// Whether the guest reaches what is beyond the bridge.
     pub nat: bool,
+    /// The program that runs it. Fixed when the VM is made.
+    #[serde(default)]
+    pub vmm: VmmKind,
+    /// What its root disk is kept in. Fixed when the VM is made.
+    #[serde(default)]
+    pub storage: RootStorage,
 }
 
 /// Why a specification cannot be.
@@ -98,6 +104,14 @@ pub enum SpecError {
         /// The most that ext4 with 4 KiB blocks and banger's sparse files carry.
         max: ByteSize,
     },
+    /// The VMM cannot use the root disk's storage.
+    #[error("{vmm} cannot use a root disk of the kind {storage}")]
+    Storage {
+        /// The VMM.
+        vmm: VmmKind,
+        /// What was asked.
+        storage: RootStorage,
+    },
 }
 
 impl VmSpec {
@@ -107,6 +121,8 @@ impl VmSpec {
         memory_mib: MemoryMib(1024),
         disk_size: ByteSize::gib(8),
         nat: false,
+        vmm: VmmKind::Qemu,
+        storage: RootStorage::Qcow2,
     };
     /// The least memory that a guest of any image boots with.
     pub const MIN_MEMORY: MemoryMib = MemoryMib(128);
@@ -139,6 +155,12 @@ impl VmSpec {
                 given: self.disk_size,
                 min: Self::MIN_DISK,
                 max: Self::MAX_DISK,
+            });
+        }
+        if !self.storage.fits(self.vmm) {
+            return Err(SpecError::Storage {
+                vmm: self.vmm,
+                storage: self.storage,
             });
         }
         Ok(())
@@ -214,6 +236,18 @@ mod tests {
         assert!(with(|s| s.memory_mib = MemoryMib(24_001)).is_err());
         assert!(with(|s| s.disk_size = ByteSize(0)).is_err());
         assert!(with(|s| s.disk_size = ByteSize(u64::MAX)).is_err());
+        assert!(with(|s| s.vmm = VmmKind::Firecracker).is_err());
+        assert_eq!(with(|s| s.storage = RootStorage::Copy), Ok(()));
+    }
+
+    /// Rows of databases that were written before the fields were there.
+    #[test]
+    fn a_spec_that_names_no_vmm_runs_in_qemu_on_qcow2() {
+        let old = r#"{"vcpu":2,"memory_mib":1024,"disk_size":8589934592,"nat":false}"#;
+        let spec: VmSpec = serde_json::from_str(old).unwrap();
+        assert_eq!(spec, VmSpec::FLOOR);
+        let unknown = old.replace("\"nat\"", "\"net\"");
+        assert!(serde_json::from_str::<VmSpec>(&unknown).is_err());
     }
 
     #[test]

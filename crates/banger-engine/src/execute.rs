@@ -144,7 +144,12 @@ async fn do_step(
             Ok(())
         }
         Step::Folder => ports.drives.ensure_folder(vm).await,
-        Step::RootDisk => ports.drives.ensure_overlay(vm, &image()?).await,
+        Step::RootDisk => {
+            ports
+                .drives
+                .ensure_root_disk(vm, &image()?, row.spec.storage)
+                .await
+        }
         Step::WorkDisk => {
             ports
                 .drives

@@ -8,7 +8,9 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use banger_core::{ByteSize, Digest, ErrorCode, ImageName, KernelName, VmId, VmName, VmSpec};
+use banger_core::{
+    ByteSize, Digest, ErrorCode, ImageName, KernelName, RootStorage, VmId, VmName, VmSpec,
+};
 use serde::{Deserialize, Serialize};
 
 /// Why something did not work, ready to be shown.
@@ -154,13 +156,18 @@ pub struct GuestIdentity {
     pub kernel_release: String,
 }
 
-/// A VM's files: its folder, overlay, work disk, config drive.
+/// A VM's files: its folder, root disk, work disk, config drive.
 #[async_trait]
 pub trait Drives: Send + Sync {
     /// The VM's own folder.
     async fn ensure_folder(&self, vm: &VmId) -> Result<(), Failure>;
-    /// The writable overlay over the image's root file system. Never replaces an existing one.
-    async fn ensure_overlay(&self, vm: &VmId, image: &ResolvedImage) -> Result<(), Failure>;
+    /// The root disk, made from the image's root file system. Never replaces an existing one.
+    async fn ensure_root_disk(
+        &self,
+        vm: &VmId,
+        image: &ResolvedImage,
+        storage: RootStorage,
+    ) -> Result<(), Failure>;
     /// The work disk, cloned from the seed. Never replaces an existing one.
     async fn ensure_work_disk(
         &self,
@@ -198,9 +205,9 @@ pub struct LaunchRequest {
 /// The processes of a VM, as the host shows them now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct VmmFacts {
-    /// Process id of the VMM, when it lives and is ours.
+    /// Process id of the VMM, when it lives, is ours, and has a guest in it.
     pub vmm: Option<u32>,
-    /// Process id of the vsock backend, when it lives and is ours.
+    /// Process id of the vsock backend, when there is one, it lives and is ours.
     pub backend: Option<u32>,
     /// Whether anything of them (directory, ledger entry) is there to be removed.
     pub remains: bool,
@@ -235,7 +242,8 @@ pub trait RootHelper: Send + Sync {
     async fn ensure_tap(&self, vm: &VmId, address: Ipv4Addr, nat: bool) -> Result<(), Failure>;
     /// Takes the VM's tap away.
     async fn remove_tap(&self, vm: &VmId) -> Result<(), Failure>;
-    /// Starts VMM and vsock backend. A VMM of this VM that already runs is a failure.
+    /// Starts the VMM with the guest in it, and its vsock backend where it needs one. A VMM of this VM
+    /// that already runs is a failure; what was started of a launch that fails may remain.
     async fn launch(&self, request: &LaunchRequest) -> Result<VmmFacts, Failure>;
     /// Ends the VMM at once and waits until it is gone. Absent is Ok.
     async fn kill(&self, vm: &VmId) -> Result<(), Failure>;
@@ -243,7 +251,8 @@ pub trait RootHelper: Send + Sync {
     async fn remove_vmm(&self, vm: &VmId) -> Result<(), Failure>;
     /// What exists, of every VM, in one go.
     async fn facts(&self) -> Result<Vec<(VmId, VmFacts)>, Failure>;
-    /// Resolves when VMM or backend of that VM have ended (at once when neither lives).
+    /// Resolves when the VMM of that VM, or the backend that it needs, has ended (at once when it does
+    /// not live).
     async fn wait_exit(&self, vm: &VmId) -> Result<ExitFacts, Failure>;
 }
 

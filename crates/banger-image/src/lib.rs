@@ -12,7 +12,7 @@ mod sparse;
 mod store;
 
 pub use build::BuildWatch;
-pub use disk::{DiskError, create_overlay, make_work_disk};
+pub use disk::{DiskError, clone_root, copy_root, create_overlay, make_work_disk, shares_blocks};
 pub use error::BuildError;
 pub use leak::{HostTraces, leaks};
 pub use recipe::Recipe;

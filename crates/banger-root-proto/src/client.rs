@@ -6,7 +6,9 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use crate::{FrameError, PROTOCOL, Refusal, Reply, Request, recv_frame, send_frame};
+use crate::{
+    FrameError, PROTOCOL, Refusal, Reply, Request, SnapshotSupport, recv_frame, send_frame,
+};
 
 /// Why a call did not give what was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,10 @@ pub struct HelperInfo {
     pub prefix: u8,
     /// The bridge's name.
     pub bridge: String,
+    /// Whether root disks can be snapshots.
+    pub snapshots: SnapshotSupport,
+    /// Where its Firecracker is, when it was given one.
+    pub firecracker: Option<String>,
 }
 
 /// A connection that has said hello.
@@ -82,6 +88,8 @@ impl Client {
                 bridge,
                 bridge_ip,
                 prefix,
+                snapshots,
+                firecracker,
                 ..
             } => Ok(Self {
                 socket,
@@ -91,6 +99,8 @@ impl Client {
                     bridge_ip,
                     prefix,
                     bridge,
+                    snapshots,
+                    firecracker,
                 },
             }),
             _ => Err(CallError::Unexpected),

@@ -1,19 +1,20 @@
 //! How a VMM is started: values, never arguments. The helper renders the command line.
 
-use banger_core::{MacAddr, MemoryMib};
+use banger_core::{MacAddr, MemoryMib, VmmKind};
 use serde::{Deserialize, Serialize};
 
 /// Everything about a launch that the owner decides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LaunchSpec {
-    /// How instructions run.
-    pub accel: Accel,
+    /// The program that runs the guest.
+    pub vmm: VmmSpec,
     /// Virtual processors, 1 to 32.
     pub vcpu: u16,
     /// Guest memory in MiB.
     pub memory_mib: MemoryMib,
-    /// The guest kernel's command line: printable ASCII, at most 1,500 bytes.
+    /// The guest kernel's command line: printable ASCII, at most 1,500 bytes. Firecracker is given
+    /// its own later, by its API.
     pub boot_args: String,
     /// The drives, in the order in which the guest sees them.
     pub drives: Vec<DriveSpec>,
@@ -23,7 +24,32 @@ pub struct LaunchSpec {
     pub cache: CacheMode,
 }
 
-/// How instructions run.
+/// The program that runs the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum VmmSpec {
+    /// QEMU's `microvm` machine, with a vsock backend beside it. It boots at once.
+    Qemu {
+        /// How instructions run.
+        accel: Accel,
+    },
+    /// Firecracker, on KVM. It waits in the VM's directory until the owner has configured and
+    /// started it by its API.
+    Firecracker {},
+}
+
+impl VmmSpec {
+    /// Which program it is.
+    #[must_use]
+    pub const fn kind(self) -> VmmKind {
+        match self {
+            Self::Qemu { .. } => VmmKind::Qemu,
+            Self::Firecracker {} => VmmKind::Firecracker,
+        }
+    }
+}
+
+/// How QEMU runs instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Accel {
@@ -90,6 +116,20 @@ pub enum DriveFormat {
     Raw,
     /// A qcow2 overlay over the file that follows it.
     Qcow2,
+    /// The store of a device-mapper snapshot over the file that follows it. The guest sees the
+    /// snapshot as a raw disk.
+    Snapshot,
+}
+
+impl DriveFormat {
+    /// Whether its read-only base follows it.
+    #[must_use]
+    pub const fn has_base(self) -> bool {
+        match self {
+            Self::Raw => false,
+            Self::Qcow2 | Self::Snapshot => true,
+        }
+    }
 }
 
 /// Why a launch specification is refused.
@@ -110,9 +150,12 @@ pub enum LaunchSpecError {
     /// No root drive.
     #[error("there is no root drive")]
     NoRoot,
-    /// qcow2 for anything but the root.
+    /// qcow2 or a snapshot for anything but the root.
     #[error("the drive `{}` must be raw", .0.as_str())]
     NotRaw(DriveRole),
+    /// Firecracker reads no qcow2.
+    #[error("Firecracker cannot use a qcow2 drive")]
+    Qcow2OnFirecracker,
 }
 
 impl LaunchSpec {
@@ -122,7 +165,7 @@ impl LaunchSpec {
         let overlays = self
             .drives
             .iter()
-            .filter(|d| d.format == DriveFormat::Qcow2)
+            .filter(|drive| drive.format.has_base())
             .count();
         self.drives.len() + overlays
     }
@@ -149,8 +192,12 @@ impl LaunchSpec {
             {
                 return Err(LaunchSpecError::DuplicateDrive(drive.role));
             }
-            if drive.format == DriveFormat::Qcow2 && drive.role != DriveRole::Root {
+            if drive.format != DriveFormat::Raw && drive.role != DriveRole::Root {
                 return Err(LaunchSpecError::NotRaw(drive.role));
+            }
+            let is_firecracker = self.vmm.kind() == VmmKind::Firecracker;
+            if is_firecracker && drive.format == DriveFormat::Qcow2 {
+                return Err(LaunchSpecError::Qcow2OnFirecracker);
             }
         }
         if !self
@@ -161,5 +208,77 @@ impl LaunchSpec {
             return Err(LaunchSpecError::NoRoot);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(vmm: VmmSpec, root: DriveFormat) -> LaunchSpec {
+        LaunchSpec {
+            vmm,
+            vcpu: 1,
+            memory_mib: MemoryMib(64),
+            boot_args: String::new(),
+            drives: vec![DriveSpec {
+                role: DriveRole::Root,
+                format: root,
+                read_only: false,
+            }],
+            mac: None,
+            cache: CacheMode::Writeback,
+        }
+    }
+
+    #[test]
+    fn firecracker_takes_every_root_but_qcow2() {
+        let qemu = VmmSpec::Qemu { accel: Accel::Tcg };
+        let firecracker = VmmSpec::Firecracker {};
+        for format in [DriveFormat::Raw, DriveFormat::Snapshot] {
+            assert_eq!(spec(firecracker, format).check(), Ok(()));
+            assert_eq!(spec(qemu, format).check(), Ok(()));
+        }
+        assert_eq!(spec(qemu, DriveFormat::Qcow2).check(), Ok(()));
+        assert_eq!(
+            spec(firecracker, DriveFormat::Qcow2).check(),
+            Err(LaunchSpecError::Qcow2OnFirecracker)
+        );
+    }
+
+    #[test]
+    fn a_base_comes_with_each_drive_that_lies_over_one() {
+        let qemu = VmmSpec::Qemu { accel: Accel::Tcg };
+        assert_eq!(spec(qemu, DriveFormat::Raw).drive_fds(), 1);
+        assert_eq!(spec(qemu, DriveFormat::Qcow2).drive_fds(), 2);
+        assert_eq!(spec(qemu, DriveFormat::Snapshot).drive_fds(), 2);
+        let mut work = spec(qemu, DriveFormat::Raw);
+        work.drives.push(DriveSpec {
+            role: DriveRole::Work,
+            format: DriveFormat::Snapshot,
+            read_only: false,
+        });
+        assert_eq!(work.check(), Err(LaunchSpecError::NotRaw(DriveRole::Work)));
+    }
+
+    #[test]
+    fn the_vmm_is_named_and_nothing_else_is_taken() {
+        let parse = |json: &str| serde_json::from_str::<VmmSpec>(json);
+        assert_eq!(
+            parse(r#"{"kind":"qemu","accel":"kvm"}"#).unwrap(),
+            VmmSpec::Qemu { accel: Accel::Kvm }
+        );
+        assert_eq!(
+            parse(r#"{"kind":"firecracker"}"#).unwrap(),
+            VmmSpec::Firecracker {}
+        );
+        for bad in [
+            r#"{"kind":"qemu"}"#,
+            r#"{"kind":"firecracker","args":["--no-seccomp"]}"#,
+            r#"{"kind":"sh"}"#,
+            r#"{"accel":"kvm"}"#,
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -14,12 +14,13 @@ mod request;
 pub use client::{CallError, Client, HelperInfo};
 pub use codec::{FrameError, MAX_FDS, MAX_FRAME, recv_frame, send_frame};
 pub use launch::{
-    Accel, CacheMode, DriveFormat, DriveRole, DriveSpec, LaunchSpec, LaunchSpecError,
+    Accel, CacheMode, DriveFormat, DriveRole, DriveSpec, LaunchSpec, LaunchSpecError, VmmSpec,
 };
 pub use reply::{
     OwnedFacts, OwnedTap, OwnedVmm, ProcessIdentity, ProcessState, Refusal, RefusalCode, Reply,
+    SnapshotSupport,
 };
 pub use request::{Request, VmmSignal};
 
 /// The number of this protocol. Raise it with every change of a request or reply.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;

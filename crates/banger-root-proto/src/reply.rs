@@ -23,22 +23,26 @@ pub enum Reply {
         bridge_ip: Ipv4Addr,
         /// Bits of the subnet's prefix.
         prefix: u8,
+        /// Whether root disks can be snapshots.
+        snapshots: SnapshotSupport,
+        /// Where its Firecracker is, when it was given one.
+        firecracker: Option<String>,
     },
     /// Done; nothing to tell.
     Done {},
-    /// To `LaunchVmm`, with two descriptors: pidfds of VMM and backend (`pidfd_open(2)`).
+    /// To `LaunchVmm`, with a pidfd for each process (`pidfd_open(2)`), VMM first.
     Launched {
         /// The VMM.
         vmm: ProcessIdentity,
-        /// The vsock backend.
-        backend: ProcessIdentity,
+        /// The vsock backend, of a VMM that needs one.
+        backend: Option<ProcessIdentity>,
     },
     /// To `ProbeVmm`, with a pidfd for each process that is ours and alive, VMM first.
     Probed {
         /// The VMM.
         vmm: ProcessState,
-        /// The vsock backend.
-        backend: ProcessState,
+        /// The vsock backend, of a VMM that needs one.
+        backend: Option<ProcessState>,
     },
     /// To `List`.
     Owned(OwnedFacts),
@@ -102,8 +106,21 @@ pub struct OwnedVmm {
     pub vm: VmId,
     /// The VMM process.
     pub vmm: ProcessState,
-    /// The vsock backend.
-    pub backend: ProcessState,
+    /// The vsock backend, of a VMM that needs one.
+    pub backend: Option<ProcessState>,
+}
+
+/// Whether the kernel can make snapshots (device-mapper's `snapshot` target).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum SnapshotSupport {
+    /// It can.
+    Works {},
+    /// It cannot.
+    Missing {
+        /// Why.
+        why: String,
+    },
 }
 
 /// Why the helper did not do it.

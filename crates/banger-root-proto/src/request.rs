@@ -41,10 +41,11 @@ pub enum Request {
         /// The new state.
         nat: bool,
     },
-    /// Starts the VM's VMM and vsock backend. With the request come, in this order: the VM's own
-    /// folder (a directory of the owner's; the helper makes `run` in it), the kernel, the
-    /// initramfs, and one file for each drive of `spec.drives`; a `qcow2` root drive is followed by
-    /// its read-only base image. Regular files, opened by the owner.
+    /// Starts the VM's VMM, and the vsock backend of one that needs it. With the request come, in
+    /// this order: the VM's own folder (a directory of the owner's; the helper makes `run` in it),
+    /// the kernel, the initramfs, and one file for each drive of `spec.drives`; a root drive that is
+    /// `qcow2` or a `snapshot` is followed by its read-only base image. Regular files, opened by the
+    /// owner.
     LaunchVmm {
         /// Which VM.
         vm: VmId,

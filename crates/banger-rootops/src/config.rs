@@ -20,6 +20,8 @@ pub struct Config {
     pub qemu: PathBuf,
     /// `banger-vhost-vsock`.
     pub vhost_vsock: PathBuf,
+    /// `firecracker`, where there is one.
+    pub firecracker: Option<PathBuf>,
     /// The most VMs, and the most taps, at once.
     pub max_vms: usize,
 }
@@ -73,7 +75,8 @@ impl Config {
                 prefix: self.prefix,
             });
         }
-        for path in [&self.qemu, &self.vhost_vsock, &self.runtime_dir] {
+        let programs = [&self.qemu, &self.vhost_vsock].into_iter();
+        for path in programs.chain(&self.firecracker).chain([&self.runtime_dir]) {
             if !path.is_absolute() {
                 return Err(ConfigError::Relative(path.clone()));
             }
@@ -127,6 +130,7 @@ pub(crate) fn example() -> Config {
         prefix: 24,
         qemu: "/usr/bin/qemu-system-x86_64".into(),
         vhost_vsock: "/usr/bin/banger-vhost-vsock".into(),
+        firecracker: None,
         max_vms: 64,
     }
 }
@@ -165,7 +169,7 @@ mod tests {
     #[test]
     fn bad_values_are_refused() {
         type Change = fn(&mut Config);
-        let bad: [Change; 9] = [
+        let bad: [Change; 10] = [
             |c| c.bridge = "br\" accept".into(),
             |c| c.bridge = "abcdefghijklm".into(),
             |c| c.bridge = String::new(),
@@ -175,6 +179,7 @@ mod tests {
             |c| c.prefix = 31,
             |c| c.prefix = 8,
             |c| c.qemu = "qemu-system-x86_64".into(),
+            |c| c.firecracker = Some("firecracker".into()),
         ];
         for change in bad {
             let mut config = example();

@@ -54,7 +54,7 @@ pub(crate) fn roles(spec: &LaunchSpec) -> Vec<(Role, bool)> {
     let mut roles = vec![(Role::Kernel, true), (Role::Initrd, true)];
     for drive in &spec.drives {
         roles.push((Role::Drive(drive.role), drive.read_only));
-        if drive.format == banger_root_proto::DriveFormat::Qcow2 {
+        if drive.format.has_base() {
             roles.push((Role::Base, true));
         }
     }

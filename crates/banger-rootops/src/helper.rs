@@ -9,7 +9,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::nft::Nft;
 use crate::refuse::{OrRefuse as _, refuse};
 use crate::uids::{CLAIMS_DIR, Claims};
-use crate::{Config, ConfigError, process};
+use crate::{Config, ConfigError, process, root_disk};
 
 /// The helper's state: its configuration and its ledger.
 #[derive(Debug)]
@@ -149,8 +149,17 @@ impl Helper {
             bridge: self.config.bridge.clone(),
             bridge_ip: self.config.bridge_ip,
             prefix: self.config.prefix,
+            snapshots: root_disk::support(),
+            firecracker: self.firecracker_path(),
         };
         Ok((reply, vec![]))
+    }
+
+    /// Where Firecracker is, when it was given and is there.
+    fn firecracker_path(&self) -> Option<String> {
+        let path = self.config.firecracker.as_ref();
+        path.filter(|path| path.is_file())
+            .map(|path| path.display().to_string())
     }
 
     fn list(&self) -> Result<OwnedFacts, Refusal> {

@@ -5,22 +5,25 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use banger_core::VmId;
-use banger_root_proto::{Accel, LaunchSpec, ProcessIdentity, Refusal, RefusalCode};
+use banger_root_proto::{
+    Accel, DriveFormat, LaunchSpec, ProcessIdentity, Refusal, RefusalCode, VmmSpec,
+};
 
 use crate::drives::{self, Facts, Use};
+use crate::firecracker::firecracker_args;
 use crate::helper::Helper;
 use crate::ledger::VmmEntry;
 use crate::qemu::{Role, qemu_args};
 use crate::refuse::{OrRefuse as _, because, refuse};
 use crate::run_dir::{self, RunDir};
 use crate::spawn::{self, Place, Started};
-use crate::{process, uids};
+use crate::{process, root_disk, uids};
 
-/// Two running processes.
+/// Running processes.
 #[derive(Debug)]
 pub(crate) struct Launched {
     pub(crate) vmm: ProcessIdentity,
-    pub(crate) backend: ProcessIdentity,
+    pub(crate) backend: Option<ProcessIdentity>,
     pub(crate) pidfds: Vec<OwnedFd>,
 }
 
@@ -31,7 +34,7 @@ struct Files<'a> {
 }
 
 impl Helper {
-    /// Starts the VM's two processes.
+    /// Starts the VM's processes.
     pub(crate) fn launch(
         &mut self,
         vm: &VmId,
@@ -59,6 +62,7 @@ impl Helper {
         })?;
         let entry = VmmEntry {
             uid,
+            kind: spec.vmm.kind(),
             vmm: None,
             backend: None,
         };
@@ -89,6 +93,40 @@ impl Helper {
                 drives::give(*file, uid, owner)?;
             }
         }
+        let (mut vmm, mut backend) = match spec.vmm {
+            VmmSpec::Qemu { accel } => {
+                let (vmm, backend) = self.start_qemu(vm, spec, accel, run, uid, groups)?;
+                (vmm, Some(backend))
+            }
+            VmmSpec::Firecracker {} => (self.start_firecracker(vm, spec, run, uid, groups)?, None),
+        };
+        let entry = VmmEntry {
+            uid,
+            kind: spec.vmm.kind(),
+            vmm: Some(vmm.identity.clone()),
+            backend: backend.as_ref().map(|backend| backend.identity.clone()),
+        };
+        self.ledger.vmms.insert(vm.clone(), entry);
+        if let Err(refusal) = self.save() {
+            vmm.end();
+            if let Some(backend) = &mut backend {
+                backend.end();
+            }
+            return Err(refusal);
+        }
+        Ok(launched(vmm, backend))
+    }
+
+    /// The vsock backend, which listens before the VMM is there, and QEMU with its tap open.
+    fn start_qemu(
+        &self,
+        vm: &VmId,
+        spec: &LaunchSpec,
+        accel: Accel,
+        run: RunDir,
+        uid: u32,
+        groups: &[u32],
+    ) -> Result<(Started, Started), Refusal> {
         let [vhost, host] = [run.listen("vhost")?, run.listen("v")?];
         let [vmm_log, backend_log] = [run.log("vmm.log")?, run.log("backend.log")?];
         let run = run.hand_over()?;
@@ -102,26 +140,46 @@ impl Helper {
         let mut backend = spawn::backend(program, place, &vhost, &host, backend_log)?;
         let place = Place { groups, ..place };
         let fd = tap.as_ref().map(std::os::fd::AsRawFd::as_raw_fd);
-        let args = qemu_args(vm, spec, fd);
-        let mut vmm = match spawn::vmm(&self.config.qemu, args, place, tap.as_ref(), vmm_log) {
-            Ok(vmm) => vmm,
+        let args = qemu_args(vm, spec, accel, fd);
+        match spawn::vmm(&self.config.qemu, args, place, tap.as_ref(), vmm_log) {
+            Ok(vmm) => Ok((vmm, backend)),
             Err(refusal) => {
                 backend.end();
-                return Err(refusal);
+                Err(refusal)
             }
-        };
-        let entry = VmmEntry {
-            uid,
-            vmm: Some(vmm.identity.clone()),
-            backend: Some(backend.identity.clone()),
-        };
-        self.ledger.vmms.insert(vm.clone(), entry);
-        if let Err(refusal) = self.save() {
-            vmm.end();
-            backend.end();
-            return Err(refusal);
         }
-        Ok(launched(vmm, backend))
+    }
+
+    /// Firecracker alone. It makes its sockets itself, and attaches to the tap by its name, which
+    /// only its user may.
+    fn start_firecracker(
+        &self,
+        vm: &VmId,
+        spec: &LaunchSpec,
+        run: RunDir,
+        uid: u32,
+        groups: &[u32],
+    ) -> Result<Started, Refusal> {
+        let log = run.log("vmm.log")?;
+        let run = run.hand_over()?;
+        if spec.mac.is_some() {
+            // The tap has one queue: ours is let go of before Firecracker asks for it.
+            drop(self.attach_tap(vm, uid)?);
+        }
+        let place = Place {
+            directory: run.as_fd(),
+            uid,
+            groups,
+        };
+        spawn::vmm(self.firecracker()?, firecracker_args(vm), place, None, log)
+    }
+
+    fn firecracker(&self) -> Result<&Path, Refusal> {
+        self.config.firecracker.as_deref().ok_or_else(|| {
+            let message = "this helper was started without a Firecracker; install one and start \
+                           the helper again";
+            refuse(RefusalCode::HostNotReady, message)
+        })
     }
 
     /// What the launch needs besides files.
@@ -138,12 +196,24 @@ impl Helper {
                 ));
             }
         }
-        for program in [&self.config.qemu, &self.config.vhost_vsock] {
-            check_program(program)?;
+        let has_snapshot =
+            |drive: &banger_root_proto::DriveSpec| drive.format == DriveFormat::Snapshot;
+        if spec.drives.iter().any(has_snapshot) {
+            return Err(root_disk::refused());
         }
-        match spec.accel {
-            Accel::Kvm => spawn::kvm_groups(),
-            Accel::Tcg => Ok(vec![]),
+        match spec.vmm {
+            VmmSpec::Qemu { accel } => {
+                check_program(&self.config.qemu)?;
+                check_program(&self.config.vhost_vsock)?;
+                match accel {
+                    Accel::Kvm => spawn::kvm_groups(),
+                    Accel::Tcg => Ok(vec![]),
+                }
+            }
+            VmmSpec::Firecracker {} => {
+                check_program(self.firecracker()?)?;
+                spawn::kvm_groups()
+            }
         }
     }
 
@@ -211,12 +281,19 @@ impl Helper {
     }
 }
 
-fn launched(vmm: Started, backend: Started) -> Launched {
-    spawn::reap([vmm.child, backend.child]);
+fn launched(vmm: Started, backend: Option<Started>) -> Launched {
+    let identity = backend.as_ref().map(|backend| backend.identity.clone());
+    let started: Vec<Started> = [Some(vmm), backend].into_iter().flatten().collect();
+    let vmm = started[0].identity.clone();
+    let (children, pidfds): (Vec<_>, Vec<_>) = started
+        .into_iter()
+        .map(|started| (started.child, started.pidfd))
+        .unzip();
+    spawn::reap(children);
     Launched {
-        vmm: vmm.identity,
-        backend: backend.identity,
-        pidfds: vec![vmm.pidfd, backend.pidfd],
+        vmm,
+        backend: identity,
+        pidfds,
     }
 }
 

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use banger_core::VmId;
+use banger_core::{VmId, VmmKind};
 use banger_root_proto::ProcessIdentity;
 use serde::{Deserialize, Serialize};
 
 /// Raise it with every change of the types below.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Everything the helper made.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,16 +48,33 @@ pub(crate) struct TapEntry {
     pub(crate) nat: bool,
 }
 
-/// A VMM and its vsock backend.
+/// A VMM, and the vsock backend of one that needs it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct VmmEntry {
     /// The user of both.
     pub(crate) uid: u32,
+    /// Which program the VMM is.
+    pub(crate) kind: VmmKind,
     /// None until it was started.
     pub(crate) vmm: Option<ProcessIdentity>,
-    /// None until it was started.
+    /// None until it was started, or when none is needed.
     pub(crate) backend: Option<ProcessIdentity>,
+}
+
+impl VmmEntry {
+    /// Whether this VMM has a vsock backend beside it.
+    pub(crate) const fn has_backend(&self) -> bool {
+        match self.kind {
+            VmmKind::Qemu => true,
+            VmmKind::Firecracker => false,
+        }
+    }
+
+    /// Whether every process of it was noted.
+    pub(crate) const fn is_complete(&self) -> bool {
+        self.vmm.is_some() && (self.backend.is_some() || !self.has_backend())
+    }
 }
 
 /// Why the ledger cannot be used.
@@ -171,6 +188,7 @@ mod tests {
         let mut ledger = Ledger::load(&path, "one").unwrap();
         let vmm = VmmEntry {
             uid: 880_000,
+            kind: VmmKind::Firecracker,
             vmm: None,
             backend: None,
         };
@@ -190,17 +208,17 @@ mod tests {
             Ledger::load(&path, "one"),
             Err(LedgerError::Damaged { .. })
         ));
-        std::fs::write(&path, b"{\"version\":1,\"boot_id\":\"one\",\"extra\":0}").unwrap();
+        std::fs::write(&path, b"{\"version\":2,\"boot_id\":\"one\",\"extra\":0}").unwrap();
         assert!(matches!(
             Ledger::load(&path, "one"),
             Err(LedgerError::Damaged { .. })
         ));
-        std::fs::write(&path, b"{\"version\":2,\"boot_id\":\"one\"}").unwrap();
+        std::fs::write(&path, b"{\"version\":9,\"boot_id\":\"one\"}").unwrap();
         assert!(matches!(
             Ledger::load(&path, "one"),
-            Err(LedgerError::Version { found: 2, .. })
+            Err(LedgerError::Version { found: 9, .. })
         ));
-        std::fs::write(&path, b"{\"version\":2,\"boot_id\":\"other\"}").unwrap();
+        std::fs::write(&path, b"{\"version\":9,\"boot_id\":\"other\"}").unwrap();
         assert!(Ledger::load(&path, "one").is_ok());
     }
 }

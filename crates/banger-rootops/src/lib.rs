@@ -8,6 +8,7 @@
 mod acl;
 mod config;
 mod drives;
+mod firecracker;
 mod firewall;
 mod helper;
 mod launch;
@@ -18,6 +19,7 @@ mod nft;
 mod process;
 mod qemu;
 mod refuse;
+mod root_disk;
 mod run_dir;
 mod spawn;
 mod sys;
@@ -26,6 +28,7 @@ mod uids;
 mod vmms;
 
 pub use config::{Config, ConfigError};
+pub use firecracker::firecracker_args;
 pub use firewall::{Guest, Ruleset};
 pub use helper::{Answer, Helper, OpenError};
 pub use ledger::LedgerError;

@@ -37,8 +37,8 @@ impl Role {
 /// Shared memory is what makes vhost-user work; without `share=on` vsock is dead and nothing says
 /// so. The overlay's own idea of its base is overridden, so that only our files are opened.
 #[must_use]
-pub fn qemu_args(vm: &VmId, spec: &LaunchSpec, tap: Option<RawFd>) -> Vec<String> {
-    let (accel, cpu) = match spec.accel {
+pub fn qemu_args(vm: &VmId, spec: &LaunchSpec, accel: Accel, tap: Option<RawFd>) -> Vec<String> {
+    let (accel, cpu) = match accel {
         Accel::Kvm => ("kvm", "host"),
         Accel::Tcg => ("tcg", "max"),
     };
@@ -99,7 +99,8 @@ fn drive_value(drive: DriveSpec, cache: CacheMode) -> String {
     let role = drive.role.as_str();
     let mut value = format!("if=none,id={role},file.driver=file,file.filename={role}");
     value += match drive.format {
-        DriveFormat::Raw => ",format=raw",
+        // A snapshot stands there as a block device.
+        DriveFormat::Raw | DriveFormat::Snapshot => ",format=raw",
         DriveFormat::Qcow2 => {
             ",format=qcow2,backing.driver=raw,backing.file.driver=file,backing.file.filename=base"
         }
@@ -125,6 +126,7 @@ impl Arguments {
 mod tests {
     use super::*;
     use banger_core::MemoryMib;
+    use banger_root_proto::VmmSpec;
 
     fn drive(role: DriveRole, format: DriveFormat, read_only: bool) -> DriveSpec {
         DriveSpec {
@@ -136,7 +138,7 @@ mod tests {
 
     fn spec() -> LaunchSpec {
         LaunchSpec {
-            accel: Accel::Tcg,
+            vmm: VmmSpec::Qemu { accel: Accel::Tcg },
             vcpu: 2,
             memory_mib: MemoryMib(1024),
             boot_args: "console=ttyS0 quiet, file=/etc/passwd".into(),
@@ -152,7 +154,10 @@ mod tests {
     }
 
     fn rendered(spec: &LaunchSpec, tap: Option<RawFd>) -> String {
-        let args = qemu_args(&"0123456789ab".parse().unwrap(), spec, tap);
+        let VmmSpec::Qemu { accel } = spec.vmm else {
+            panic!("not QEMU")
+        };
+        let args = qemu_args(&"0123456789ab".parse().unwrap(), spec, accel, tap);
         args.join("\n")
     }
 
@@ -164,7 +169,7 @@ mod tests {
     #[test]
     fn with_the_least() {
         let spec = LaunchSpec {
-            accel: Accel::Kvm,
+            vmm: VmmSpec::Qemu { accel: Accel::Kvm },
             drives: vec![drive(DriveRole::Root, DriveFormat::Raw, false)],
             mac: None,
             cache: CacheMode::Unsafe,

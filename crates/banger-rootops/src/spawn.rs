@@ -1,4 +1,4 @@
-//! Starting the two processes of a VM.
+//! Starting the processes of a VM.
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -140,8 +140,8 @@ fn start(
     }
 }
 
-/// Collects both processes when they end; they stay ours only as long as this process lives.
-pub(crate) fn reap(started: [Child; 2]) {
+/// Collects processes when they end; they stay ours only as long as this process lives.
+pub(crate) fn reap(started: impl IntoIterator<Item = Child>) {
     for mut child in started {
         let wait = move || {
             // Its status is nobody's business here: who cares holds a pidfd.

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use banger_core::VmId;
+use banger_core::{VmId, VmmKind};
 use banger_root_proto::{OwnedVmm, ProcessIdentity, ProcessState, Refusal, RefusalCode, VmmSignal};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
@@ -17,23 +17,25 @@ use crate::run_dir;
 /// How long a killed process may take to end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What became of both processes.
+/// What became of a VM's processes.
 #[derive(Debug)]
 pub(crate) struct Probed {
     pub(crate) vmm: ProcessState,
-    pub(crate) backend: ProcessState,
+    pub(crate) backend: Option<ProcessState>,
     pub(crate) pidfds: Vec<OwnedFd>,
 }
 
 impl Helper {
-    /// Whether the VM's processes still are what was launched. Of an unknown VM both are gone.
+    /// Whether the VM's processes still are what was launched. Of an unknown VM the VMM is gone.
     pub(crate) fn probe(&self, vm: &VmId) -> Probed {
         let entry = self.ledger.vmms.get(vm);
         let vmm = entry.and_then(|entry| alive(entry.vmm.as_ref()));
         let backend = entry.and_then(|entry| alive(entry.backend.as_ref()));
         Probed {
             vmm: process::state(vmm.as_ref()),
-            backend: process::state(backend.as_ref()),
+            backend: entry
+                .filter(|entry| entry.has_backend())
+                .map(|_| process::state(backend.as_ref())),
             pidfds: [vmm, backend]
                 .into_iter()
                 .flatten()
@@ -128,14 +130,17 @@ impl Helper {
     pub(crate) fn recover(&mut self) -> bool {
         let mut found = false;
         for entry in self.ledger.vmms.values_mut() {
-            if entry.vmm.is_some() && entry.backend.is_some() {
+            if entry.is_complete() {
                 continue;
             }
+            let config = &self.config;
+            let (vmm, backend) = match entry.kind {
+                VmmKind::Qemu => (Some(&config.qemu), Some(&config.vhost_vsock)),
+                VmmKind::Firecracker => (config.firecracker.as_ref(), None),
+            };
             for pid in process::running_as(entry.uid) {
-                for (slot, program) in [
-                    (&mut entry.vmm, &self.config.qemu),
-                    (&mut entry.backend, &self.config.vhost_vsock),
-                ] {
+                for (slot, program) in [(&mut entry.vmm, vmm), (&mut entry.backend, backend)] {
+                    let Some(program) = program else { continue };
                     if slot.is_none() && process::runs(pid, program) {
                         *slot = process::identify(pid, program).ok();
                         found |= slot.is_some();

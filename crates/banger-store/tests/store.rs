@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use banger_core::{Intent, OpId, Phase, SpecOrigin, VmId, VmSpec};
+use banger_core::{Intent, OpId, Phase, RootStorage, SpecOrigin, VmId, VmSpec, VmmKind};
 use banger_store::{InsertVmError, NewVm, OpenStoreError, OperationRow, Store, VmRow};
 use banger_testkit::SmallDisk;
 
@@ -53,6 +53,29 @@ fn a_vm_is_read_back_as_it_was_written() {
     again.delete_vm(&row.id).unwrap();
     again.delete_vm(&row.id).unwrap();
     assert!(again.vms().unwrap().is_empty());
+}
+
+/// A row as the first release wrote it: its spec names neither VMM nor storage.
+#[test]
+fn a_row_of_the_first_schema_is_read() {
+    let (dir, store) = open();
+    let path = dir.path().join("banger.db");
+    drop(store);
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let row = "INSERT INTO vms (id, name, address, phase, intent, spec, origin, image, ephemeral,
+               created_at) VALUES ('0123456789ab', 'old', 2886729730, 'stopped', 'stopped',
+               '{\"vcpu\":2,\"memory_mib\":1024,\"disk_size\":8589934592,\"nat\":true}',
+               '\"host\"', 'debian-bookworm', 0, '2026-01-01T00:00:00Z')";
+    connection.execute_batch(row).unwrap();
+    drop(connection);
+    let vms = Store::open(&path).unwrap().vms().unwrap();
+    let expected = VmSpec {
+        nat: true,
+        vmm: VmmKind::Qemu,
+        storage: RootStorage::Qcow2,
+        ..VmSpec::FLOOR
+    };
+    assert_eq!(vms[0].spec, expected);
 }
 
 #[test]

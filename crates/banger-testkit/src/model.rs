@@ -18,6 +18,7 @@ pub(crate) struct Folder {
 #[derive(Debug, Clone)]
 pub(crate) struct Vmm {
     pub(crate) pid: u32,
+    pub(crate) backend: Option<u32>,
     pub(crate) lives: bool,
     pub(crate) farewell: Option<Farewell>,
 }

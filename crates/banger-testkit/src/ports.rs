@@ -3,7 +3,9 @@
 use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
-use banger_core::{ByteSize, Digest, ErrorCode, ImageName, KernelName, VmId, VmName};
+use banger_core::{
+    ByteSize, Digest, ErrorCode, ImageName, KernelName, RootStorage, VmId, VmName, VmmKind,
+};
 use banger_engine::ports::{
     Clock, Drives, ExitFacts, Failure, Farewell, GuestIdentity, GuestState, Guests, Images,
     Kernels, LaunchRequest, Names, Progress, ResolvedImage, ResolvedKernel, RootHelper, TapFacts,
@@ -84,7 +86,12 @@ impl Drives for FakeHost {
         .await
     }
 
-    async fn ensure_overlay(&self, vm: &VmId, _: &ResolvedImage) -> Result<(), Failure> {
+    async fn ensure_root_disk(
+        &self,
+        vm: &VmId,
+        _: &ResolvedImage,
+        _: RootStorage,
+    ) -> Result<(), Failure> {
         self.act(|model| folder(model, vm).map(|folder| folder.overlay = true))
             .await
     }
@@ -183,17 +190,19 @@ impl RootHelper for FakeHost {
             }
             model.launches += 1;
             let pid = 1000 + model.launches;
+            let backend = (request.spec.vmm == VmmKind::Qemu).then_some(pid + 1);
             model.vmms.insert(
                 request.vm.clone(),
                 Vmm {
                     pid,
+                    backend,
                     lives: true,
                     farewell: None,
                 },
             );
             Ok(VmmFacts {
                 vmm: Some(pid),
-                backend: Some(pid + 1),
+                backend,
                 remains: true,
             })
         })
@@ -228,10 +237,9 @@ impl RootHelper for FakeHost {
             });
         }
         for (vm, vmm) in &model.vmms {
-            let pid = vmm.lives.then_some(vmm.pid);
             facts.entry(vm.clone()).or_default().vmm = VmmFacts {
-                vmm: pid,
-                backend: pid,
+                vmm: vmm.lives.then_some(vmm.pid),
+                backend: vmm.backend.filter(|_| vmm.lives),
                 remains: true,
             };
         }

@@ -3,9 +3,13 @@
 
 mod accel;
 mod boot_args;
+mod firecracker;
 mod sys;
 mod tsc;
 
 pub use accel::{AccelProbe, probe_kvm};
 pub use boot_args::{GuestClock, boot_args};
+pub use firecracker::{
+    FirecrackerBinaryError, FirecrackerVersion, ParseVersionError, probe_firecracker,
+};
 pub use tsc::measure_tsc_khz;

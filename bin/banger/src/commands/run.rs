@@ -33,6 +33,7 @@ fn request(flags: VmFlags) -> CreateVmRequest {
         memory_mib: flags.memory,
         disk_size: flags.disk_size,
         nat: (flags.nat || flags.no_nat).then_some(flags.nat),
+        vmm: flags.vmm,
         wait: flags.wait.map(Readiness::from),
         timeout_s: flags.timeout,
         ..CreateVmRequest::default()

@@ -89,12 +89,13 @@ fn describe(vm: &Vm) -> String {
                     .unwrap_or_default()
             ),
         ),
+        ("storage", vm.storage.clone()),
         ("created", vm.created_at.clone()),
         (
             "started",
             vm.started_at.clone().unwrap_or_else(|| "-".into()),
         ),
-        ("overlay", vm.paths.overlay.clone()),
+        ("root disk", vm.paths.overlay.clone()),
         ("work disk", vm.paths.work_disk.clone()),
         ("console", vm.paths.console_log.clone()),
         ("vmm log", vm.paths.vmm_log.clone()),

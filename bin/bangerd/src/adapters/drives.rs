@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use banger_core::{ByteSize, ErrorCode, VmId};
+use banger_core::{ByteSize, ErrorCode, RootStorage, VmId};
 use banger_engine::ports::{Drives, Failure, GuestIdentity, ResolvedImage};
 use banger_guest_proto::{GENERATION, GuestConfig, MachineId};
-use banger_image::{DiskError, create_overlay, make_work_disk};
+use banger_image::{DiskError, clone_root, copy_root, create_overlay, make_work_disk};
 
 use super::{blocking, clock, console};
 use crate::keys;
@@ -130,10 +130,27 @@ impl Drives for VmDrives {
         }
     }
 
-    async fn ensure_overlay(&self, vm: &VmId, image: &ResolvedImage) -> Result<(), Failure> {
-        let (base, to) = (image.rootfs.clone(), self.folder(vm).join("root.qcow2"));
-        blocking(move || create_overlay(&base, "base", &to).map_err(|error| disk_failure(&error)))
-            .await
+    async fn ensure_root_disk(
+        &self,
+        vm: &VmId,
+        image: &ResolvedImage,
+        storage: RootStorage,
+    ) -> Result<(), Failure> {
+        let to = self.folder(vm).join(storage.file_name());
+        let base = image.rootfs.clone();
+        blocking(move || {
+            let made = match storage {
+                RootStorage::Qcow2 => create_overlay(&base, "base", &to),
+                RootStorage::Reflink => clone_root(&base, &to),
+                RootStorage::Copy => copy_root(&base, &to),
+                RootStorage::DmSnapshot => {
+                    let what = "this build makes no stores for device-mapper snapshots yet";
+                    return Err(Failure::new(ErrorCode::HostNotReady, what));
+                }
+            };
+            made.map_err(|error| disk_failure(&error))
+        })
+        .await
     }
 
     async fn ensure_work_disk(

@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use banger_core::{ErrorCode, VmId};
+use banger_core::{ErrorCode, RootStorage, VmId, VmmKind};
 use banger_dns::{DnsServer, Zone};
 use banger_engine::ports::{
     ExitFacts, Failure, LaunchRequest, RootHelper, TapFacts, VmFacts, VmmFacts,
 };
 use banger_root_proto::{
     Accel, CacheMode, CallError, Client, DriveFormat, DriveRole, DriveSpec, HelperInfo, LaunchSpec,
-    ProcessState, RefusalCode, Reply, Request, VmmSignal,
+    ProcessState, RefusalCode, Reply, Request, VmmSignal, VmmSpec,
 };
 use rustix::fs::{Mode, OFlags};
 
@@ -27,8 +27,14 @@ use crate::args::Args;
 /// How long a VMM may take to vanish after its backend has noticed.
 const DYING: Duration = Duration::from_millis(500);
 
-/// Handles on a VM's two processes.
-type Handles = (Option<OwnedFd>, Option<OwnedFd>);
+/// A handle on one of a VM's processes.
+#[derive(Debug)]
+enum Handle {
+    /// It lives.
+    Alive(OwnedFd),
+    /// It has ended, or never was.
+    Gone,
+}
 
 /// The connection, and what a launch needs to know of this host.
 #[derive(Debug)]
@@ -110,7 +116,8 @@ impl HelperLink {
         self.vms.join(vm.as_str())
     }
 
-    async fn probe(&self, vm: &VmId) -> Result<Handles, Failure> {
+    /// VMM, and the backend of one that needs it.
+    async fn probe(&self, vm: &VmId) -> Result<(Handle, Option<Handle>), Failure> {
         let (reply, fds) = self
             .call(Request::ProbeVmm { vm: vm.clone() }, vec![])
             .await?;
@@ -119,10 +126,11 @@ impl HelperLink {
         };
         let mut fds = fds.into_iter();
         let mut handle = |state: &ProcessState| match state {
-            ProcessState::Alive(_) => fds.next(),
-            ProcessState::Gone {} => None,
+            ProcessState::Alive(_) => fds.next().map_or(Handle::Gone, Handle::Alive),
+            ProcessState::Gone {} => Handle::Gone,
         };
-        Ok((handle(&vmm), handle(&backend)))
+        let vmm = handle(&vmm);
+        Ok((vmm, backend.as_ref().map(handle)))
     }
 }
 
@@ -210,6 +218,10 @@ impl RootHelper for HelperLink {
     }
 
     async fn launch(&self, request: &LaunchRequest) -> Result<VmmFacts, Failure> {
+        if request.spec.vmm == VmmKind::Firecracker {
+            let what = "this build does not start Firecracker yet";
+            return Err(Failure::new(ErrorCode::HostNotReady, what));
+        }
         let (spec, files) = self.spec_of(request);
         let fds = blocking(move || open_all(&files)).await?;
         let launch = Request::LaunchVmm {
@@ -221,7 +233,7 @@ impl RootHelper for HelperLink {
                 tracing::info!(vm = %request.vm, pid = vmm.pid, "vmm launched");
                 Ok(VmmFacts {
                     vmm: Some(vmm.pid),
-                    backend: Some(backend.pid),
+                    backend: backend.map(|backend| backend.pid),
                     remains: true,
                 })
             }
@@ -269,7 +281,7 @@ impl RootHelper for HelperLink {
         for vmm in owned.vmms {
             let found = VmmFacts {
                 vmm: pid(&vmm.vmm),
-                backend: pid(&vmm.backend),
+                backend: vmm.backend.as_ref().and_then(pid),
                 remains: true,
             };
             facts.entry(vmm.vm).or_default().vmm = found;
@@ -280,7 +292,11 @@ impl RootHelper for HelperLink {
     async fn wait_exit(&self, vm: &VmId) -> Result<ExitFacts, Failure> {
         let (vmm, backend) = self.probe(vm).await?;
         let backend_lost = match (vmm, backend) {
-            (Some(vmm), Some(backend)) => {
+            (Handle::Alive(vmm), None) => {
+                ended(vmm).await?;
+                false
+            }
+            (Handle::Alive(vmm), Some(Handle::Alive(backend))) => {
                 let mut vmm_end = std::pin::pin!(ended(vmm));
                 tokio::select! {
                     biased;
@@ -292,8 +308,8 @@ impl RootHelper for HelperLink {
                     }
                 }
             }
-            (Some(_), None) => true,
-            (None, _) => false,
+            (Handle::Alive(_), Some(Handle::Gone)) => true,
+            (Handle::Gone, _) => false,
         };
         let console = self.folder(vm).join("run/console");
         let (farewell, console_tail) = blocking(move || Ok(console::read_end(&console)))
@@ -329,8 +345,13 @@ impl HelperLink {
             format,
             read_only,
         };
+        let root = match request.spec.storage {
+            RootStorage::Qcow2 => DriveFormat::Qcow2,
+            RootStorage::DmSnapshot => DriveFormat::Snapshot,
+            RootStorage::Reflink | RootStorage::Copy => DriveFormat::Raw,
+        };
         let mut drives = vec![
-            drive(DriveRole::Root, DriveFormat::Qcow2, false),
+            drive(DriveRole::Root, root, false),
             drive(DriveRole::Work, DriveFormat::Raw, false),
             drive(DriveRole::Config, DriveFormat::Raw, true),
         ];
@@ -338,17 +359,22 @@ impl HelperLink {
             (folder.clone(), true),
             (request.kernel.vmlinux.clone(), false),
             (request.kernel.initrd.clone(), false),
-            (folder.join("root.qcow2"), false),
-            (request.image.rootfs.clone(), false),
-            (folder.join("work.ext4"), false),
-            (folder.join("config.img"), false),
+            (folder.join(request.spec.storage.file_name()), false),
         ];
+        if root.has_base() {
+            files.push((request.image.rootfs.clone(), false));
+        }
+        files.push((folder.join("work.ext4"), false));
+        files.push((folder.join("config.img"), false));
         if let Some(modules) = &request.kernel.modules {
             drives.push(drive(DriveRole::Modules, DriveFormat::Raw, true));
             files.push((modules.clone(), false));
         }
         let spec = LaunchSpec {
-            accel: self.accel,
+            vmm: match request.spec.vmm {
+                VmmKind::Qemu => VmmSpec::Qemu { accel: self.accel },
+                VmmKind::Firecracker => VmmSpec::Firecracker {},
+            },
             vcpu: request.spec.vcpu,
             memory_mib: request.spec.memory_mib,
             boot_args: self.boot_args.clone(),

@@ -17,6 +17,7 @@ use crate::adapters::{unknown_image, unknown_kernel};
 use crate::convert;
 use crate::sizes::{Asked, effective};
 use crate::state::Shared;
+use crate::vmm_choice::choose;
 
 type Accepted = (StatusCode, Json<Operation>);
 
@@ -56,12 +57,15 @@ pub(crate) async fn create(
         disk: request.disk_size,
         nat: request.nat,
     };
-    let (spec, origin) = effective(asked, &state.config.vm_defaults, state.host);
+    let (mut spec, origin) = effective(asked, &state.config.vm_defaults, state.host);
     let image = request
         .image
         .clone()
         .unwrap_or_else(|| state.default_image.clone());
     known(&state, &image, &request)?;
+    let vmm = request.vmm.unwrap_or(state.config.vmm);
+    let (vmm, storage) = choose(vmm, state.config.storage, &state.host_vmms().await)?;
+    (spec.vmm, spec.storage) = (vmm.value, storage.value);
     let view = state
         .engine
         .create(CreateVm {

@@ -1,0 +1,7 @@
+//! Firecracker.
+
+mod version;
+
+pub use version::{
+    FirecrackerBinaryError, FirecrackerVersion, ParseVersionError, probe_firecracker,
+};
