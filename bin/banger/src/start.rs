@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use banger_api::{API_VERSION, Version};
 use banger_client::{Client, ClientError};
-use banger_core::ErrorCode;
+use banger_core::{ErrorCode, NetworkPlan, NetworkPlanError, NetworkSettings};
 use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
 
@@ -285,9 +285,17 @@ struct HelperConfig {
 }
 
 impl HelperConfig {
+    /// From the file, and what the environment says instead. What cannot be read is the daemon's to
+    /// tell.
     fn load(path: &Path) -> Self {
         let text = fs::read_to_string(path).unwrap_or_default();
-        toml::from_str(&text).unwrap_or_default()
+        let mut config: Self = toml::from_str(&text).unwrap_or_default();
+        let get = |name: &str| std::env::var(name).ok();
+        config.bridge_name = get("BANGER_BRIDGE_NAME").or(config.bridge_name);
+        config.cidr = get("BANGER_CIDR").or(config.cidr);
+        let ip = get("BANGER_BRIDGE_IP").and_then(|text| text.parse().ok());
+        config.bridge_ip = ip.or(config.bridge_ip);
+        config
     }
 
     /// Firecracker: what the configuration names, whether it is there or not; else beside our own
@@ -302,39 +310,30 @@ impl HelperConfig {
         self.firecracker_bin.clone().or_else(found)
     }
 
-    /// Bridge, the host's address on it, bits of the prefix.
-    fn resolve(&self) -> Option<(String, Ipv4Addr, u8)> {
-        let (net, bits) = self
-            .cidr
-            .as_deref()
-            .unwrap_or("172.16.0.0/24")
-            .split_once('/')?;
-        let net: Ipv4Addr = net.parse().ok()?;
-        let ip = self
-            .bridge_ip
-            .unwrap_or_else(|| Ipv4Addr::from(u32::from(net) + 1));
-        Some((
-            self.bridge_name.clone().unwrap_or_else(|| "banger0".into()),
-            ip,
-            bits.parse().ok()?,
-        ))
+    fn plan(&self) -> Result<NetworkPlan, NetworkPlanError> {
+        let settings = NetworkSettings {
+            bridge_name: self.bridge_name.clone(),
+            bridge_ip: self.bridge_ip,
+            cidr: self.cidr.clone(),
+        };
+        settings.plan()
     }
 }
 
 /// Starts the helper, and gives its process id when it did not run before.
 fn start_helper(paths: &Paths) -> Result<Option<u32>, CommandError> {
-    let config = HelperConfig::load(&paths.config_dir.join("config.toml"));
-    let Some((bridge, ip, prefix)) = config.resolve() else {
-        let path = paths.config_dir.join("config.toml");
-        let what = format!("{}: `cidr` is no subnet", path.display());
-        return Err(CommandError::new(ErrorCode::InvalidConfig, what));
-    };
+    let file = paths.config_dir.join("config.toml");
+    let config = HelperConfig::load(&file);
+    let network = config.plan().map_err(|error| {
+        let what = format!("{} cannot be used", file.display());
+        CommandError::because(ErrorCode::InvalidConfig, what, &error)
+    })?;
     let args = [
         ("--owner", rustix::process::getuid().as_raw().to_string()),
         ("--runtime-dir", paths.helper_dir.display().to_string()),
-        ("--bridge", bridge),
-        ("--bridge-ip", ip.to_string()),
-        ("--prefix", prefix.to_string()),
+        ("--bridge", network.bridge),
+        ("--bridge-ip", network.bridge_ip.to_string()),
+        ("--prefix", network.prefix.to_string()),
         ("--qemu", "/usr/bin/qemu-system-x86_64".to_owned()),
         (
             "--vhost-vsock",
@@ -465,23 +464,6 @@ mod tests {
         let newer = check_installed(&version("99.0.0", API_VERSION)).unwrap_err();
         assert!(!newer.0.hints[0].contains("restart"));
         assert!(check_installed(&version(ours, API_VERSION + 1)).is_err());
-    }
-
-    #[test]
-    fn the_bridge_has_the_subnets_first_address_unless_it_is_told_another() {
-        let default = HelperConfig::default().resolve().unwrap();
-        assert_eq!(
-            default,
-            ("banger0".into(), Ipv4Addr::new(172, 16, 0, 1), 24)
-        );
-        let config: HelperConfig =
-            toml::from_str("cidr = \"10.9.0.0/20\"\nbridge_name = \"b\"").unwrap();
-        assert_eq!(
-            config.resolve().unwrap(),
-            ("b".into(), Ipv4Addr::new(10, 9, 0, 1), 20)
-        );
-        let bad: HelperConfig = toml::from_str("cidr = \"here\"").unwrap();
-        assert!(bad.resolve().is_none());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Instant;
 
 use banger_root_proto::{Refusal, RefusalCode, Reply, Request, recv_frame, send_frame};
-use banger_rootops::{Config, Helper};
+use banger_rootops::{Config, FirewallWatch, Helper};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
@@ -83,6 +83,35 @@ pub(crate) fn accept_in_background(
         }
     };
     thread::Builder::new().name("accept".into()).spawn(accept)?;
+    Ok(())
+}
+
+/// Puts the firewall right whenever somebody else has changed it, whether the owner's daemon runs
+/// or not.
+pub(crate) fn guard_in_background(helper: Arc<Mutex<Helper>>, log: Log) -> io::Result<()> {
+    let watch = match FirewallWatch::open() {
+        Ok(watch) => watch,
+        // Then it is looked at before each launch, and when the daemon asks.
+        Err(error) => {
+            log.line(format_args!("verb=guard failed: {error}"));
+            return Ok(());
+        }
+    };
+    let guard = move || {
+        while watch.wait().is_ok() {
+            let mut helper = helper.lock().unwrap_or_else(PoisonError::into_inner);
+            match helper.guard_firewall() {
+                Ok(repairs) if repairs.is_empty() => {}
+                Ok(repairs) => log.line(format_args!("verb=guard result=ok {repairs:?}")),
+                Err(refusal) => log.line(format_args!(
+                    "verb=guard result=failed ({refusal}: {})",
+                    refusal.causes.join(": ")
+                )),
+            }
+        }
+        log.line(format_args!("verb=guard ended"));
+    };
+    thread::Builder::new().name("guard".into()).spawn(guard)?;
     Ok(())
 }
 
@@ -160,11 +189,16 @@ impl Service {
                     refusal.causes.join(": ")
                 )
             }
+            // It comes every few seconds.
+            Reply::Tended { repairs, .. } if repairs.is_empty() => String::new(),
+            Reply::Tended { repairs, names } => format!("ok {repairs:?} {names:?}"),
             _ => "ok".to_owned(),
         };
-        self.log.line(format_args!(
-            "uid={uid} verb={verb} vm={vm} result={result} ms={took:.2}"
-        ));
+        if !result.is_empty() {
+            self.log.line(format_args!(
+                "uid={uid} verb={verb} vm={vm} result={result} ms={took:.2}"
+            ));
+        }
         let refused_hello = matches!(
             (request, &reply),
             (Request::Hello { .. }, Reply::Refused(_))

@@ -93,6 +93,7 @@ pub(crate) fn serve(args: &Args) -> Result<(), Failure> {
         None => server::listener(&args.config)?,
     };
     log.line(format_args!("pid={} started", std::process::id()));
+    server::guard_in_background(Arc::clone(&helper), log.clone())?;
     server::accept_in_background(listener, Arc::clone(&helper), log.clone())?;
     service::say_ready()?;
     say(READY)?;

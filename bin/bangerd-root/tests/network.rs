@@ -1,5 +1,4 @@
-//! Real packets between namespaces: guests (veth pairs in place of taps), the host, and a machine
-//! beyond it. Default-deny, NAT, pinned sources.
+//! Real packets between namespaces: default-deny, NAT, pinned sources.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,143 +8,12 @@
 
 mod common;
 
-use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 
-use banger_core::{TapName, VmId};
-use banger_root_proto::{Client, RefusalCode, Reply, Request};
-use common::{Netns, World, call, code, inside, ip, ok, skipped, vm};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, recv, sendto,
-    socket_with,
-};
-
-const HOST: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
-const BEYOND: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
-/// How long nothing must come before it is said that nothing comes.
-const SILENCE: Duration = Duration::from_millis(250);
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Puts a guest behind the VM's tap: a veth takes the tap's name and place.
-fn guest(world: &World, client: &Client, vm: &VmId, address: Ipv4Addr, nat: bool) -> Netns {
-    ok(
-        client,
-        &Request::EnsureTap {
-            vm: vm.clone(),
-            address,
-            nat,
-        },
-    );
-    let tap = TapName::of(vm);
-    let (name, host) = (tap.as_str(), world.network());
-    let namespace = Netns::new();
-    ip(host, &format!("link del {name}"));
-    ip(
-        host,
-        &format!(
-            "link add {name} type veth peer name eth0 netns {}",
-            namespace.pid()
-        ),
-    );
-    ip(
-        host,
-        &format!("link set {name} alias banger:{}", world.owner),
-    );
-    ip(host, &format!("link set {name} master banger0 up"));
-    let pid = namespace.pid();
-    ip(pid, &format!("link set eth0 address {} up", vm.mac()));
-    ip(pid, &format!("addr add {address}/24 dev eth0"));
-    ip(pid, &format!("route add default via {HOST}"));
-    namespace
-}
-
-/// A machine that the host reaches, and that knows nothing of guests.
-fn beyond(world: &World) -> Netns {
-    let namespace = Netns::new();
-    let (host, pid) = (world.network(), namespace.pid());
-    ip(
-        host,
-        &format!("link add up0 type veth peer name eth0 netns {pid}"),
-    );
-    ip(host, "addr add 10.99.0.1/24 dev up0");
-    ip(host, "link set up0 up");
-    ip(pid, &format!("addr add {BEYOND}/24 dev eth0"));
-    ip(pid, "link set eth0 up");
-    // It would answer a guest that is not masqueraded.
-    ip(pid, "route add default via 10.99.0.1");
-    namespace
-}
-
-/// Sends a datagram from one namespace to another; the source that the receiver saw, if it came.
-fn datagram(
-    from: u32,
-    source: Ipv4Addr,
-    to: u32,
-    address: Ipv4Addr,
-    port: u16,
-) -> Option<Ipv4Addr> {
-    let receiver = inside(to, || {
-        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()
-    });
-    inside(from, || {
-        let sender = UdpSocket::bind((source, 0)).unwrap();
-        match sender.send_to(b"x", (address, port)) {
-            Err(error) if error.kind() != ErrorKind::PermissionDenied => {
-                assert!(error.raw_os_error().is_some(), "{error}");
-            }
-            _ => {}
-        }
-    });
-    receiver.set_read_timeout(Some(SILENCE)).unwrap();
-    match receiver.recv_from(&mut [0; 8]) {
-        Ok((_, SocketAddr::V4(peer))) => Some(*peer.ip()),
-        _ => None,
-    }
-}
-
-/// Whether a connection comes about.
-fn connects(from: u32, to: u32, address: Ipv4Addr, port: u16, patience: Duration) -> bool {
-    let listener = inside(to, || {
-        TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()
-    });
-    let target = SocketAddrV4::new(address, port).into();
-    let connected = inside(from, || {
-        TcpStream::connect_timeout(&target, patience).is_ok()
-    });
-    drop(listener);
-    connected
-}
-
-/// Whether a ping is answered (RFC 792: type 8, code 0, checksum over the eight bytes).
-fn pings(from: u32, address: Ipv4Addr, patience: Duration) -> bool {
-    inside(from, || {
-        let kind = SocketType::RAW;
-        let flags = SocketFlags::CLOEXEC;
-        let icmp = Some(ipproto::ICMP);
-        let socket = socket_with(AddressFamily::INET, kind, flags, icmp).unwrap();
-        let echo = [8_u8, 0, 0xf7, 0xff - 1, 0, 1, 0, 0];
-        let to = SocketAddrV4::new(address, 0);
-        if sendto(&socket, &echo, SendFlags::empty(), &to).is_err() {
-            return false;
-        }
-        let timeout = Timespec::try_from(patience).unwrap();
-        loop {
-            let ready = poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&timeout)).unwrap();
-            if ready == 0 {
-                return false;
-            }
-            let mut packet = [0_u8; 128];
-            let (length, _) = recv(&socket, &mut packet[..], RecvFlags::empty()).unwrap();
-            // After the IP header (20 bytes): an echo reply, from the one that was asked.
-            let source = Ipv4Addr::new(packet[12], packet[13], packet[14], packet[15]);
-            if length >= 28 && packet[20] == 0 && source == address {
-                return true;
-            }
-        }
-    })
-}
+use banger_core::TapName;
+use banger_root_proto::{RefusalCode, Reply, Request};
+use common::packets::{BEYOND, HOST, PATIENCE, SILENCE, beyond, connects, datagram, guest, pings};
+use common::{World, call, code, inside, ip, ok, skipped, vm};
 
 #[test]
 fn guests_reach_each_other_the_hosts_names_and_with_nat_the_world() {
@@ -180,6 +48,9 @@ fn guests_reach_each_other_the_hosts_names_and_with_nat_the_world() {
     // Without NAT nothing leaves; with it, it leaves under the host's address.
     assert_eq!(datagram(one, one_ip, far, BEYOND, 7003), None);
     assert!(!connects(one, far, BEYOND, 7004, SILENCE));
+    assert_eq!(datagram(one, one_ip, far, BEYOND, 53), None);
+    assert!(!connects(one, far, BEYOND, 53, SILENCE));
+    assert!(!pings(one, BEYOND, SILENCE));
     assert_eq!(datagram(two, two_ip, far, BEYOND, 7005), Some(other));
     assert!(connects(two, far, BEYOND, 7006, PATIENCE));
     assert!(pings(two, BEYOND, PATIENCE));
@@ -236,6 +107,11 @@ fn a_guest_speaks_only_for_itself() {
     ip(two, "neigh flush dev eth0");
     ip(two, &format!("addr add {forged}/32 dev eth0"));
     assert_eq!(datagram(host, HOST, two, forged, 7003), None);
+    // Both at once.
+    ip(two, "link set eth0 address 06:11:22:33:44:66");
+    assert_eq!(datagram(two, forged, host, HOST, 53), None);
+    assert_eq!(datagram(two, two_ip, host, HOST, 53), None);
+    ip(two, &format!("link set eth0 address {}", vm(2).mac()));
     // IPv6 does not pass at all.
     let neighbours = ip(host, "-6 neigh show dev banger0");
     assert_eq!(neighbours.trim(), "");
@@ -333,6 +209,61 @@ fn what_is_not_ours_is_left_alone() {
     assert_eq!(code(&client, &tap), RefusalCode::Conflict);
     ok(&client, &Request::RemoveTap { vm: vm(1) });
     assert!(ip(host, "link").contains(name.as_str()));
+}
+
+#[test]
+fn a_subnet_that_something_else_leads_to_is_a_conflict() {
+    if skipped() {
+        return;
+    }
+    let world = World::new(4242);
+    let client = world.client();
+    let host = world.network();
+    // As Docker's own bridge, without a container: an address and no carrier.
+    ip(host, "link add docker0 type bridge");
+    ip(host, "addr add 172.16.0.129/25 dev docker0");
+    let refused = call(&client, &Request::EnsureNetwork {}, &[]).unwrap_err();
+    assert_eq!(refused.code, RefusalCode::Conflict);
+    assert!(refused.message.contains("docker0"), "{refused}");
+    ip(host, "link del docker0");
+    // A route into the subnet, and one that leads to much more.
+    ip(host, "link add lan0 type veth peer name lan1");
+    ip(host, "addr add 10.1.0.1/24 dev lan0");
+    ip(host, "link set lan0 up");
+    ip(host, "route add 172.16.0.0/24 via 10.1.0.2");
+    let refused = call(&client, &Request::EnsureNetwork {}, &[]).unwrap_err();
+    assert_eq!(refused.code, RefusalCode::Conflict);
+    assert!(refused.message.contains("lan0"), "{refused}");
+    ip(host, "route del 172.16.0.0/24 via 10.1.0.2");
+    ip(host, "route add 172.16.0.0/12 via 10.1.0.2");
+    ok(&client, &Request::EnsureNetwork {});
+    ok(&client, &Request::EnsureNetwork {});
+}
+
+#[test]
+fn packets_for_guests_never_follow_the_default_route() {
+    if skipped() {
+        return;
+    }
+    let world = World::new(4242);
+    let client = world.client();
+    let host = world.network();
+    let _far = beyond(&world);
+    ip(host, &format!("route add default via {BEYOND}"));
+    ok(&client, &Request::EnsureNetwork {});
+    let way = || ip(host, "route get 172.16.0.9");
+    assert!(way().contains("dev banger0"), "{}", way());
+    ip(host, "link set banger0 down");
+    let refused = inside(host, || {
+        TcpStream::connect_timeout(
+            &SocketAddrV4::new([172, 16, 0, 9].into(), 1).into(),
+            PATIENCE,
+        )
+    });
+    let errno = refused.unwrap_err().raw_os_error();
+    assert_eq!(errno, Some(rustix::io::Errno::HOSTUNREACH.raw_os_error()));
+    ok(&client, &Request::RemoveNetwork {});
+    assert!(way().contains("dev up0"), "{}", way());
 }
 
 #[test]

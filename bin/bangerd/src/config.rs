@@ -3,7 +3,10 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use banger_core::{ByteSize, Choice, ImageName, MemoryMib, RootStorage, VmmKind, nearest};
+use banger_core::{
+    ByteSize, Choice, ImageName, MemoryMib, NetworkPlan, NetworkPlanError, NetworkSettings,
+    RootStorage, VmmKind, nearest,
+};
 use serde::Deserialize;
 
 /// What is wrong with the configuration.
@@ -35,8 +38,8 @@ pub(crate) struct Config {
     pub(crate) bridge_name: Option<String>,
     pub(crate) bridge_ip: Option<Ipv4Addr>,
     pub(crate) cidr: Option<String>,
-    pub(crate) tap_pool_size: Option<u32>,
-    pub(crate) default_dns: Option<Ipv4Addr>,
+    pub(crate) tap_pool_size: Option<u8>,
+    pub(crate) default_dns: Option<DnsAddress>,
     pub(crate) vmm: Choice<VmmKind>,
     pub(crate) storage: Choice<RootStorage>,
     pub(crate) vm_defaults: VmDefaults,
@@ -62,6 +65,42 @@ impl LogLevel {
             Self::Warn => "warn",
             Self::Error => "error",
         }
+    }
+}
+
+/// A resolver: an address, and a port where it is not 53.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct DnsAddress(pub(crate) std::net::SocketAddr);
+
+impl std::str::FromStr for DnsAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = text.parse().map(|ip: std::net::IpAddr| (ip, 53).into());
+        let address = plain.or_else(|_| text.parse());
+        let what = "is no resolver's address; write one like \"9.9.9.9\" or \"127.0.0.1:5353\"";
+        address.map(Self).map_err(|_| format!("`{text}` {what}"))
+    }
+}
+
+impl TryFrom<String> for DnsAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl Config {
+    /// The guests' network.
+    pub(crate) fn network(&self) -> Result<NetworkPlan, NetworkPlanError> {
+        let settings = NetworkSettings {
+            bridge_name: self.bridge_name.clone(),
+            bridge_ip: self.bridge_ip,
+            cidr: self.cidr.clone(),
+        };
+        settings.plan()
     }
 }
 
@@ -178,6 +217,11 @@ fn apply_environment(
         &get,
     )?;
     set(&mut config.ssh_key_path, "BANGER_SSH_KEY_PATH", &get)?;
+    set(&mut config.bridge_name, "BANGER_BRIDGE_NAME", &get)?;
+    set(&mut config.bridge_ip, "BANGER_BRIDGE_IP", &get)?;
+    set(&mut config.cidr, "BANGER_CIDR", &get)?;
+    set(&mut config.tap_pool_size, "BANGER_TAP_POOL_SIZE", &get)?;
+    set(&mut config.default_dns, "BANGER_DEFAULT_DNS", &get)?;
     set(
         &mut config.vm_defaults.vcpu,
         "BANGER_VM_DEFAULTS_VCPU",
@@ -247,5 +291,19 @@ mod tests {
         assert_eq!(config.vm_defaults.vcpu, Some(5));
         let bad = |name: &str| (name == "BANGER_VM_DEFAULTS_VCPU").then(|| "x".to_owned());
         assert!(apply_environment(&mut config, bad).is_err());
+    }
+
+    #[test]
+    fn the_network_is_checked_and_a_resolver_may_have_a_port() {
+        let config = parsed("cidr = \"10.9.0.0/20\"\ndefault_dns = \"127.0.0.1:5353\"").unwrap();
+        assert_eq!(config.network().unwrap().prefix, 20);
+        let port = config.default_dns.map(|dns| dns.0.port());
+        assert_eq!(port, Some(5353));
+        let plain = parsed("default_dns = \"fd00::1\"").unwrap().default_dns;
+        assert_eq!(plain.map(|dns| dns.0.port()), Some(53));
+        let error = parsed("default_dns = \"dns.lan\"").unwrap_err().to_string();
+        assert!(error.contains("9.9.9.9"), "{error}");
+        assert!(parsed("cidr = \"10.9.0.1/20\"").unwrap().network().is_err());
+        assert!(parsed("tap_pool_size = -1").is_err());
     }
 }

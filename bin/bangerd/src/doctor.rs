@@ -1,5 +1,7 @@
 //! What this host has and lacks.
 
+mod network;
+
 use std::path::Path;
 
 use banger_api::{Check, CheckResult, Doctor, EffectiveDefault};
@@ -74,7 +76,7 @@ pub(crate) async fn examine(state: &State) -> Doctor {
     checks.push(file("agent", &state.args.agent, "the guest agent"));
     checks.push(kernel(state));
     checks.push(image(state));
-    checks.push(names(state));
+    checks.extend(network::examine(state).await);
     Doctor {
         checks,
         defaults: defaults(state),
@@ -270,21 +272,6 @@ fn image(state: &State) -> Check {
             )
         }
     }
-}
-
-fn names(state: &State) -> Check {
-    let result = if state.dns.parse::<std::net::SocketAddr>().is_ok() {
-        CheckResult::Pass
-    } else {
-        CheckResult::Warn
-    };
-    let message = format!("names under .vm are answered on {}", state.dns);
-    check(
-        "dns",
-        result,
-        message,
-        (result == CheckResult::Warn).then_some("free the port, or see docs/dns-routing.md"),
-    )
 }
 
 fn defaults(state: &State) -> Vec<EffectiveDefault> {

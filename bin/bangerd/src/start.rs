@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,17 +14,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use banger_dns::{DnsServer, Zone};
+use banger_dns::{DnsServer, Forwarder, Resolvers, Zone};
+use banger_engine::ports::RootHelper as _;
 use banger_engine::{Engine, EngineConfig, Ports};
 use banger_image::{ImageStore, shares_blocks};
 use banger_kernel::KernelStore;
-use banger_root_proto::Accel;
+use banger_root_proto::{Accel, MAX_TAP_POOL};
 use banger_store::Store;
 use banger_vmm::{GuestClock, boot_args, measure_tsc_khz, probe_kvm};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 
 use crate::adapters::{
-    AgentGuests, HelperLink, HostClock, LocalImages, LocalKernels, VmDrives, ZoneNames,
+    AgentGuests, HelperLink, HostClock, LocalImages, LocalKernels, NetworkNeeds, VmDrives,
+    ZoneNames,
 };
 use crate::args::Args;
 use crate::builds::Builder;
@@ -32,7 +35,7 @@ use crate::config::{self, Config, LogLevel};
 use crate::host_vmms::HostProbe;
 use crate::root_config::RootConfig;
 use crate::sizes::Host;
-use crate::state::State;
+use crate::state::{HostDns, State};
 use crate::{keys, listen, routes};
 
 const DEFAULT_IMAGE: &str = "debian-bookworm";
@@ -40,6 +43,9 @@ const DEFAULT_IMAGE: &str = "debian-bookworm";
 const LOG_LIMIT: u64 = 10 << 20;
 /// How long a start, or the first question after the helper's, waits for what exists to be compared.
 const RECONCILE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often the network is looked after.
+const TENDING: Duration = Duration::from_secs(5);
 
 /// Runs the daemon to its end.
 pub(crate) fn run(args: Args) -> ExitCode {
@@ -98,6 +104,7 @@ async fn serve(args: Args) -> Result<()> {
     let listener = listen::bind(&state.args.socket).context("the socket cannot be used")?;
     let router = routes::router(Arc::clone(&state));
     taken_up(&state).await;
+    let tending = tokio::spawn(tend(Arc::clone(&state)));
     tracing::info!(pid = std::process::id(), "listening");
     tell(state.args.ready_fd, "ready");
     // Nobody listens unless a service manager started us.
@@ -110,7 +117,9 @@ async fn serve(args: Args) -> Result<()> {
         () = state.stop.answered() => {}
         _ = terminate.recv() => {}
     }
+    tending.abort();
     let _ = fs::remove_file(&state.args.socket);
+    state.helper.drain_pool().await;
     tracing::info!("ended");
     Ok(())
 }
@@ -133,13 +142,31 @@ async fn take_up(state: Arc<State>) {
         Ok(report) => {
             state.reconciled.store(true, Ordering::Release);
             tracing::info!(?report, "reconciled");
-            if report.adopted > 0
-                && let Err(failure) = state.helper.serve_names_to_guests().await
+            // Where there are VMs, their addresses lead nowhere else from now on.
+            if !state.engine.list().is_empty()
+                && let Err(failure) = state.helper.ensure_network().await
             {
-                tracing::warn!(%failure, "guests cannot ask for names");
+                tracing::warn!(%failure, causes = ?failure.causes, "no network yet");
             }
         }
         Err(failure) => tracing::warn!(%failure, "not reconciled yet"),
+    }
+}
+
+/// Looks after the network: others flush firewalls and restart resolvers.
+async fn tend(state: Arc<State>) {
+    let mut pace = tokio::time::interval(TENDING);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut known = None;
+    loop {
+        pace.tick().await;
+        let failure = state.helper.tend().await.err();
+        if known != failure {
+            if let Some(failure) = &failure {
+                tracing::warn!(%failure, causes = ?failure.causes, "the network could not be tended");
+            }
+            known = failure;
+        }
     }
 }
 
@@ -159,35 +186,49 @@ fn start_log(state_dir: &Path, level: LogLevel) -> Result<()> {
         .map_err(|error| anyhow!("the log cannot be set up: {error}"))
 }
 
-/// The bridge's address, and the first and last address of its subnet.
-fn subnet(config: &Config) -> Result<(Ipv4Addr, u8, (Ipv4Addr, Ipv4Addr))> {
-    let cidr = config.cidr.as_deref().unwrap_or("172.16.0.0/24");
-    let parsed = cidr
-        .split_once('/')
-        .and_then(|(net, bits)| Some((net.parse().ok()?, bits.parse().ok()?)));
-    let (net, prefix): (Ipv4Addr, u8) =
-        parsed.ok_or_else(|| anyhow!("cidr: `{cidr}` is no subnet"))?;
-    if !(16..=30).contains(&prefix) {
-        bail!("cidr: `{cidr}` must have a prefix of 16 to 30 bits");
+/// What is needed for the network, and where the host is answered.
+async fn network(args: &Args, config: &Config) -> Result<(NetworkNeeds, HostDns)> {
+    let file = args.config_dir.join("config.toml").display().to_string();
+    let plan = config.network().context(file.clone())?;
+    let pool = config.tap_pool_size.unwrap_or(0);
+    if pool > MAX_TAP_POOL {
+        bail!(
+            "{file}: tap_pool_size: {pool} is more than {MAX_TAP_POOL}; taps are made in no time, 0 is fine"
+        );
     }
-    let mask = u32::MAX << (32 - prefix);
-    let base = u32::from(net) & mask;
-    let bridge_ip = config.bridge_ip.unwrap_or_else(|| (base + 1).into());
-    if u32::from(bridge_ip) & mask != base {
-        bail!("bridge_ip: {bridge_ip} is not in {cidr}");
-    }
-    Ok((
-        bridge_ip,
-        prefix,
-        ((base + 1).into(), (base | !mask).wrapping_sub(1).into()),
-    ))
+    let zone = Zone::new(plan.network(), plan.prefix).served_at(plan.bridge_ip);
+    let resolvers = match config.default_dns {
+        Some(server) => Resolvers::fixed(server.0),
+        None => Resolvers::of_host(vec![plan.bridge_ip.into()]),
+    };
+    let dns = match DnsServer::start(args.dns_listen, zone.clone()).await {
+        Ok(server) => HostDns::Serving(server),
+        Err(error) => HostDns::Nowhere(chain(&error)),
+    };
+    let local = |at: SocketAddr| (at.ip() == Ipv4Addr::LOCALHOST).then(|| at.port());
+    let names_port = dns.address().and_then(local);
+    let needs = NetworkNeeds {
+        plan,
+        zone,
+        forwarder: Forwarder::new(resolvers),
+        names_port,
+        pool: pool.into(),
+    };
+    Ok((needs, dns))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let all = std::iter::successors(Some(error), |error| error.source());
+    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 async fn wire(args: Args, config: Config, overruled: Vec<&'static str>) -> Result<State> {
     let state_dir = args.state_dir.clone();
     let vms = state_dir.join("vms");
-    let (bridge_ip, prefix, guest_addresses) = subnet(&config)
-        .with_context(|| args.config_dir.join("config.toml").display().to_string())?;
+    let (needs, dns) = network(&args, &config).await?;
+    let (bridge_ip, prefix) = (needs.plan.bridge_ip, needs.plan.prefix);
+    let guest_addresses = needs.plan.hosts();
+    let zone = needs.zone.clone();
     let probe = probe_kvm();
     let (accel, clock, boot_deadline) = if probe.works {
         (Accel::Kvm, GuestClock::Paravirtual, Duration::from_secs(90))
@@ -213,17 +254,7 @@ async fn wire(args: Args, config: Config, overruled: Vec<&'static str>) -> Resul
         ImageStore::open(state_dir.join("images")).context("the image store cannot be used")?;
     let kernels = KernelStore::open(state_dir.join("kernels"))
         .context("the kernel catalog cannot be used")?;
-    let zone = Zone::new(guest_addresses.0, prefix);
-    let helper = Arc::new(HelperLink::new(
-        &args,
-        accel,
-        boot_args(clock),
-        zone.clone(),
-    ));
-    let dns = match DnsServer::start(args.dns_listen, zone.clone()).await {
-        Ok(server) => server.local_addr().to_string(),
-        Err(error) => format!("nowhere: {error}"),
-    };
+    let helper = Arc::new(HelperLink::new(&args, accel, boot_args(clock), needs));
     let builder = match &args.build_socket {
         Some(socket) => Builder::Service(socket.clone()),
         None => Builder::Here,

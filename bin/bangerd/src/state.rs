@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use banger_core::ImageName;
+use banger_dns::DnsServer;
 use banger_engine::Engine;
 use banger_image::ImageStore;
 use banger_kernel::KernelStore;
@@ -34,7 +35,7 @@ pub(crate) struct State {
     pub(crate) default_image: ImageName,
     pub(crate) probe: Arc<HostProbe>,
     pub(crate) owner_key: PathBuf,
-    pub(crate) dns: String,
+    pub(crate) dns: HostDns,
     pub(crate) build: String,
     pub(crate) started_at: String,
     /// Whether what exists was compared with what is stored; it waits for the helper.
@@ -43,6 +44,34 @@ pub(crate) struct State {
     pub(crate) reconciling: tokio::sync::Mutex<()>,
     /// Ends the daemon.
     pub(crate) stop: Arc<Stop>,
+}
+
+/// Where this host is answered for `.vm`.
+#[derive(Debug)]
+pub(crate) enum HostDns {
+    /// Here, as long as this lives.
+    Serving(DnsServer),
+    /// Why it is not.
+    Nowhere(String),
+}
+
+impl HostDns {
+    /// Where it listens.
+    pub(crate) fn address(&self) -> Option<std::net::SocketAddr> {
+        match self {
+            Self::Serving(server) => Some(server.local_addr()),
+            Self::Nowhere(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for HostDns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Serving(server) => write!(f, "{}", server.local_addr()),
+            Self::Nowhere(why) => write!(f, "nowhere: {why}"),
+        }
+    }
 }
 
 /// The routes' handle on it.

@@ -4,6 +4,7 @@
 mod error_code;
 mod ids;
 mod name;
+mod network;
 mod phase;
 mod size;
 mod spec;
@@ -13,6 +14,7 @@ mod vmm_kind;
 pub use error_code::{ErrorCode, ExitCode};
 pub use ids::{Digest, OpId, ParseIdError, TapName, VmId};
 pub use name::{ImageName, KernelName, ParseNameError, VmName};
+pub use network::{NetworkPlan, NetworkPlanError, NetworkSettings};
 pub use phase::{Event, Phase, Rejected, step_phase};
 pub use size::{ByteSize, MemoryMib, ParseSizeError};
 pub use spec::{Intent, MacAddr, SpecError, SpecOrigin, VmSpec};

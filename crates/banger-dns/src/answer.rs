@@ -28,14 +28,86 @@ pub(crate) enum Transport {
     Tcp,
 }
 
-/// The answer to a packet; none for what must not be answered (another answer, a fragment).
-pub(crate) fn answer(zone: &Zone, packet: &[u8], transport: Transport) -> Option<Vec<u8>> {
-    let header = Header::read(&mut BinDecoder::new(packet)).ok()?;
+/// What is to be done with a packet.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// Nothing: it must not be answered (another answer, a fragment).
+    Silence,
+    /// This is the answer.
+    Answer(Vec<u8>),
+    /// It asks for a name of the world, and may.
+    Forward(Box<Asked>),
+}
+
+/// A question whose answer is still to come.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    request: Message,
+    transport: Transport,
+}
+
+impl Asked {
+    /// The one question.
+    pub(crate) fn query(&self) -> &Query {
+        // `judge` lets no other message through.
+        &self.request.queries[0]
+    }
+
+    /// Whether the asker can do with signatures.
+    pub(crate) fn wants_dnssec(&self) -> bool {
+        let edns = self.request.edns.as_ref();
+        edns.is_some_and(|edns| edns.flags().dnssec_ok)
+    }
+
+    /// Whether the asker checks signatures itself.
+    pub(crate) fn checks_itself(&self) -> bool {
+        self.request.metadata.checking_disabled
+    }
+
+    /// What the asker is sent: what a resolver said, or why there is nothing.
+    pub(crate) fn reply(&self, answer: Result<Message, ResponseCode>) -> Option<Vec<u8>> {
+        let mut reply = begin(&self.request);
+        reply.metadata.recursion_available = true;
+        match answer {
+            Ok(answer) => {
+                let code = answer.metadata.response_code;
+                let fits = u16::from(code) < 16 || self.request.edns.is_some();
+                let code = if fits { code } else { ResponseCode::ServFail };
+                reply.metadata.response_code = code;
+                reply.metadata.checking_disabled = self.checks_itself();
+                reply.metadata.authentic_data = answer.metadata.authentic_data
+                    && (self.wants_dnssec() || self.request.metadata.authentic_data);
+                reply.answers = answer.answers;
+                reply.authorities = answer.authorities;
+                reply.additionals = answer.additionals;
+            }
+            Err(code) => reply.metadata.response_code = code,
+        }
+        encode(reply, &self.request, self.transport)
+    }
+}
+
+/// Decides on a packet. `may_forward`: whether the asker gets names of the world.
+pub(crate) fn judge(
+    zone: &Zone,
+    packet: &[u8],
+    transport: Transport,
+    may_forward: bool,
+) -> Verdict {
+    match read(packet) {
+        Err(answer) => answer.map_or(Verdict::Silence, Verdict::Answer),
+        Ok(request) => decide(zone, request, transport, may_forward),
+    }
+}
+
+/// The request, or the answer to a packet that is none.
+fn read(packet: &[u8]) -> Result<Message, Option<Vec<u8>>> {
+    let header = Header::read(&mut BinDecoder::new(packet)).map_err(|_| None)?;
     if header.metadata.message_type == MessageType::Response {
-        return None;
+        return Err(None);
     }
     let (id, op_code) = (header.metadata.id, header.metadata.op_code);
-    let failed = |code| Message::error_msg(id, op_code, code).to_vec().ok();
+    let failed = |code| Err(Message::error_msg(id, op_code, code).to_vec().ok());
     if op_code != OpCode::Query {
         return failed(ResponseCode::NotImp);
     }
@@ -48,30 +120,45 @@ pub(crate) fn answer(zone: &Zone, packet: &[u8], transport: Transport) -> Option
     {
         return failed(ResponseCode::FormErr);
     }
-    let Ok(request) = Message::from_vec(packet) else {
-        return failed(ResponseCode::FormErr);
-    };
-    let [query] = request.queries.as_slice() else {
-        return failed(ResponseCode::FormErr);
-    };
-    let mut reply = Message::response(id, op_code);
+    match Message::from_vec(packet) {
+        Ok(request) if request.queries.len() == 1 => Ok(request),
+        _ => failed(ResponseCode::FormErr),
+    }
+}
+
+fn decide(zone: &Zone, request: Message, transport: Transport, may_forward: bool) -> Verdict {
+    let mut reply = begin(&request);
+    let mut is_foreign = false;
+    if request.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
+        reply.metadata.response_code = ResponseCode::BADVERS;
+    } else {
+        is_foreign = fill(zone, &request.queries[0], &mut reply);
+    }
+    if is_foreign && may_forward {
+        return Verdict::Forward(Box::new(Asked { request, transport }));
+    }
+    encode(reply, &request, transport).map_or(Verdict::Silence, Verdict::Answer)
+}
+
+/// An empty reply, with EDNS where the request has it (RFC 6891 section 6.1.1).
+fn begin(request: &Message) -> Message {
+    let mut reply = Message::response(request.metadata.id, request.metadata.op_code);
     reply.metadata.recursion_desired = request.metadata.recursion_desired;
-    reply.add_query(query.clone());
+    if let Some(query) = request.queries.first() {
+        reply.add_query(query.clone());
+    }
     if let Some(edns) = &request.edns {
         let mut ours = Edns::new();
         ours.set_max_payload(EDNS_UDP);
+        ours.set_dnssec_ok(edns.flags().dnssec_ok);
         reply.set_edns(ours);
-        if edns.version() > 0 {
-            reply.metadata.response_code = ResponseCode::BADVERS;
-            return encode(reply, &request, transport);
-        }
     }
-    fill(zone, query, &mut reply);
-    encode(reply, &request, transport)
+    reply
 }
 
-/// Puts what the zone knows into the reply.
-fn fill(zone: &Zone, query: &Query, reply: &mut Message) {
+/// Puts what the zone knows into the reply; true when it is a question of the world's that somebody
+/// else may answer.
+fn fill(zone: &Zone, query: &Query, reply: &mut Message) -> bool {
     let name = query.name();
     let labels: Vec<String> = name
         .iter()
@@ -83,31 +170,32 @@ fn fill(zone: &Zone, query: &Query, reply: &mut Message) {
     };
     let wanted = query.query_type();
     // Zone transfers would list every VM to any guest.
-    if knowledge == Knowledge::Foreign || matches!(wanted, RecordType::AXFR | RecordType::IXFR) {
+    let is_transfer = matches!(wanted, RecordType::AXFR | RecordType::IXFR);
+    if knowledge == Knowledge::Foreign || is_transfer {
         reply.metadata.response_code = ResponseCode::Refused;
-        return;
+        return !is_transfer && query.query_class() == DNSClass::IN;
     }
     reply.metadata.authoritative = true;
     let is = |kind| wanted == kind || wanted == RecordType::ANY;
     let own = |data| Record::from_rdata(name.clone(), TTL, data);
     let depth = match knowledge {
-        Knowledge::Foreign => return,
+        Knowledge::Foreign => return false,
         Knowledge::Apex { depth } => {
             let apex = name.trim_to(depth);
             if is(RecordType::SOA) {
                 reply.add_answer(soa(zone, apex));
-                return;
+                return false;
             }
             if is(RecordType::NS) {
                 reply.add_answer(own(RData::NS(NS(server_name()))));
-                return;
+                return false;
             }
             depth
         }
         Knowledge::Host { address, depth } => {
             if is(RecordType::A) {
                 reply.add_answer(own(address_data(address)));
-                return;
+                return false;
             }
             depth
         }
@@ -116,7 +204,7 @@ fn fill(zone: &Zone, query: &Query, reply: &mut Message) {
                 if let Ok(target) = Name::from_ascii(format!("{vm}.vm.")) {
                     reply.add_answer(own(RData::PTR(PTR(target))));
                 }
-                return;
+                return false;
             }
             depth
         }
@@ -126,6 +214,7 @@ fn fill(zone: &Zone, query: &Query, reply: &mut Message) {
         }
     };
     reply.add_authority(soa(zone, name.trim_to(depth)));
+    false
 }
 
 fn address_data(address: Ipv4Addr) -> RData {
@@ -168,15 +257,34 @@ fn encode(reply: Message, request: &Message, transport: Transport) -> Option<Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Guest;
+    use hickory_proto::rr::rdata::TXT;
     use proptest::prelude::*;
 
     fn zone() -> Zone {
         let zone = Zone::new(Ipv4Addr::new(172, 16, 0, 0), 24);
-        zone.publish(vec![(
-            "demo".parse().unwrap(),
-            Ipv4Addr::new(172, 16, 0, 2),
-        )]);
+        zone.publish(vec![Guest {
+            name: "demo".parse().unwrap(),
+            address: Ipv4Addr::new(172, 16, 0, 2),
+            nat: false,
+        }]);
         zone
+    }
+
+    /// What somebody without NAT is told.
+    fn answer(zone: &Zone, packet: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        match judge(zone, packet, transport, false) {
+            Verdict::Answer(reply) => Some(reply),
+            Verdict::Silence => None,
+            Verdict::Forward(asked) => panic!("forwarded: {asked:?}"),
+        }
+    }
+
+    fn asked(message: &Message, transport: Transport) -> Box<Asked> {
+        match judge(&zone(), &message.to_vec().unwrap(), transport, true) {
+            Verdict::Forward(asked) => asked,
+            other => panic!("{other:?}"),
+        }
     }
 
     fn question(name: &str, kind: RecordType) -> Message {
@@ -296,6 +404,61 @@ mod tests {
         assert_eq!(answer(&zone(), &bytes[..11], Transport::Udp), None);
     }
 
+    #[test]
+    fn only_plain_questions_for_foreign_names_are_forwarded() {
+        let world = question("example.com.", RecordType::A);
+        assert_eq!(asked(&world, Transport::Udp).query(), &world.queries[0]);
+        let mut chaos = question("version.bind.", RecordType::TXT);
+        chaos.queries[0].set_query_class(DNSClass::CH);
+        let mut future = question("example.com.", RecordType::A);
+        future.set_edns(Edns::new());
+        future.edns.as_mut().unwrap().set_version(1);
+        let here = [
+            question("demo.vm.", RecordType::A),
+            question("other.vm.", RecordType::A),
+            question("vm.", RecordType::NS),
+            question("2.0.16.172.in-addr.arpa.", RecordType::PTR),
+            question("example.com.", RecordType::AXFR),
+            chaos,
+            future,
+        ];
+        for message in here {
+            let verdict = judge(&zone(), &message.to_vec().unwrap(), Transport::Udp, true);
+            assert!(
+                matches!(verdict, Verdict::Answer(_)),
+                "{message:?}: {verdict:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_resolver_said_is_passed_on_within_the_askers_limits() {
+        let mut message = question("ExaMple.com.", RecordType::TXT);
+        message.metadata.recursion_desired = true;
+        let asked_over = |transport| asked(&message, transport);
+        let mut said = Message::response(99, OpCode::Query);
+        said.metadata.authentic_data = true;
+        let name = Name::from_ascii("example.com.").unwrap();
+        for _ in 0..5 {
+            let text = TXT::new(vec!["x".repeat(200)]);
+            said.add_answer(Record::from_rdata(name.clone(), 60, RData::TXT(text)));
+        }
+        said.set_edns(Edns::new());
+        let short = asked_over(Transport::Udp).reply(Ok(said.clone())).unwrap();
+        assert!(short.len() <= PLAIN_UDP);
+        let short = Message::from_vec(&short).unwrap();
+        assert!(short.metadata.truncation && short.edns.is_none());
+        let long = asked_over(Transport::Tcp).reply(Ok(said)).unwrap();
+        let long = Message::from_vec(&long).unwrap();
+        assert_eq!((long.answers.len(), long.metadata.id), (5, 7));
+        assert!(long.metadata.recursion_available && long.metadata.recursion_desired);
+        assert!(!long.metadata.authoritative && !long.metadata.authentic_data);
+        assert_eq!(long.queries[0].name().to_string(), "ExaMple.com.");
+        let failed = asked_over(Transport::Udp).reply(Err(ResponseCode::ServFail));
+        let failed = Message::from_vec(&failed.unwrap()).unwrap();
+        assert_eq!(failed.metadata.response_code, ResponseCode::ServFail);
+    }
+
     proptest! {
         #[test]
         fn no_packet_makes_it_panic_or_answer_at_length(
@@ -306,6 +469,9 @@ mod tests {
             if question_like && packet.len() >= 12 {
                 packet[2] = 1;
                 packet[4..12].copy_from_slice(&[0, 1, 0, 0, 0, 0, 0, 1]);
+            }
+            if let Verdict::Forward(asked) = judge(&zone(), &packet, Transport::Udp, true) {
+                prop_assert!(asked.reply(Err(ResponseCode::ServFail)).is_some());
             }
             if let Some(reply) = answer(&zone(), &packet, Transport::Udp) {
                 prop_assert!(reply.len() <= usize::from(EDNS_UDP));

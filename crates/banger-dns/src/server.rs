@@ -1,10 +1,11 @@
 //! The sockets: one task for UDP, one for TCP, and one for each of a bounded number of TCP clients.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hickory_proto::op::ResponseCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -12,7 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::Zone;
-use crate::answer::{Transport, answer};
+use crate::answer::{Asked, Transport, Verdict, judge};
+use crate::forward::{Forwarder, Turn};
 
 /// TCP clients at once, of one listener. More wait in the kernel's queue.
 const MAX_CLIENTS: usize = 64;
@@ -65,14 +67,18 @@ impl DnsServer {
         loop {
             attempts -= 1;
             match bind(listen).await {
-                Ok((udp, tcp)) => return Self::serve(udp, tcp, zone),
+                Ok((udp, tcp)) => {
+                    let forwarder = None;
+                    return Self::serve(udp, tcp, Service { zone, forwarder });
+                }
                 Err(error) if attempts == 0 => return Err(error),
                 Err(_) => {}
             }
         }
     }
 
-    /// Serves on sockets that are bound (and, for TCP, listening) already.
+    /// Serves on sockets that are bound (and, for TCP, listening) already. With a forwarder,
+    /// guests with NAT get names of the world too.
     ///
     /// # Errors
     /// When they cannot be switched to non-blocking or have no address.
@@ -83,22 +89,23 @@ impl DnsServer {
         udp: std::net::UdpSocket,
         tcp: std::net::TcpListener,
         zone: Zone,
+        forwarder: Option<Forwarder>,
     ) -> Result<Self, StartDnsError> {
         let take_over = |source| StartDnsError::TakeOver { source };
         udp.set_nonblocking(true).map_err(take_over)?;
         tcp.set_nonblocking(true).map_err(take_over)?;
         let udp = UdpSocket::from_std(udp).map_err(take_over)?;
         let tcp = TcpListener::from_std(tcp).map_err(take_over)?;
-        Self::serve(udp, tcp, zone)
+        Self::serve(udp, tcp, Service { zone, forwarder })
     }
 
-    fn serve(udp: UdpSocket, tcp: TcpListener, zone: Zone) -> Result<Self, StartDnsError> {
+    fn serve(udp: UdpSocket, tcp: TcpListener, service: Service) -> Result<Self, StartDnsError> {
         let local_addr = udp
             .local_addr()
             .map_err(|source| StartDnsError::TakeOver { source })?;
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve_udp(udp, zone.clone()));
-        tasks.spawn(serve_tcp(tcp, zone));
+        tasks.spawn(serve_udp(udp, service.clone()));
+        tasks.spawn(serve_tcp(tcp, service));
         Ok(Self {
             local_addr,
             _tasks: tasks,
@@ -130,18 +137,55 @@ async fn bind(listen: SocketAddr) -> Result<(UdpSocket, TcpListener), StartDnsEr
     Ok((udp, tcp))
 }
 
-async fn serve_udp(socket: UdpSocket, zone: Zone) {
+/// What answers are made of.
+#[derive(Debug, Clone)]
+struct Service {
+    zone: Zone,
+    forwarder: Option<Forwarder>,
+}
+
+/// What becomes of a packet.
+enum Outcome {
+    Done(Option<Vec<u8>>),
+    Ask(Box<Asked>, Turn),
+}
+
+impl Service {
+    fn judge(&self, packet: &[u8], transport: Transport, from: SocketAddr) -> Outcome {
+        let forwarder = match from.ip() {
+            IpAddr::V4(asker) => self.forwarder.as_ref().filter(|_| self.zone.has_nat(asker)),
+            IpAddr::V6(_) => None,
+        };
+        match judge(&self.zone, packet, transport, forwarder.is_some()) {
+            Verdict::Silence => Outcome::Done(None),
+            Verdict::Answer(reply) => Outcome::Done(Some(reply)),
+            Verdict::Forward(asked) => match forwarder.and_then(|f| f.turn(from.ip())) {
+                Some(turn) => Outcome::Ask(asked, turn),
+                None => Outcome::Done(asked.reply(Err(ResponseCode::ServFail))),
+            },
+        }
+    }
+}
+
+async fn serve_udp(socket: UdpSocket, service: Service) {
+    let socket = Arc::new(socket);
     let mut packet = vec![0; MAX_QUESTION];
     let mut pace = pace();
+    // As many as there are turns.
+    let mut asking = JoinSet::new();
     loop {
+        while asking.try_join_next().is_some() {}
         match socket.recv_from(&mut packet).await {
-            Ok((length, from)) => {
-                if let Some(reply) = answer(&zone, &packet[..length], Transport::Udp)
-                    && let Err(error) = socket.send_to(&reply, from).await
-                {
-                    tracing::debug!(%from, %error, "a DNS answer could not be sent");
+            Ok((length, from)) => match service.judge(&packet[..length], Transport::Udp, from) {
+                Outcome::Done(reply) => send(&socket, reply, from).await,
+                Outcome::Ask(asked, turn) => {
+                    let socket = Arc::clone(&socket);
+                    asking.spawn(async move {
+                        let answer = turn.ask(&asked).await;
+                        send(&socket, asked.reply(answer), from).await;
+                    });
                 }
-            }
+            },
             Err(error) => {
                 tracing::debug!(%error, "receiving a DNS question failed");
                 pace.tick().await;
@@ -150,7 +194,14 @@ async fn serve_udp(socket: UdpSocket, zone: Zone) {
     }
 }
 
-async fn serve_tcp(listener: TcpListener, zone: Zone) {
+async fn send(socket: &UdpSocket, reply: Option<Vec<u8>>, to: SocketAddr) {
+    let Some(reply) = reply else { return };
+    if let Err(error) = socket.send_to(&reply, to).await {
+        tracing::debug!(%to, %error, "a DNS answer could not be sent");
+    }
+}
+
+async fn serve_tcp(listener: TcpListener, service: Service) {
     let slots = Arc::new(Semaphore::new(MAX_CLIENTS));
     let mut clients = JoinSet::new();
     let mut pace = pace();
@@ -161,9 +212,9 @@ async fn serve_tcp(listener: TcpListener, zone: Zone) {
         while clients.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, from)) => {
-                let zone = zone.clone();
+                let service = service.clone();
                 clients.spawn(async move {
-                    if let Err(error) = serve_client(stream, &zone).await {
+                    if let Err(error) = serve_client(stream, from, &service).await {
                         tracing::debug!(%from, %error, "a DNS client was dropped");
                     }
                     drop(slot);
@@ -186,7 +237,11 @@ fn pace() -> tokio::time::Interval {
 }
 
 /// Messages on a stream follow their length (RFC 1035 section 4.2.2).
-async fn serve_client(mut stream: TcpStream, zone: &Zone) -> io::Result<()> {
+async fn serve_client(
+    mut stream: TcpStream,
+    from: SocketAddr,
+    service: &Service,
+) -> io::Result<()> {
     loop {
         let mut length = [0; 2];
         match timeout(IDLE, stream.read_exact(&mut length)).await? {
@@ -200,7 +255,14 @@ async fn serve_client(mut stream: TcpStream, zone: &Zone) -> io::Result<()> {
         }
         let mut packet = vec![0; length];
         timeout(IDLE, stream.read_exact(&mut packet)).await??;
-        let Some(reply) = answer(zone, &packet, Transport::Tcp) else {
+        let reply = match service.judge(&packet, Transport::Tcp, from) {
+            Outcome::Done(reply) => reply,
+            Outcome::Ask(asked, turn) => {
+                let answer = turn.ask(&asked).await;
+                asked.reply(answer)
+            }
+        };
+        let Some(reply) = reply else {
             return Ok(());
         };
         let Ok(length) = u16::try_from(reply.len()) else {

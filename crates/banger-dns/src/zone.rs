@@ -1,6 +1,6 @@
 //! What the zone says: names, addresses, and who it is responsible for. No sockets, no wire format.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -11,7 +11,19 @@ use banger_core::VmName;
 pub struct Zone {
     network: Ipv4Addr,
     prefix: u8,
+    server: Option<Ipv4Addr>,
     current: Arc<RwLock<Arc<Snapshot>>>,
+}
+
+/// A VM, as far as names go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guest {
+    /// Its name, without `.vm`.
+    pub name: VmName,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Whether it may ask for names of the world.
+    pub nat: bool,
 }
 
 /// All records of one moment.
@@ -20,7 +32,11 @@ struct Snapshot {
     serial: u32,
     by_name: HashMap<String, Ipv4Addr>,
     by_address: HashMap<Ipv4Addr, VmName>,
+    with_nat: HashSet<Ipv4Addr>,
 }
+
+/// The label of the zone's own server.
+const SERVER: &str = "ns";
 
 /// What is asked for, as labels in lower case, the most specific first: `["demo", "vm"]`.
 pub(crate) type Labels<'a> = &'a [String];
@@ -47,16 +63,28 @@ impl Zone {
         Self {
             network,
             prefix: prefix.min(32),
+            server: None,
             current: Arc::default(),
         }
     }
 
+    /// The same, with an address for `ns.vm`, the name that the zone gives to its own server. A VM
+    /// of that name comes first.
+    #[must_use]
+    pub fn served_at(mut self, address: Ipv4Addr) -> Self {
+        self.server = Some(address);
+        self
+    }
+
     /// Replaces all records at once.
-    pub fn publish(&self, vms: Vec<(VmName, Ipv4Addr)>) {
+    pub fn publish(&self, guests: Vec<Guest>) {
         let mut next = Snapshot::default();
-        for (name, address) in vms {
+        for Guest { name, address, nat } in guests {
             next.by_name.insert(name.as_str().to_owned(), address);
             next.by_address.insert(address, name);
+            if nat {
+                next.with_nat.insert(address);
+            }
         }
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         next.serial = current.serial.wrapping_add(1);
@@ -67,6 +95,18 @@ impl Zone {
     #[must_use]
     pub fn serial(&self) -> u32 {
         self.snapshot().serial
+    }
+
+    /// Whether whoever has this address may ask for names of the world.
+    pub(crate) fn has_nat(&self, address: Ipv4Addr) -> bool {
+        self.snapshot().with_nat.contains(&address)
+    }
+
+    /// What `ns.vm` is.
+    #[must_use]
+    pub fn server_address(&self) -> Option<Ipv4Addr> {
+        let vm = self.snapshot().by_name.get(SERVER).copied();
+        vm.or(self.server)
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
@@ -89,7 +129,10 @@ impl Zone {
             [] => Knowledge::Apex { depth },
             [name] => match self.snapshot().by_name.get(name) {
                 Some(&address) => Knowledge::Host { address, depth },
-                None => Knowledge::Nothing { depth },
+                None => match self.server.filter(|_| name == SERVER) {
+                    Some(address) => Knowledge::Host { address, depth },
+                    None => Knowledge::Nothing { depth },
+                },
             },
             _ => Knowledge::Nothing { depth },
         }
@@ -165,10 +208,11 @@ mod tests {
 
     fn zone(prefix: u8) -> Zone {
         let zone = Zone::new(Ipv4Addr::new(172, 16, 0, 0), prefix);
-        zone.publish(vec![(
-            "demo".parse().unwrap(),
-            Ipv4Addr::new(172, 16, 0, 2),
-        )]);
+        zone.publish(vec![Guest {
+            name: "demo".parse().unwrap(),
+            address: Ipv4Addr::new(172, 16, 0, 2),
+            nat: false,
+        }]);
         zone
     }
 
@@ -249,5 +293,24 @@ mod tests {
         zone.publish(vec![]);
         assert_eq!(zone.serial(), before + 1);
         assert_eq!(ask(&zone, "demo.vm"), Knowledge::Nothing { depth: 1 });
+    }
+
+    #[test]
+    fn the_server_has_an_address_and_a_vm_of_that_name_comes_first() {
+        let (depth, address) = (1, Ipv4Addr::new(172, 16, 0, 1));
+        assert_eq!(ask(&zone(24), "ns.vm"), Knowledge::Nothing { depth });
+        let zone = zone(24).served_at(address);
+        assert_eq!(ask(&zone, "ns.vm"), Knowledge::Host { address, depth });
+        assert_eq!(zone.server_address(), Some(address));
+        let vm = Ipv4Addr::new(172, 16, 0, 7);
+        zone.publish(vec![Guest {
+            name: "ns".parse().unwrap(),
+            address: vm,
+            nat: true,
+        }]);
+        let found = ask(&zone, "ns.vm");
+        assert_eq!(found, Knowledge::Host { address: vm, depth });
+        assert_eq!(zone.server_address(), Some(vm));
+        assert!(zone.has_nat(vm) && !zone.has_nat(address));
     }
 }

@@ -5,7 +5,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use banger_dns::{DnsServer, StartDnsError, Zone};
+use banger_dns::{DnsServer, Guest, StartDnsError, Zone};
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType, rdata::A};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,9 +15,14 @@ use tokio::time::timeout;
 const DEADLINE: Duration = Duration::from_secs(10);
 const DEMO: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
 
+fn guest(name: &str, address: Ipv4Addr, nat: bool) -> Guest {
+    let name = name.parse().unwrap();
+    Guest { name, address, nat }
+}
+
 fn zone() -> Zone {
     let zone = Zone::new(Ipv4Addr::new(172, 16, 0, 0), 24);
-    zone.publish(vec![("demo".parse().unwrap(), DEMO)]);
+    zone.publish(vec![guest("demo", DEMO, false)]);
     zone
 }
 
@@ -81,7 +86,7 @@ async fn udp_and_tcp_answer_and_follow_what_is_published() {
         assert_eq!(address_in(&read_framed(&mut stream).await), Some(DEMO));
     }
 
-    zone.publish(vec![("late".parse().unwrap(), DEMO)]);
+    zone.publish(vec![guest("late", DEMO, false)]);
     let gone = ask_udp(server.local_addr(), "demo.vm.").await;
     assert_eq!(gone.metadata.response_code, ResponseCode::NXDomain);
     assert_eq!(
@@ -95,7 +100,7 @@ async fn passed_sockets_are_served() {
     let tcp = std::net::TcpListener::bind(any_port()).unwrap();
     let udp = std::net::UdpSocket::bind(any_port()).unwrap();
     let tcp_address = tcp.local_addr().unwrap();
-    let server = DnsServer::start_bound(udp, tcp, zone()).unwrap();
+    let server = DnsServer::start_bound(udp, tcp, zone(), None).unwrap();
     let foreign = ask_udp(server.local_addr(), "example.com.").await;
     assert_eq!(foreign.metadata.response_code, ResponseCode::Refused);
     let mut stream = TcpStream::connect(tcp_address).await.unwrap();

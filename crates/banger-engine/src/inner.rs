@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::engine::{EngineConfig, Ports};
 use crate::operation::{OpKind, OpState, Operation, OperationView, Operations};
-use crate::ports::{Failure, GuestState, VmFacts};
+use crate::ports::{Failure, GuestState, NamedGuest, VmFacts};
 use crate::view::VmView;
 
 /// What an actor is asked for.
@@ -191,7 +191,11 @@ impl Inner {
         let names = self
             .views()
             .into_iter()
-            .map(|view| (view.name, view.address))
+            .map(|view| NamedGuest {
+                name: view.name,
+                address: view.address,
+                nat: view.spec.nat,
+            })
             .collect();
         self.ports.names.publish(names).await;
     }

@@ -295,11 +295,22 @@ pub trait Guests: Send + Sync {
     async fn shutdown(&self, vm: &VmId) -> Result<(), Failure>;
 }
 
+/// A VM, as far as names go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedGuest {
+    /// Its name.
+    pub name: VmName,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Whether it may ask for names of the world.
+    pub nat: bool,
+}
+
 /// Names of guests, published when they change.
 #[async_trait]
 pub trait Names: Send + Sync {
     /// The whole zone, swapped at once.
-    async fn publish(&self, names: Vec<(VmName, Ipv4Addr)>);
+    async fn publish(&self, names: Vec<NamedGuest>);
 }
 
 /// Time and the identity of this boot of the host.

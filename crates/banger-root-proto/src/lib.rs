@@ -8,6 +8,7 @@
 mod client;
 mod codec;
 mod launch;
+mod network;
 mod reply;
 mod request;
 
@@ -16,6 +17,7 @@ pub use codec::{FrameError, MAX_FDS, MAX_FRAME, recv_frame, send_frame};
 pub use launch::{
     Accel, CacheMode, DriveFormat, DriveRole, DriveSpec, LaunchSpec, LaunchSpecError, VmmSpec,
 };
+pub use network::{ForeignDrop, Hook, NamesRouting, Neighbour, NetworkFacts, NetworkRepair};
 pub use reply::{
     OwnedFacts, OwnedTap, OwnedVmm, ProcessIdentity, ProcessState, Refusal, RefusalCode, Reply,
     SnapshotSupport,
@@ -23,4 +25,7 @@ pub use reply::{
 pub use request::{Request, VmmSignal};
 
 /// The number of this protocol. Raise it with every change of a request or reply.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
+
+/// The most taps that are kept ready.
+pub const MAX_TAP_POOL: u8 = 32;

@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use banger_core::VmId;
 use serde::{Deserialize, Serialize};
 
+use crate::{NamesRouting, NetworkFacts, NetworkRepair};
+
 /// One reply for each request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
@@ -46,6 +48,15 @@ pub enum Reply {
     },
     /// To `List`.
     Owned(OwnedFacts),
+    /// To `TendNetwork`.
+    Tended {
+        /// What was put right.
+        repairs: Vec<NetworkRepair>,
+        /// Who asks our server for `.vm`; none without a network.
+        names: Option<NamesRouting>,
+    },
+    /// To `InspectNetwork`.
+    Network(NetworkFacts),
     /// To `OpenGuestDns`, with two descriptors: UDP, then TCP (listening).
     GuestDns {},
     /// Nothing was done.

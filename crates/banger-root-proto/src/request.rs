@@ -20,6 +20,16 @@ pub enum Request {
     EnsureNetwork {},
     /// Takes down what `EnsureNetwork` made. Refused while a tap exists.
     RemoveNetwork {},
+    /// Puts right what others have changed of the network (nothing when there is none), tells the
+    /// host's resolver where `.vm` is answered, and keeps that many taps ready.
+    TendNetwork {
+        /// The port on 127.0.0.1 that answers for `.vm`. None: the resolver is left alone.
+        names: Option<u16>,
+        /// How many taps to keep ready, at most [`crate::MAX_TAP_POOL`].
+        pool: u8,
+    },
+    /// The network as it is, and what of others stands in its way.
+    InspectNetwork {},
     /// The VM's tap on the bridge, its address and MAC pinned, with or without NAT.
     EnsureTap {
         /// Whose tap.
@@ -84,6 +94,8 @@ impl Request {
             Self::Hello { .. } => "hello",
             Self::EnsureNetwork {} => "ensure_network",
             Self::RemoveNetwork {} => "remove_network",
+            Self::TendNetwork { .. } => "tend_network",
+            Self::InspectNetwork {} => "inspect_network",
             Self::EnsureTap { .. } => "ensure_tap",
             Self::RemoveTap { .. } => "remove_tap",
             Self::SetNat { .. } => "set_nat",
@@ -110,6 +122,8 @@ impl Request {
             Self::Hello { .. }
             | Self::EnsureNetwork {}
             | Self::RemoveNetwork {}
+            | Self::TendNetwork { .. }
+            | Self::InspectNetwork {}
             | Self::List {}
             | Self::OpenGuestDns {} => None,
         }

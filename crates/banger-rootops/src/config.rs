@@ -96,6 +96,19 @@ impl Config {
         [format!("{}-c", self.bridge), format!("{}-p", self.bridge)]
     }
 
+    /// The name of a tap that is kept ready; the bridge's name makes it this owner's.
+    #[must_use]
+    pub fn pool_tap(&self, number: u8) -> String {
+        let digit = char::from_digit(u32::from(number), 36).unwrap_or('z');
+        format!("{}-t{digit}", self.bridge)
+    }
+
+    /// The subnet's first address.
+    #[must_use]
+    pub fn network(&self) -> Ipv4Addr {
+        (u32::from(self.bridge_ip) & mask(self.prefix)).into()
+    }
+
     /// Whether a guest may have this address.
     #[must_use]
     pub fn admits_guest(&self, address: Ipv4Addr) -> bool {

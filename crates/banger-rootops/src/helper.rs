@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use banger_root_proto::{OwnedFacts, PROTOCOL, Refusal, RefusalCode, Reply, Request};
 
 use crate::ledger::{Ledger, LedgerError};
+use crate::names::ToldNames;
 use crate::nft::Nft;
 use crate::refuse::{OrRefuse as _, refuse};
 use crate::uids::{CLAIMS_DIR, Claims};
@@ -18,6 +19,12 @@ pub struct Helper {
     pub(crate) ledger: Ledger,
     pub(crate) claims: Claims,
     pub(crate) nft: Nft,
+    /// Why a neighbour's hook could not be used, the last time that was tried.
+    pub(crate) beside_problem: Option<String>,
+    /// What the host's resolver was told, and when that was last looked at.
+    pub(crate) names: Option<ToldNames>,
+    /// How many taps are kept ready.
+    pub(crate) pool: u8,
 }
 
 /// An answer and its descriptors.
@@ -66,6 +73,9 @@ impl Helper {
             ledger,
             claims,
             nft: Nft::find(),
+            beside_problem: None,
+            names: None,
+            pool: 0,
         };
         if helper.recover() {
             let path = helper.config.runtime_dir.join("ledger.json");
@@ -105,8 +115,10 @@ impl Helper {
         let done = (Reply::Done {}, vec![]);
         match request {
             Request::Hello { protocol } => self.hello(*protocol),
-            Request::EnsureNetwork {} => self.ensure_network().map(|()| done),
+            Request::EnsureNetwork {} => self.ensure_network().map(|_| done),
             Request::RemoveNetwork {} => self.remove_network().map(|()| done),
+            Request::TendNetwork { names, pool } => Ok((self.tend(*names, *pool)?, vec![])),
+            Request::InspectNetwork {} => Ok((Reply::Network(self.inspect_network()?), vec![])),
             Request::EnsureTap { vm, address, nat } => {
                 self.ensure_tap(vm, *address, *nat).map(|()| done)
             }

@@ -9,8 +9,10 @@ use banger_core::{VmId, VmmKind};
 use banger_root_proto::ProcessIdentity;
 use serde::{Deserialize, Serialize};
 
+use crate::beside::Hooks;
+
 /// Raise it with every change of the types below.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Everything the helper made.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +24,10 @@ pub(crate) struct Ledger {
     pub(crate) network: bool,
     /// The firewall as it was last written.
     pub(crate) firewall: Option<AppliedFirewall>,
+    /// The hooks of other firewalls that hold something of ours, or were about to.
+    pub(crate) hooks: Hooks,
+    /// Whether this machine forwards packets because of us.
+    pub(crate) forwarding: bool,
     /// Taps that exist, or were about to.
     pub(crate) taps: BTreeMap<VmId, TapEntry>,
     /// VMMs that run, or were about to.
@@ -34,8 +40,11 @@ pub(crate) struct Ledger {
 pub(crate) struct AppliedFirewall {
     /// A hash of the batch.
     pub(crate) batch: u64,
-    /// The kernel's generation after it.
-    pub(crate) generation: u32,
+    /// The kernel's generation when it was last known to stand; none when somebody else was at
+    /// the firewall at the same time.
+    pub(crate) generation: Option<u32>,
+    /// What it looks like in the kernel, once that was looked at.
+    pub(crate) fingerprint: Option<u64>,
 }
 
 /// A tap.
@@ -203,12 +212,12 @@ mod tests {
     fn a_damaged_or_newer_one_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ledger.json");
-        std::fs::write(&path, b"{\"version\":1,").unwrap();
+        std::fs::write(&path, b"{\"version\":3,").unwrap();
         assert!(matches!(
             Ledger::load(&path, "one"),
             Err(LedgerError::Damaged { .. })
         ));
-        std::fs::write(&path, b"{\"version\":2,\"boot_id\":\"one\",\"extra\":0}").unwrap();
+        std::fs::write(&path, b"{\"version\":3,\"boot_id\":\"one\",\"extra\":0}").unwrap();
         assert!(matches!(
             Ledger::load(&path, "one"),
             Err(LedgerError::Damaged { .. })

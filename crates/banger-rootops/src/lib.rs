@@ -6,17 +6,23 @@
 //! line from the caller.
 
 mod acl;
+mod beside;
 mod config;
 mod drives;
 mod firecracker;
 mod firewall;
+mod firewall_state;
 mod helper;
 mod launch;
 mod ledger;
+mod names;
+mod neighbours;
 mod netlink;
 mod network;
 mod nft;
+mod pool;
 mod process;
+mod program;
 mod qemu;
 mod refuse;
 mod root_disk;
@@ -24,13 +30,17 @@ mod run_dir;
 mod spawn;
 mod sys;
 mod taps;
+mod tend;
 mod uids;
 mod vmms;
+mod watch;
 
 pub use config::{Config, ConfigError};
 pub use firecracker::firecracker_args;
 pub use firewall::{Guest, Ruleset};
 pub use helper::{Answer, Helper, OpenError};
 pub use ledger::LedgerError;
+pub use nft::generation as firewall_generation;
 pub use qemu::{Role, qemu_args};
 pub use uids::{CLAIMS_DIR, UID_BASE};
+pub use watch::FirewallWatch;

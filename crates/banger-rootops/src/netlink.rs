@@ -10,6 +10,9 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::io::Errno;
@@ -36,6 +39,21 @@ pub(crate) struct Link {
     pub(crate) master: Option<u32>,
     pub(crate) up: bool,
     pub(crate) carrier: bool,
+}
+
+/// What marks our routes (`ip route` shows it as `proto 98`; `rtnetlink(7)`, `rtm_protocol`: values
+/// above 4 are for whoever wants them).
+const ROUTE_PROTOCOL: RouteProtocol = RouteProtocol::Other(98);
+/// Every other route to the same place comes first.
+const LAST_METRIC: u32 = 1_000_000;
+
+/// A route of the main table to some hosts (not one that refuses them).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) destination: Ipv4Addr,
+    pub(crate) prefix: u8,
+    /// The interface it leads to.
+    pub(crate) link: Option<u32>,
 }
 
 /// What kind of interface to make.
@@ -186,6 +204,51 @@ impl Netlink {
         self.change(message, NLM_F_CREATE | NLM_F_REPLACE)
     }
 
+    /// Marks an interface and leaves it switched off.
+    pub(crate) fn mark(&mut self, index: u32, alias: &str) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let alias = LinkAttribute::IfAlias(alias.to_owned());
+        message.attributes.push(alias);
+        self.change(RouteNetlinkMessage::SetLink(message), 0)
+    }
+
+    /// Gives an interface that is switched off another name.
+    pub(crate) fn rename(&mut self, index: u32, name: &str) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
+        self.change(RouteNetlinkMessage::SetLink(message), 0)
+    }
+
+    /// The routes of the main table that lead somewhere, without the default one.
+    pub(crate) fn routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        let answers = self.request(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP)?;
+        Ok(answers.into_iter().filter_map(route_of).collect())
+    }
+
+    /// What is sent to the subnet is refused here when no other route leads there, and does not
+    /// follow the default route. A route of that kind that is there already is fine.
+    pub(crate) fn refuse_subnet(&mut self, net: Ipv4Addr, bits: u8) -> Result<(), NetlinkError> {
+        let message = RouteNetlinkMessage::NewRoute(unreachable(net, bits));
+        match self.change(message, NLM_F_CREATE | NLM_F_EXCL) {
+            Err(NetlinkError::Kernel(Errno::EXIST)) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Takes [`Self::refuse_subnet`] back.
+    pub(crate) fn stop_refusing(&mut self, net: Ipv4Addr, bits: u8) -> Result<(), NetlinkError> {
+        match self.change(RouteNetlinkMessage::DelRoute(unreachable(net, bits)), 0) {
+            Err(NetlinkError::Kernel(Errno::SRCH)) => Ok(()),
+            other => other,
+        }
+    }
+
     /// Removes an interface. One that is gone is fine.
     pub(crate) fn remove(&mut self, index: u32) -> Result<(), NetlinkError> {
         let mut message = LinkMessage::default();
@@ -246,6 +309,44 @@ impl Netlink {
             }
         }
     }
+}
+
+fn unreachable(net: Ipv4Addr, bits: u8) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: AddressFamily::Inet,
+        destination_prefix_length: bits,
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: ROUTE_PROTOCOL,
+        scope: RouteScope::Universe,
+        kind: RouteType::Unreachable,
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet(net)),
+        RouteAttribute::Priority(LAST_METRIC),
+    ];
+    message
+}
+
+fn route_of(answer: RouteNetlinkMessage) -> Option<Route> {
+    let RouteNetlinkMessage::NewRoute(message) = answer else {
+        return None;
+    };
+    let (header, mut destination, mut link) = (message.header, None, None);
+    for attribute in message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(net)) => destination = Some(net),
+            RouteAttribute::Oif(index) => link = Some(index),
+            _ => {}
+        }
+    }
+    let leads = header.kind == RouteType::Unicast && header.table == RouteHeader::RT_TABLE_MAIN;
+    Some(Route {
+        destination: destination.filter(|_| leads)?,
+        prefix: header.destination_prefix_length,
+        link,
+    })
 }
 
 fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {

@@ -1,41 +1,45 @@
 //! The bridge, its carrier, its firewall.
 
-use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use banger_core::{TapName, VmId};
-use banger_root_proto::{Refusal, RefusalCode};
+use banger_root_proto::{NetworkRepair, Refusal, RefusalCode};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
-use crate::firewall::{Guest, Ruleset};
+use crate::firewall::Ruleset;
+use crate::firewall_state::forward_packets;
 use crate::helper::Helper;
-use crate::ledger::AppliedFirewall;
 use crate::netlink::{Link, Netlink, NetlinkError, NewLink};
 use crate::nft;
 use crate::refuse::{OrRefuse as _, refuse};
 
 impl Helper {
-    /// Bridge with carrier, its address, and the firewall.
-    pub(crate) fn ensure_network(&mut self) -> Result<(), Refusal> {
+    /// Bridge with carrier, its address, and the firewall; what of it had been lost.
+    pub(crate) fn ensure_network(&mut self) -> Result<Vec<NetworkRepair>, Refusal> {
+        let mut repairs = vec![];
         let mut netlink = self.netlink()?;
         let existing = find(&mut netlink, &self.config.bridge)?;
         if let Some(link) = &existing {
             self.check_ours(link)?;
         }
         self.check_subnet(&mut netlink, existing.as_ref())?;
-        if !self.ledger.network {
+        let was_there = self.ledger.network;
+        if !was_there {
             self.ledger.network = true;
             self.save()?;
         }
         // The rules stand before the first packet can pass.
-        self.apply_firewall(None)?;
+        repairs.extend(self.apply_firewall(None)?);
+        let is_new = existing.is_none();
         let bridge = match existing {
             Some(link) => link,
             None => self.create_bridge(&mut netlink)?,
         };
+        if was_there && (is_new || !bridge.up) {
+            repairs.push(NetworkRepair::Bridge);
+        }
         let mark = self.config.mark();
         if !bridge.up || bridge.alias.is_none() {
             netlink
@@ -45,11 +49,33 @@ impl Helper {
         netlink
             .add_address(bridge.index, self.config.bridge_ip, self.config.prefix)
             .or_refuse(|| self.failed("give an address to"))?;
-        self.ensure_carrier(&mut netlink, bridge.index)
+        netlink
+            .refuse_subnet(self.config.network(), self.config.prefix)
+            .or_refuse(|| "failed to keep packets for guests on this machine".into())?;
+        self.ensure_carrier(&mut netlink, bridge.index)?;
+        if is_new && was_there {
+            self.plug_in_again(&mut netlink, bridge.index)?;
+        }
+        Ok(repairs)
     }
 
-    /// Takes down what [`Self::ensure_network`] made. `ip_forward` stays as it is: others may have
-    /// come to rely on it.
+    /// Taps that have lost their bridge.
+    fn plug_in_again(&self, netlink: &mut Netlink, bridge: u32) -> Result<(), Refusal> {
+        let mark = self.config.mark();
+        for vm in self.ledger.taps.keys() {
+            let name = TapName::of(vm);
+            let link = find(netlink, name.as_str())?;
+            if let Some(link) = link.filter(|link| link.alias.as_deref() == Some(&mark)) {
+                netlink
+                    .set_up(link.index, &mark, Some(bridge))
+                    .or_refuse(|| format!("failed to plug in `{}` again", link.name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes down what [`Self::ensure_network`] made. Forwarding is switched off again when it was
+    /// off before us, unless somebody else has come to rely on it.
     pub(crate) fn remove_network(&mut self) -> Result<(), Refusal> {
         if !self.ledger.taps.is_empty() {
             let message = format!("{} taps are on the bridge", self.ledger.taps.len());
@@ -73,6 +99,7 @@ impl Helper {
                 return Err(refuse(RefusalCode::Busy, message));
             }
         }
+        self.fill_pool(&mut netlink, 0)?;
         let [carrier, _] = self.config.carrier_names();
         for link in [named(&carrier), named(&self.config.bridge)]
             .into_iter()
@@ -83,12 +110,21 @@ impl Helper {
                 .or_refuse(|| format!("failed to remove `{}`", link.name))?;
         }
         if self.ledger.network || self.ledger.firewall.is_some() {
+            self.leave_neighbours();
+            netlink
+                .stop_refusing(self.config.network(), self.config.prefix)
+                .or_refuse(|| "failed to remove the route of the guests' subnet".into())?;
             self.nft
                 .apply(&Ruleset::render_removal(&self.config))
                 .or_refuse(|| "failed to remove the firewall".into())?;
         }
+        if self.ledger.forwarding && !self.others_forward() {
+            forward_packets(false).or_refuse(|| "failed to stop forwarding packets".into())?;
+        }
+        self.ledger.forwarding = false;
         self.ledger.network = false;
         self.ledger.firewall = None;
+        self.names = None;
         self.save()
     }
 
@@ -99,7 +135,7 @@ impl Helper {
             link.name == self.config.bridge && link.alias.as_deref() == Some(&mark) && link.up
         });
         let untouched = || {
-            let applied = self.ledger.firewall.map(|applied| applied.generation);
+            let applied = self.ledger.firewall.and_then(|applied| applied.generation);
             applied.is_some() && applied == nft::generation()
         };
         let table = Ruleset::table(&self.config);
@@ -109,58 +145,6 @@ impl Helper {
                 .all(|family| self.nft.has_table(family, &table))
         };
         bridge && (untouched() || listed())
-    }
-
-    /// Makes the firewall what the ledger says. Without effect and without a process when nobody
-    /// has changed anything since. `added` is the one guest that was not there the last time.
-    pub(crate) fn apply_firewall(&mut self, added: Option<&VmId>) -> Result<(), Refusal> {
-        let guests = self.ledger.taps.iter();
-        let guests = guests.map(|(vm, tap)| {
-            let guest = Guest {
-                address: tap.address,
-                nat: tap.nat,
-            };
-            (vm.clone(), guest)
-        });
-        let guests: BTreeMap<VmId, Guest> = guests.collect();
-        let config = &self.config;
-        let render = |guests: &BTreeMap<VmId, Guest>| Ruleset { config, guests }.render();
-        let whole = render(&guests);
-        let before = nft::generation();
-        let stands = |batch: &str| {
-            let applied = self.ledger.firewall;
-            applied.is_some_and(|f| f.batch == hash(batch) && Some(f.generation) == before)
-        };
-        if !stands(&whole) {
-            let addition = added.and_then(|vm| {
-                let mut others = guests.clone();
-                let guest = others.remove(vm)?;
-                let known = stands(&render(&others));
-                known.then(|| Ruleset::render_addition(&self.config, vm, guest))
-            });
-            let code = RefusalCode::HostNotReady;
-            self.nft
-                .apply(addition.as_ref().unwrap_or(&whole))
-                .or_refuse_as(code, || "failed to set the firewall".into())?;
-            // Anything but one commit more means that somebody else was at it too.
-            let after = nft::generation();
-            let alone = after.is_some() && after == before.map(|before| before.wrapping_add(1));
-            let applied = after.filter(|_| alone);
-            self.ledger.firewall = applied.map(|generation| AppliedFirewall {
-                batch: hash(&whole),
-                generation,
-            });
-            self.save()?;
-        }
-        if guests.values().any(|guest| guest.nat) {
-            let path = "/proc/sys/net/ipv4/ip_forward";
-            let is_on = std::fs::read(path).is_ok_and(|value| value.starts_with(b"1"));
-            if !is_on {
-                std::fs::write(path, "1")
-                    .or_refuse(|| "failed to let this machine forward packets".into())?;
-            }
-        }
-        Ok(())
     }
 
     /// Sockets for DNS, reachable from the bridge only: UDP, then TCP.
@@ -214,28 +198,46 @@ impl Helper {
         }
     }
 
+    /// Nobody else has an address in the guests' subnet, or a route into it.
     fn check_subnet(&self, netlink: &mut Netlink, bridge: Option<&Link>) -> Result<(), Refusal> {
+        let ours = bridge.map(|link| link.index);
         let addresses = netlink
             .addresses()
             .or_refuse(|| "failed to list addresses".into())?;
-        let ours = bridge.map(|link| link.index);
-        let taken = |(index, ip, prefix): &(u32, Ipv4Addr, u8)| {
-            Some(*index) != ours && self.config.overlaps(*ip, *prefix)
-        };
-        let Some((index, ip, prefix)) = addresses.into_iter().find(taken) else {
+        let address = addresses
+            .into_iter()
+            .find(|(index, ip, prefix)| Some(*index) != ours && self.config.overlaps(*ip, *prefix));
+        if let Some((index, ip, prefix)) = address {
+            let what = format!("{ip}/{prefix}");
+            return Err(self.subnet_taken(netlink, &what, Some(index)));
+        }
+        let routes = netlink
+            .routes()
+            .or_refuse(|| "failed to list routes".into())?;
+        // One that leads to more than the subnet (a default route, a VPN's) loses against ours.
+        let route = routes.into_iter().find(|route| {
+            let inside = route.prefix >= self.config.prefix;
+            let taken = self.config.overlaps(route.destination, route.prefix);
+            inside && taken && (ours.is_none() || route.link != ours)
+        });
+        let Some(route) = route else {
             return Ok(());
         };
+        let what = format!("the route to {}/{}", route.destination, route.prefix);
+        Err(self.subnet_taken(netlink, &what, route.link))
+    }
+
+    fn subnet_taken(&self, netlink: &mut Netlink, what: &str, index: Option<u32>) -> Refusal {
         let links = netlink.links().unwrap_or_default();
         let name = links
             .into_iter()
-            .find(|link| link.index == index)
-            .map(|link| link.name);
-        let name = name.unwrap_or_else(|| format!("number {index}"));
+            .find(|link| Some(link.index) == index)
+            .map_or_else(|| "unknown".to_owned(), |link| link.name);
         let (own, own_prefix) = (self.config.bridge_ip, self.config.prefix);
         let message = format!(
-            "the guests' subnet {own}/{own_prefix} overlaps with {ip}/{prefix} of the interface `{name}`"
+            "the guests' subnet {own}/{own_prefix} overlaps with {what} of the interface `{name}`"
         );
-        Err(refuse(RefusalCode::Conflict, message))
+        refuse(RefusalCode::Conflict, message)
     }
 
     fn create_bridge(&self, netlink: &mut Netlink) -> Result<Link, Refusal> {
@@ -290,12 +292,6 @@ impl Helper {
     fn failed(&self, what: &str) -> String {
         format!("failed to {what} the bridge `{}`", self.config.bridge)
     }
-}
-
-fn hash(batch: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    batch.hash(&mut hasher);
-    hasher.finish()
 }
 
 /// The link of that name, or why it cannot be known.

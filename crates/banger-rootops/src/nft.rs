@@ -1,10 +1,17 @@
 //! Running `nft`, and the cheap question whether anybody changed the firewall since.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+
+use crate::program::{self, ProgramError};
+
+/// How long a listing may take.
+const LISTING: Duration = Duration::from_secs(10);
 
 /// Why the firewall could not be set.
 #[derive(Debug, thiserror::Error)]
@@ -36,13 +43,13 @@ pub(crate) struct Nft(Option<PathBuf>);
 impl Nft {
     /// Looks in the places where distributions put it.
     pub(crate) fn find() -> Self {
-        let places = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"];
-        Self(
-            places
-                .iter()
-                .map(|dir| Path::new(dir).join("nft"))
-                .find(|path| path.is_file()),
-        )
+        Self(program::find("nft"))
+    }
+
+    /// What it prints; nothing where there is none.
+    pub(crate) fn list(&self, args: &[&str]) -> Result<String, ProgramError> {
+        let program = self.0.clone().unwrap_or_else(|| "/usr/sbin/nft".into());
+        program::run(&program, args, LISTING)
     }
 
     /// Applies one batch, all or nothing.
@@ -52,7 +59,17 @@ impl Nft {
 
     /// Whether a table is there.
     pub(crate) fn has_table(&self, family: &str, table: &str) -> bool {
-        self.run(&["list", "table", family, table], "").is_ok()
+        self.list(&["list", "table", family, table]).is_ok()
+    }
+
+    /// What tells both tables of that name from changed ones; none unless both are there.
+    pub(crate) fn fingerprint(&self, table: &str) -> Option<u64> {
+        let mut hasher = DefaultHasher::new();
+        for family in ["inet", "bridge"] {
+            let listing = self.list(&["list", "table", family, table]).ok()?;
+            settled(&listing).hash(&mut hasher);
+        }
+        Some(hasher.finish())
     }
 
     fn run(&self, args: &[&str], input: &str) -> Result<(), NftError> {
@@ -88,9 +105,35 @@ impl Nft {
     }
 }
 
+/// A listing with the elements of sets in one order: the kernel keeps them in none.
+fn settled(listing: &str) -> Vec<String> {
+    let mut lines: Vec<String> = vec![];
+    let mut elements: Option<Vec<String>> = None;
+    for line in listing.lines() {
+        let line = line.trim();
+        let opened = line.strip_prefix("elements = {");
+        let Some(rest) = opened.or_else(|| elements.as_ref().map(|_| line)) else {
+            lines.push(line.to_owned());
+            continue;
+        };
+        let closed = rest.ends_with('}');
+        let all = elements.get_or_insert_default();
+        let each = rest.trim_end_matches('}').split(',').map(str::trim);
+        all.extend(each.filter(|one| !one.is_empty()).map(str::to_owned));
+        if closed {
+            let mut all = elements.take().unwrap_or_default();
+            all.sort();
+            lines.extend(all);
+        }
+    }
+    lines.extend(elements.unwrap_or_default());
+    lines
+}
+
 /// The number of the firewall's last change in this network namespace: it rises with every commit
 /// of anybody's. `NFT_MSG_GETGEN`, `include/uapi/linux/netfilter/nf_tables.h`.
-pub(crate) fn generation() -> Option<u32> {
+#[must_use]
+pub fn generation() -> Option<u32> {
     const NFT_MSG_NEWGEN: u16 = 15;
     const NFT_MSG_GETGEN: u16 = 16;
     const SUBSYSTEM: u16 = 10 << 8;
@@ -119,5 +162,24 @@ pub(crate) fn generation() -> Option<u32> {
             return Some(u32::from_be_bytes(attributes.get(4..8)?.try_into().ok()?));
         }
         attributes = attributes.get(length.max(4).next_multiple_of(4)..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_elements_does_not_count_and_everything_else_does() {
+        let listing = |elements: &str, rule: &str| {
+            format!(
+                "table inet x {{\n\tset s {{\n\t\telements = {{ {elements} }}\n\t}}\n\t{rule}\n}}\n"
+            )
+        };
+        let one = settled(&listing("a . 1,\n\t\t\tb . 2", "drop"));
+        assert_eq!(one, settled(&listing("b . 2, a . 1", "drop")));
+        assert_ne!(one, settled(&listing("b . 2", "drop")));
+        assert_ne!(one, settled(&listing("b . 2, a . 1", "accept")));
+        assert!(one.contains(&"drop".to_owned()));
     }
 }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::helper::Helper;
 use crate::ledger::TapEntry;
-use crate::netlink::Link;
+use crate::netlink::{Link, Netlink};
 use crate::network::{find, taps_among};
 use crate::refuse::{OrRefuse as _, because, refuse};
 use crate::sys;
@@ -47,13 +47,10 @@ impl Helper {
         let failed = || format!("failed to make the tap `{}`", name.as_str());
         let link = match existing {
             Some(link) => link,
-            None => {
-                let tap = open_tap(&name)?;
-                // Nobody but root may attach to it until it is launched.
-                sys::keep_tap(&tap, 0).or_refuse(failed)?;
-                find(&mut netlink, name.as_str())?
-                    .ok_or_else(|| refuse(RefusalCode::System, failed()))?
-            }
+            None => match self.take_from_pool(&mut netlink, name.as_str()) {
+                Some(link) => link,
+                None => make_tap(&mut netlink, name.as_str())?,
+            },
         };
         if !link.up || link.master != Some(bridge.index) {
             netlink
@@ -94,13 +91,13 @@ impl Helper {
             entry.nat = nat;
             self.save()?;
         }
-        self.apply_firewall(None)
+        self.apply_firewall(None).map(drop)
     }
 
     /// A descriptor of the VM's tap for its VMM of user `uid`.
     pub(crate) fn attach_tap(&self, vm: &VmId, uid: u32) -> Result<OwnedFd, Refusal> {
         let name = TapName::of(vm);
-        let tap = open_tap(&name)?;
+        let tap = open_tap(name.as_str())?;
         sys::set_tap_owner(&tap, uid)
             .or_refuse(|| format!("failed to give the tap `{}` to the VMM", name.as_str()))?;
         Ok(tap)
@@ -142,20 +139,25 @@ impl Helper {
     }
 }
 
-fn open_tap(name: &TapName) -> Result<OwnedFd, Refusal> {
-    sys::open_tap(name.as_str()).map_err(|errno| {
+/// A tap that nobody but root may attach to, until its VMM is launched. Not switched on.
+pub(crate) fn make_tap(netlink: &mut Netlink, name: &str) -> Result<Link, Refusal> {
+    let failed = || format!("failed to make the tap `{name}`");
+    let tap = open_tap(name)?;
+    sys::keep_tap(&tap, 0).or_refuse(failed)?;
+    find(netlink, name)?.ok_or_else(|| refuse(RefusalCode::System, failed()))
+}
+
+fn open_tap(name: &str) -> Result<OwnedFd, Refusal> {
+    sys::open_tap(name).map_err(|errno| {
         let (code, message) = match errno {
             Errno::NOENT | Errno::NODEV | Errno::NXIO => (
                 RefusalCode::HostNotReady,
                 "this machine has no /dev/net/tun".to_owned(),
             ),
-            Errno::BUSY => (
-                RefusalCode::Busy,
-                format!("the tap `{}` is in use", name.as_str()),
-            ),
+            Errno::BUSY => (RefusalCode::Busy, format!("the tap `{name}` is in use")),
             _ => (
                 RefusalCode::System,
-                format!("failed to open the tap `{}`", name.as_str()),
+                format!("failed to open the tap `{name}`"),
             ),
         };
         because(code, message, &errno)

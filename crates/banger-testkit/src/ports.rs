@@ -3,13 +3,11 @@
 use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
-use banger_core::{
-    ByteSize, Digest, ErrorCode, ImageName, KernelName, RootStorage, VmId, VmName, VmmKind,
-};
+use banger_core::{ByteSize, Digest, ErrorCode, ImageName, KernelName, RootStorage, VmId, VmmKind};
 use banger_engine::ports::{
     Clock, Drives, ExitFacts, Failure, Farewell, GuestIdentity, GuestState, Guests, Images,
-    Kernels, LaunchRequest, Names, Progress, ResolvedImage, ResolvedKernel, RootHelper, TapFacts,
-    VmFacts, VmmFacts,
+    Kernels, LaunchRequest, NamedGuest, Names, Progress, ResolvedImage, ResolvedKernel, RootHelper,
+    TapFacts, VmFacts, VmmFacts,
 };
 
 use crate::host::FakeHost;
@@ -313,10 +311,10 @@ impl Guests for FakeHost {
 
 #[async_trait]
 impl Names for FakeHost {
-    async fn publish(&self, names: Vec<(VmName, Ipv4Addr)>) {
+    async fn publish(&self, names: Vec<NamedGuest>) {
         self.model().names = names
             .into_iter()
-            .map(|(name, _)| name.to_string())
+            .map(|guest| guest.name.to_string())
             .collect();
     }
 }

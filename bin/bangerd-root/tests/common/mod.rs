@@ -5,6 +5,8 @@
 )]
 #![allow(dead_code, reason = "each test file uses another part of it")]
 
+pub(crate) mod packets;
+
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -108,7 +110,10 @@ pub(crate) struct World {
     pub(crate) max_vms: usize,
     pub(crate) vhost_vsock: PathBuf,
     helper: Option<Child>,
-    network: Netns,
+    /// Bridge and the host's address on it.
+    bridge: [&'static str; 2],
+    /// A process in the helper's network namespace, and the namespace when it is ours to end.
+    network: (u32, Option<Netns>),
 }
 
 impl World {
@@ -117,9 +122,31 @@ impl World {
     }
 
     pub(crate) fn configured(owner: u32, qemu: PathBuf, max_vms: usize) -> Self {
+        let network = Netns::new();
+        let network = (network.pid(), Some(network));
+        Self::made(owner, qemu, max_vms, ["banger0", "172.16.0.1"], network)
+    }
+
+    /// Another owner's helper, in the same network namespace.
+    pub(crate) fn beside(
+        world: &Self,
+        owner: u32,
+        bridge: &'static str,
+        address: &'static str,
+    ) -> Self {
+        let network = (world.network(), None);
+        Self::made(owner, world.qemu.clone(), 64, [bridge, address], network)
+    }
+
+    fn made(
+        owner: u32,
+        qemu: PathBuf,
+        max_vms: usize,
+        bridge: [&'static str; 2],
+        network: (u32, Option<Netns>),
+    ) -> Self {
         let temp = tempfile::tempdir().unwrap();
         fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o711)).unwrap();
-        let network = Netns::new();
         let mut world = Self {
             temp,
             owner,
@@ -127,6 +154,7 @@ impl World {
             max_vms,
             vhost_vsock: Self::backend(),
             helper: None,
+            bridge,
             network,
         };
         world.start();
@@ -140,7 +168,7 @@ impl World {
 
     /// A process that stays in the helper's network namespace.
     pub(crate) fn network(&self) -> u32 {
-        self.network.pid()
+        self.network.0
     }
 
     pub(crate) fn runtime_dir(&self) -> PathBuf {
@@ -153,18 +181,12 @@ impl World {
 
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["-t", &self.network.pid().to_string(), "-n"]);
+        command.args(["-t", &self.network().to_string(), "-n"]);
         command.arg(env!("CARGO_BIN_EXE_bangerd-root"));
         command.args(["--owner", &self.owner.to_string()]);
         command.arg("--runtime-dir").arg(self.runtime_dir());
-        command.args([
-            "--bridge",
-            "banger0",
-            "--bridge-ip",
-            "172.16.0.1",
-            "--prefix",
-            "24",
-        ]);
+        let [bridge, address] = self.bridge;
+        command.args(["--bridge", bridge, "--bridge-ip", address, "--prefix", "24"]);
         command.arg("--qemu").arg(&self.qemu);
         command.arg("--vhost-vsock").arg(&self.vhost_vsock);
         command.args(["--max-vms", &self.max_vms.to_string()]);
@@ -277,4 +299,22 @@ pub(crate) fn ok(client: &Client, request: &Request) -> Reply {
 
 pub(crate) fn code(client: &Client, request: &Request) -> RefusalCode {
     call(client, request, &[]).unwrap_err().code
+}
+
+/// Runs a program inside the network namespace of a process: what it printed, when it ended well.
+pub(crate) fn tool(pid: u32, words: &[&str]) -> Option<String> {
+    let mut command = Command::new("nsenter");
+    command.args(["-t", &pid.to_string(), "-n"]).args(words);
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    output.status.success().then_some(text)
+}
+
+/// Waits for something that comes by itself.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + packets::PATIENCE * 4;
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "{what} did not come");
+        thread::yield_now();
+    }
 }

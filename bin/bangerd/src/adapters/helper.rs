@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use banger_core::{ErrorCode, RootStorage, VmId, VmmKind};
-use banger_dns::{DnsServer, Zone};
+use banger_dns::DnsServer;
 use banger_engine::ports::{
     ExitFacts, Failure, LaunchRequest, RootHelper, TapFacts, VmFacts, VmmFacts,
 };
@@ -21,6 +21,7 @@ use banger_root_proto::{
 };
 use rustix::fs::{Mode, OFlags};
 
+use super::network::{self, NetworkNeeds};
 use super::{blocking, console};
 use crate::args::Args;
 
@@ -44,61 +45,39 @@ pub(crate) struct HelperLink {
     accel: Accel,
     boot_args: String,
     client: Arc<Mutex<Option<Client>>>,
-    zone: Zone,
-    guest_dns: tokio::sync::Mutex<Option<DnsServer>>,
+    pub(super) network: NetworkNeeds,
+    pub(super) guest_dns: tokio::sync::Mutex<Option<DnsServer>>,
+    /// What was last said of the names' routing, so that it is said once.
+    pub(super) names_problem: Mutex<Option<String>>,
 }
 
 impl HelperLink {
-    pub(crate) fn new(args: &Args, accel: Accel, boot_args: String, zone: Zone) -> Self {
+    pub(crate) fn new(args: &Args, accel: Accel, boot_args: String, network: NetworkNeeds) -> Self {
         Self {
             socket: args.helper_socket.clone(),
             vms: args.state_dir.join("vms"),
             accel,
             boot_args,
             client: Arc::default(),
-            zone,
+            network,
             guest_dns: tokio::sync::Mutex::default(),
+            names_problem: Mutex::default(),
         }
+    }
+
+    /// What the connected helper said of itself.
+    pub(super) fn connected(&self) -> Option<HelperInfo> {
+        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        client.as_ref().map(|client| client.info().clone())
     }
 
     /// What the helper says of itself, on a connection that works.
     pub(crate) async fn info(&self) -> Result<HelperInfo, Failure> {
         self.call(Request::List {}, vec![]).await?;
-        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        client
-            .as_ref()
-            .map(|client| client.info().clone())
-            .ok_or_else(|| away(&CallError::Closed))
+        self.connected().ok_or_else(|| away(&CallError::Closed))
     }
 
-    /// Takes down bridge and firewall; refused while a VM is on it.
-    pub(crate) async fn remove_network(&self) -> Result<(), Failure> {
-        self.call(Request::RemoveNetwork {}, vec![]).await.map(drop)
-    }
-
-    /// Answers guests' questions for names, on sockets that only the helper can open. Once is enough.
-    pub(crate) async fn serve_names_to_guests(&self) -> Result<(), Failure> {
-        let mut serving = self.guest_dns.lock().await;
-        if serving.is_some() {
-            return Ok(());
-        }
-        let (_, fds) = self.call(Request::OpenGuestDns {}, vec![]).await?;
-        let Ok([udp, tcp]) = <[OwnedFd; 2]>::try_from(fds) else {
-            return Err(away(&CallError::Unexpected));
-        };
-        let server = DnsServer::start_bound(udp.into(), tcp.into(), self.zone.clone());
-        let server = server.map_err(|error| {
-            Failure::because(
-                ErrorCode::Internal,
-                "guests' questions for names cannot be answered",
-                &error,
-            )
-        })?;
-        *serving = Some(server);
-        Ok(())
-    }
-
-    async fn call(
+    pub(super) async fn call(
         &self,
         request: Request,
         fds: Vec<OwnedFd>,
@@ -156,7 +135,7 @@ fn call_on(
     answer
 }
 
-fn away(error: &CallError) -> Failure {
+pub(super) fn away(error: &CallError) -> Failure {
     Failure::because(
         ErrorCode::HelperUnavailable,
         "the privileged helper does not answer",
@@ -184,18 +163,20 @@ fn call_failure(request: &Request, error: &CallError) -> Failure {
     let mut failure = Failure::new(code, format!("the helper refused `{}`", request.verb()));
     failure.causes.push(refusal.message.clone());
     failure.causes.extend(refusal.causes.iter().cloned());
+    let is_network = matches!(
+        request,
+        Request::EnsureNetwork {} | Request::TendNetwork { .. }
+    );
+    if refusal.code == RefusalCode::Conflict && is_network {
+        return failure.hint(network::CONFLICT_HINT);
+    }
     failure
 }
 
 #[async_trait]
 impl RootHelper for HelperLink {
     async fn ensure_network(&self) -> Result<(), Failure> {
-        self.call(Request::EnsureNetwork {}, vec![]).await?;
-        // A guest without names is better than none.
-        if let Err(failure) = self.serve_names_to_guests().await {
-            tracing::warn!(%failure, causes = ?failure.causes, "guests cannot ask for names");
-        }
-        Ok(())
+        self.bring_up_network().await
     }
 
     async fn ensure_tap(&self, vm: &VmId, address: Ipv4Addr, nat: bool) -> Result<(), Failure> {

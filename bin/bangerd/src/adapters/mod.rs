@@ -9,6 +9,7 @@ mod helper;
 mod images;
 mod kernels;
 mod names;
+mod network;
 mod readable;
 
 pub(crate) use blocking::blocking;
@@ -20,4 +21,5 @@ pub(crate) use helper::HelperLink;
 pub(crate) use images::{LocalImages, Watch, build_failure, unknown_image};
 pub(crate) use kernels::{LocalKernels, import_failure, unknown_kernel};
 pub(crate) use names::ZoneNames;
+pub(crate) use network::NetworkNeeds;
 pub(crate) use readable::watched;

@@ -1,11 +1,8 @@
 //! The name service.
 
-use std::net::Ipv4Addr;
-
 use async_trait::async_trait;
-use banger_core::VmName;
-use banger_dns::Zone;
-use banger_engine::ports::Names;
+use banger_dns::{Guest, Zone};
+use banger_engine::ports::{NamedGuest, Names};
 
 /// The zone that both listeners answer from.
 #[derive(Debug)]
@@ -13,7 +10,12 @@ pub(crate) struct ZoneNames(pub(crate) Zone);
 
 #[async_trait]
 impl Names for ZoneNames {
-    async fn publish(&self, names: Vec<(VmName, Ipv4Addr)>) {
-        self.0.publish(names);
+    async fn publish(&self, names: Vec<NamedGuest>) {
+        let guest = |named: NamedGuest| Guest {
+            name: named.name,
+            address: named.address,
+            nat: named.nat,
+        };
+        self.0.publish(names.into_iter().map(guest).collect());
     }
 }

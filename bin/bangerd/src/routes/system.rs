@@ -73,7 +73,7 @@ pub(crate) async fn daemon(State(state): State<Shared>) -> Json<DaemonStatus> {
             .join("bangerd.log")
             .display()
             .to_string(),
-        dns: state.dns.clone(),
+        dns: state.dns.to_string(),
         state_dir: state.args.state_dir.display().to_string(),
         running_vms: count(vms.iter().filter(|vm| vm.phase == Phase::Running).count()),
         vms: count(vms.len()),
