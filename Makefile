@@ -11,7 +11,7 @@ AGENT := $(TARGET)/lib/banger/banger-vsock-agent
 GUEST_TRIPLE := x86_64-unknown-linux-gnu
 GUEST_FLAGS  := -C target-feature=+crt-static -C relocation-model=static
 
-.PHONY: help setup build agent quickstart test unit e2e lint fmt bench install uninstall
+.PHONY: help setup build agent quickstart test unit e2e lint fmt bench fuzz install uninstall
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -48,6 +48,9 @@ fmt: ## Format the sources.
 
 bench: build ## Print the figures as ratios against named references.
 	scripts/bench $(TARGET)/release
+
+fuzz: ## Fuzz parsers and the helper's verbs, a minute each (needs nightly and cargo-fuzz).
+	scripts/fuzz $(SECONDS_EACH)
 
 install: build ## Install under PREFIX (default ~/.local).
 	for bin in $(BINS); do install -D -m 0755 $(TARGET)/release/$$bin $(DESTDIR)$(PREFIX)/bin/$$bin; done

@@ -392,7 +392,7 @@ fn a_client_that_vanishes_takes_its_program_along() {
     let mut hello = vec![];
     use banger_guest_proto::{ClientMessage, Hello, encode_control};
     encode_control(&mut hello, &ClientMessage::Hello(Hello::ours()));
-    let request = sh("trap 'exit 0' HUP; echo up; while :; do sleep 1000 & wait; done");
+    let request = sh("trap 'kill $!; exit 0' HUP; sleep 1000 & echo up; wait");
     encode_control(&mut hello, &ClientMessage::Exec(request));
     stream.write_all(&hello).unwrap();
     // Up when its output comes.
