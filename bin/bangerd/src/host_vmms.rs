@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use banger_root_proto::{HelperInfo, SnapshotSupport};
-use banger_vmm::{AccelProbe, FirecrackerVersion, probe_firecracker};
+use banger_vmm::AccelProbe;
+use banger_vmm::firecracker::{FirecrackerVersion, probe_firecracker};
 
 use crate::vmm_choice::HostVmms;
 
@@ -40,9 +41,7 @@ impl HostProbe {
         let firecracker = match helper {
             None => Err(away()),
             Some(info) => match &info.firecracker {
-                Some(path) => self
-                    .version(Path::new(path))
-                    .and_then(|_| Err("this build does not start it yet".to_owned())),
+                Some(path) => self.version(Path::new(path)),
                 None => Err("none was found when the helper was started".to_owned()),
             },
         };

@@ -21,13 +21,13 @@ use banger_image::{ImageStore, shares_blocks};
 use banger_kernel::KernelStore;
 use banger_root_proto::{Accel, MAX_TAP_POOL};
 use banger_store::Store;
-use banger_vmm::{GuestClock, boot_args, measure_tsc_khz, probe_kvm};
+use banger_vmm::{GuestClock, firecracker_boot_args, measure_tsc_khz, probe_kvm, qemu_boot_args};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use crate::adapters::{
-    AgentGuests, HelperLink, HostClock, LocalImages, LocalKernels, NetworkNeeds, VmDrives,
-    ZoneNames,
+    AgentGuests, BootArgs, HelperLink, HostClock, LocalImages, LocalKernels, NetworkNeeds,
+    VmDrives, ZoneNames,
 };
 use crate::args::Args;
 use crate::builds::Builder;
@@ -254,7 +254,11 @@ async fn wire(args: Args, config: Config, overruled: Vec<&'static str>) -> Resul
         ImageStore::open(state_dir.join("images")).context("the image store cannot be used")?;
     let kernels = KernelStore::open(state_dir.join("kernels"))
         .context("the kernel catalog cannot be used")?;
-    let helper = Arc::new(HelperLink::new(&args, accel, boot_args(clock), needs));
+    let boot_args = BootArgs {
+        qemu: qemu_boot_args(clock),
+        firecracker: firecracker_boot_args(),
+    };
+    let helper = Arc::new(HelperLink::new(&args, accel, boot_args, needs));
     let builder = match &args.build_socket {
         Some(socket) => Builder::Service(socket.clone()),
         None => Builder::Here,

@@ -9,18 +9,26 @@ pub enum GuestClock {
     EarlyTscKhz(u32),
 }
 
-/// The command line: console on the serial port and quiet, a reset that ends the VMM, an interface that
+/// On every VMM: console on the serial port and quiet, an end at once after a panic, an interface that
 /// keeps its kernel name.
+const COMMON: &str = "console=ttyS0 quiet loglevel=4 panic=-1 net.ifnames=0 biosdevname=0 \
+                      random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=1";
+
+/// Under QEMU: a reset by triple fault, which ends it.
 #[must_use]
-pub fn boot_args(clock: GuestClock) -> String {
-    let mut args = String::from(
-        "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 net.ifnames=0 biosdevname=0 \
-         random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=1 no_timer_check",
-    );
+pub fn qemu_boot_args(clock: GuestClock) -> String {
+    let mut args = format!("{COMMON} reboot=t no_timer_check");
     if let GuestClock::EarlyTscKhz(khz) = clock {
         args.push_str(&format!(" tsc_early_khz={khz}"));
     }
     args
+}
+
+/// Under Firecracker: a reset by the keyboard controller, which is there for nothing else and is not
+/// looked at for anything else.
+#[must_use]
+pub fn firecracker_boot_args() -> String {
+    format!("{COMMON} reboot=k i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce")
 }
 
 #[cfg(test)]
@@ -29,8 +37,24 @@ mod tests {
 
     #[test]
     fn only_emulated_guests_are_told_a_frequency() {
-        assert!(!boot_args(GuestClock::Paravirtual).contains("tsc"));
-        assert!(boot_args(GuestClock::EarlyTscKhz(2_450_000)).ends_with("tsc_early_khz=2450000"));
-        assert!(boot_args(GuestClock::Paravirtual).contains("panic=-1"));
+        let emulated = qemu_boot_args(GuestClock::EarlyTscKhz(2_450_000));
+        assert!(!qemu_boot_args(GuestClock::Paravirtual).contains("tsc"));
+        assert!(emulated.ends_with("tsc_early_khz=2450000"));
+        assert!(!firecracker_boot_args().contains("tsc"));
+    }
+
+    #[test]
+    fn each_vmm_ends_by_the_reset_that_it_knows_and_every_guest_has_a_console() {
+        let (qemu, firecracker) = (
+            qemu_boot_args(GuestClock::Paravirtual),
+            firecracker_boot_args(),
+        );
+        let has = |args: &str, word: &str| args.split(' ').any(|one| one == word);
+        assert!(has(&qemu, "reboot=t") && has(&firecracker, "reboot=k"));
+        for args in [&qemu, &firecracker] {
+            assert!(has(args, "panic=-1") && has(args, "console=ttyS0"));
+            // Modules are loaded, and the farewell is written to the first uart.
+            assert!(!has(args, "nomodule") && has(args, "8250.nr_uarts=1"));
+        }
     }
 }

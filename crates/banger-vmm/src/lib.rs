@@ -1,15 +1,12 @@
-//! What the owner's side knows of VMMs: how instructions will run on this host, and the command line
-//! that a guest's kernel gets.
+//! What the owner's side knows of VMMs: how instructions will run on this host, the command line that a
+//! guest's kernel gets, and how Firecracker is spoken to.
 
 mod accel;
 mod boot_args;
-mod firecracker;
+pub mod firecracker;
 mod sys;
 mod tsc;
 
 pub use accel::{AccelProbe, probe_kvm};
-pub use boot_args::{GuestClock, boot_args};
-pub use firecracker::{
-    FirecrackerBinaryError, FirecrackerVersion, ParseVersionError, probe_firecracker,
-};
+pub use boot_args::{GuestClock, firecracker_boot_args, qemu_boot_args};
 pub use tsc::measure_tsc_khz;

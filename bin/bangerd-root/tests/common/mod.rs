@@ -109,6 +109,7 @@ pub(crate) struct World {
     pub(crate) qemu: PathBuf,
     pub(crate) max_vms: usize,
     pub(crate) vhost_vsock: PathBuf,
+    pub(crate) firecracker: Option<PathBuf>,
     helper: Option<Child>,
     /// Bridge and the host's address on it.
     bridge: [&'static str; 2],
@@ -153,6 +154,7 @@ impl World {
             qemu,
             max_vms,
             vhost_vsock: Self::backend(),
+            firecracker: None,
             helper: None,
             bridge,
             network,
@@ -189,6 +191,9 @@ impl World {
         command.args(["--bridge", bridge, "--bridge-ip", address, "--prefix", "24"]);
         command.arg("--qemu").arg(&self.qemu);
         command.arg("--vhost-vsock").arg(&self.vhost_vsock);
+        if let Some(firecracker) = &self.firecracker {
+            command.arg("--firecracker").arg(firecracker);
+        }
         command.args(["--max-vms", &self.max_vms.to_string()]);
         command
     }

@@ -13,6 +13,9 @@ use tokio::time::Instant;
 /// Longer than any caller waits: who calls sets the deadline.
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
 
+/// How long to wait before a guest whose connection broke is asked again.
+const AGAIN: Duration = Duration::from_millis(20);
+
 /// Reached by each VM's vsock socket.
 #[derive(Debug)]
 pub(crate) struct AgentGuests {
@@ -40,16 +43,22 @@ fn failure(error: &AgentCallError) -> Failure {
 #[async_trait]
 impl Guests for AgentGuests {
     async fn wait(&self, vm: &VmId, state: GuestState) -> Result<(), Failure> {
-        let mut agent = self.connect(vm).await.map_err(|error| failure(&error))?;
         let readiness = match state {
             GuestState::Reachable => Readiness::Reachable,
             GuestState::Ready => Readiness::Ready,
         };
-        agent
-            .wait(readiness)
-            .await
-            .map(drop)
-            .map_err(|error| failure(&error))
+        let ask = async || self.connect(vm).await?.wait(readiness).await;
+        loop {
+            match ask().await {
+                Ok(_) => return Ok(()),
+                // A connection that breaks is a guest that ends, which whoever waits sees by itself,
+                // or a VMM that lost it: then there is another one.
+                Err(AgentCallError::Connection(_) | AgentCallError::Dial(_)) => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Err(error) => return Err(failure(&error)),
+            }
+        }
     }
 
     async fn shutdown(&self, vm: &VmId) -> Result<(), Failure> {

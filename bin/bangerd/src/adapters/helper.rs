@@ -17,12 +17,13 @@ use banger_engine::ports::{
 };
 use banger_root_proto::{
     Accel, CacheMode, CallError, Client, DriveFormat, DriveRole, DriveSpec, HelperInfo, LaunchSpec,
-    ProcessState, RefusalCode, Reply, Request, VmmSignal, VmmSpec,
+    OwnedVmm, ProcessState, RefusalCode, Reply, Request, VmmSignal, VmmSpec,
 };
+use futures_util::future::join_all;
 use rustix::fs::{Mode, OFlags};
 
 use super::network::{self, NetworkNeeds};
-use super::{blocking, console};
+use super::{blocking, console, firecracker};
 use crate::args::Args;
 
 /// How long a VMM may take to vanish after its backend has noticed.
@@ -37,13 +38,20 @@ enum Handle {
     Gone,
 }
 
+/// The command lines of guests' kernels on this host.
+#[derive(Debug, Clone)]
+pub(crate) struct BootArgs {
+    pub(crate) qemu: String,
+    pub(crate) firecracker: String,
+}
+
 /// The connection, and what a launch needs to know of this host.
 #[derive(Debug)]
 pub(crate) struct HelperLink {
     socket: PathBuf,
     vms: PathBuf,
     accel: Accel,
-    boot_args: String,
+    boot_args: BootArgs,
     client: Arc<Mutex<Option<Client>>>,
     pub(super) network: NetworkNeeds,
     pub(super) guest_dns: tokio::sync::Mutex<Option<DnsServer>>,
@@ -52,7 +60,12 @@ pub(crate) struct HelperLink {
 }
 
 impl HelperLink {
-    pub(crate) fn new(args: &Args, accel: Accel, boot_args: String, network: NetworkNeeds) -> Self {
+    pub(crate) fn new(
+        args: &Args,
+        accel: Accel,
+        boot_args: BootArgs,
+        network: NetworkNeeds,
+    ) -> Self {
         Self {
             socket: args.helper_socket.clone(),
             vms: args.state_dir.join("vms"),
@@ -199,27 +212,34 @@ impl RootHelper for HelperLink {
     }
 
     async fn launch(&self, request: &LaunchRequest) -> Result<VmmFacts, Failure> {
-        if request.spec.vmm == VmmKind::Firecracker {
-            let what = "this build does not start Firecracker yet";
-            return Err(Failure::new(ErrorCode::HostNotReady, what));
-        }
         let (spec, files) = self.spec_of(request);
         let fds = blocking(move || open_all(&files)).await?;
+        let drives = spec.drives.clone();
         let launch = Request::LaunchVmm {
             vm: request.vm.clone(),
             spec,
         };
-        match self.call(launch, fds).await? {
-            (Reply::Launched { vmm, backend }, _) => {
-                tracing::info!(vm = %request.vm, pid = vmm.pid, "vmm launched");
-                Ok(VmmFacts {
-                    vmm: Some(vmm.pid),
-                    backend: backend.map(|backend| backend.pid),
-                    remains: true,
-                })
+        let (Reply::Launched { vmm, backend }, _) = self.call(launch, fds).await? else {
+            return Err(away(&CallError::Unexpected));
+        };
+        tracing::info!(vm = %request.vm, pid = vmm.pid, "vmm launched");
+        if request.spec.vmm == VmmKind::Firecracker {
+            let run = self.folder(&request.vm).join("run");
+            let boot_args = &self.boot_args.firecracker;
+            let started = firecracker::start_guest(&run, request, &drives, boot_args).await;
+            if let Err(failure) = started {
+                // What it leaves is found again by the facts; the first failure is the one to tell.
+                if let Err(problem) = self.remove_vmm(&request.vm).await {
+                    tracing::warn!(vm = %request.vm, %problem, "a failed launch was not removed");
+                }
+                return Err(failure);
             }
-            _ => Err(away(&CallError::Unexpected)),
         }
+        Ok(VmmFacts {
+            vmm: Some(vmm.pid),
+            backend: backend.map(|backend| backend.pid),
+            remains: true,
+        })
     }
 
     async fn kill(&self, vm: &VmId) -> Result<(), Failure> {
@@ -259,13 +279,22 @@ impl RootHelper for HelperLink {
             ProcessState::Alive(identity) => Some(identity.pid),
             ProcessState::Gone {} => None,
         };
-        for vmm in owned.vmms {
-            let found = VmmFacts {
-                vmm: pid(&vmm.vmm),
-                backend: vmm.backend.as_ref().and_then(pid),
-                remains: true,
+        let one = async |owned: &OwnedVmm| {
+            let run = self.folder(&owned.vm).join("run");
+            // A Firecracker that waits to be told what to do is nobody's guest.
+            let has_guest = match (&owned.vmm, &owned.backend) {
+                (ProcessState::Alive(_), None) => firecracker::guest_lives(&run, &owned.vm).await,
+                _ => true,
             };
-            facts.entry(vmm.vm).or_default().vmm = found;
+            VmmFacts {
+                vmm: pid(&owned.vmm).filter(|_| has_guest),
+                backend: owned.backend.as_ref().and_then(pid),
+                remains: true,
+            }
+        };
+        let found = join_all(owned.vmms.iter().map(one)).await;
+        for (owned, found) in owned.vmms.iter().zip(found) {
+            facts.entry(owned.vm.clone()).or_default().vmm = found;
         }
         Ok(facts.into_iter().collect())
     }
@@ -358,7 +387,10 @@ impl HelperLink {
             },
             vcpu: request.spec.vcpu,
             memory_mib: request.spec.memory_mib,
-            boot_args: self.boot_args.clone(),
+            boot_args: match request.spec.vmm {
+                VmmKind::Qemu => self.boot_args.qemu.clone(),
+                VmmKind::Firecracker => self.boot_args.firecracker.clone(),
+            },
             drives,
             mac: Some(request.vm.mac()),
             cache: if request.ephemeral {
