@@ -11,7 +11,7 @@ AGENT := $(TARGET)/lib/banger/banger-vsock-agent
 GUEST_TRIPLE := x86_64-unknown-linux-gnu
 GUEST_FLAGS  := -C target-feature=+crt-static -C relocation-model=static
 
-.PHONY: help setup build agent quickstart test unit e2e lint fmt bench fuzz install uninstall
+.PHONY: help setup build agent quickstart test unit e2e test-host test-host-smoke host-shell lint fmt bench fuzz install uninstall
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -37,6 +37,15 @@ unit: agent ## Tests that boot no guest.
 
 e2e: build ## Tests with real guests, in a network namespace of their own.
 	scripts/e2e-tests $(TARGET)/release
+
+test-host: build ## Tests on a whole Debian host in a VM.
+	scripts/host-vm $(TARGET)/release test
+
+test-host-smoke: build ## The short ones of them.
+	scripts/host-vm $(TARGET)/release test --smoke
+
+host-shell: build ## Boot that host and log in, for a look.
+	scripts/host-vm $(TARGET)/release shell
 
 lint: ## Format, clippy, dependency direction, file sizes.
 	$(CARGO) fmt --all -- --check

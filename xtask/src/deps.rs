@@ -69,6 +69,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "banger-e2e",
         &["banger-core", "banger-guest", "banger-guest-proto"],
     ),
+    ("banger-host-vm", &[]),
     ("xtask", &[]),
 ];
 

@@ -1,0 +1,58 @@
+//! What is under test, built outside: programs, and kernel and images made beforehand.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+/// Programs that are installed side by side.
+const PROGRAMS: &[&str] = &["banger", "bangerd", "bangerd-root", "banger-vhost-vsock"];
+
+/// Where the artefacts lie.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Artefacts {
+    /// Folder of the built programs; the agent is beside it, at ../lib/banger.
+    #[arg(long, default_value = "target/release")]
+    pub(crate) programs: PathBuf,
+    /// banger's state directory with a kernel and images to take along.
+    #[arg(long, default_value = "target/e2e/state/banger")]
+    pub(crate) state: PathBuf,
+    /// A Firecracker binary.
+    #[arg(long, env = "BANGER_TEST_FIRECRACKER", value_parser = not_empty)]
+    pub(crate) firecracker: Option<PathBuf>,
+}
+
+fn not_empty(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("is empty: unset it, or name the binary".into());
+    }
+    Ok(text.into())
+}
+
+impl Artefacts {
+    /// Lays them out below `stage` as `make install PREFIX=…` does.
+    pub(crate) fn stage(&self, stage: &Path) -> Result<()> {
+        let bin = stage.join("bin");
+        fs::create_dir_all(&bin)?;
+        for program in PROGRAMS {
+            put(&self.programs.join(program), &bin.join(program))?;
+        }
+        let lib = stage.join("lib/banger");
+        fs::create_dir_all(&lib)?;
+        let agent = "banger-vsock-agent";
+        put(&self.programs.join("../lib/banger").join(agent), &lib.join(agent))?;
+        if let Some(firecracker) = &self.firecracker {
+            put(firecracker, &bin.join("firecracker"))?;
+        }
+        Ok(())
+    }
+}
+
+fn put(from: &Path, to: &Path) -> Result<()> {
+    ensure!(from.is_file(), "{} is missing: run `make build`", from.display());
+    fs::copy(from, to).with_context(|| format!("copying {}", from.display()))?;
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}

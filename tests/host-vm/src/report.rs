@@ -1,0 +1,121 @@
+//! What is said at the end: a table of times, what failed, what did not run, and one line that counts.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+/// How a test ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// As it should.
+    Passed,
+    /// Why it failed.
+    Failed(String),
+    /// Why it could not run.
+    Skipped(String),
+}
+
+/// Times and outcomes of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    stages: Vec<(String, Duration)>,
+    tests: Vec<(String, Duration, Outcome)>,
+}
+
+impl Report {
+    /// Does a stage, and notes how long it took.
+    pub(crate) fn stage<T>(&mut self, name: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        println!("== {name}");
+        let start = Instant::now();
+        let result = act();
+        self.stages.push((name.to_owned(), start.elapsed()));
+        result
+    }
+
+    /// Notes how a test ended.
+    pub(crate) fn test(&mut self, name: &str, took: Duration, outcome: Outcome) {
+        match &outcome {
+            Outcome::Passed => println!("ok      {name} ({:.1} s)", took.as_secs_f64()),
+            Outcome::Failed(why) => println!("FAILED  {name} ({:.1} s)\n{why}", took.as_secs_f64()),
+            Outcome::Skipped(why) => println!("SKIPPED {name}: {why}"),
+        }
+        self.tests.push((name.to_owned(), took, outcome));
+    }
+
+    /// Prints the end of the report, and gives the exit code.
+    pub(crate) fn finish(&self) -> ExitCode {
+        print!("{}", self.render());
+        let failed = self.tests.iter().any(|(.., outcome)| matches!(outcome, Outcome::Failed(_)));
+        let ran = self.tests.iter().any(|(.., outcome)| *outcome == Outcome::Passed);
+        if failed || !ran { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
+
+    fn render(&self) -> String {
+        let mut text = "\ntiming\n".to_owned();
+        let row = |name: &str, took: &Duration| format!("  {name:<64} {:>7.1} s\n", took.as_secs_f64());
+        for (name, took) in &self.stages {
+            text += &row(name, took);
+        }
+        for (name, took, outcome) in &self.tests {
+            if !matches!(outcome, Outcome::Skipped(_)) {
+                text += &row(name, took);
+            }
+        }
+        let count = |is: fn(&Outcome) -> bool| self.tests.iter().filter(|(.., outcome)| is(outcome)).count();
+        for (name, _, outcome) in &self.tests {
+            if let Outcome::Failed(why) = outcome {
+                text += &format!("\nFAILED {name}\n{why}\n");
+            }
+        }
+        let mut reasons: Vec<(&str, usize)> = Vec::new();
+        for (.., outcome) in &self.tests {
+            if let Outcome::Skipped(why) = outcome {
+                match reasons.iter_mut().find(|(known, _)| known == why) {
+                    Some((_, number)) => *number += 1,
+                    None => reasons.push((why, 1)),
+                }
+            }
+        }
+        text += "\n";
+        for (why, number) in reasons {
+            text += &format!("NOT RUN ({number} tests): {why}\n");
+        }
+        text += &format!(
+            "host-vm: {} passed, {} failed, {} skipped\n",
+            count(|outcome| *outcome == Outcome::Passed),
+            count(|outcome| matches!(outcome, Outcome::Failed(_))),
+            count(|outcome| matches!(outcome, Outcome::Skipped(_)))
+        );
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_say_what_did_not_run_and_count_all() {
+        let mut report = Report::default();
+        report.test("a", Duration::from_secs(1), Outcome::Passed);
+        report.test("b", Duration::from_secs(2), Outcome::Failed("broken".into()));
+        report.test("c", Duration::ZERO, Outcome::Skipped("no binary".into()));
+        report.test("d", Duration::ZERO, Outcome::Skipped("no binary".into()));
+        let text = report.render();
+        let mut last = text.lines().rev();
+        assert_eq!(last.next(), Some("host-vm: 1 passed, 1 failed, 2 skipped"));
+        assert_eq!(last.next(), Some("NOT RUN (2 tests): no binary"));
+        assert!(text.contains("FAILED b\nbroken"));
+        assert_eq!(format!("{:?}", report.finish()), format!("{:?}", ExitCode::FAILURE));
+    }
+
+    #[test]
+    fn a_run_in_which_nothing_ran_is_a_failure() {
+        let mut report = Report::default();
+        report.test("c", Duration::ZERO, Outcome::Skipped("no binary".into()));
+        assert_eq!(format!("{:?}", report.finish()), format!("{:?}", ExitCode::FAILURE));
+        report.test("a", Duration::ZERO, Outcome::Passed);
+        assert_eq!(format!("{:?}", report.finish()), format!("{:?}", ExitCode::SUCCESS));
+    }
+}
