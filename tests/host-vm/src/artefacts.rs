@@ -32,26 +32,33 @@ fn not_empty(text: &str) -> Result<PathBuf, String> {
 }
 
 impl Artefacts {
-    /// Lays them out below `stage` as `make install PREFIX=…` does.
-    pub(crate) fn stage(&self, stage: &Path) -> Result<()> {
-        let bin = stage.join("bin");
-        fs::create_dir_all(&bin)?;
+    /// Lays them out below `checkout` as a build does.
+    pub(crate) fn stage(&self, checkout: &Path) -> Result<()> {
+        let target = checkout.join("target");
         for program in PROGRAMS {
-            put(&self.programs.join(program), &bin.join(program))?;
+            put(
+                &self.programs.join(program),
+                &target.join("release").join(program),
+            )?;
         }
-        let lib = stage.join("lib/banger");
-        fs::create_dir_all(&lib)?;
-        let agent = "banger-vsock-agent";
-        put(&self.programs.join("../lib/banger").join(agent), &lib.join(agent))?;
+        let agent = Path::new("lib/banger/banger-vsock-agent");
+        put(&self.programs.join("..").join(agent), &target.join(agent))?;
         if let Some(firecracker) = &self.firecracker {
-            put(firecracker, &bin.join("firecracker"))?;
+            put(firecracker, &checkout.join("firecracker"))?;
         }
         Ok(())
     }
 }
 
 fn put(from: &Path, to: &Path) -> Result<()> {
-    ensure!(from.is_file(), "{} is missing: run `make build`", from.display());
+    ensure!(
+        from.is_file(),
+        "{} is missing: run `make build`",
+        from.display()
+    );
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
     fs::copy(from, to).with_context(|| format!("copying {}", from.display()))?;
     fs::set_permissions(to, fs::Permissions::from_mode(0o755))?;
     Ok(())

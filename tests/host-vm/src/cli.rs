@@ -89,7 +89,11 @@ pub(crate) fn main(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Verb::List => {
             for test in suite::all() {
-                let length = if test.length == Length::Smoke { "smoke" } else { "whole" };
+                let length = if test.length == Length::Smoke {
+                    "smoke"
+                } else {
+                    "whole"
+                };
                 println!("{length}  {}", test.name);
             }
             Ok(ExitCode::SUCCESS)
@@ -109,7 +113,9 @@ fn shell(args: &HostArgs) -> Result<ExitCode> {
     let leash = Leash::new()?;
     let mut report = Report::default();
     let (machine, _host) = boot(args, &leash, &mut report)?;
-    println!("\n`dev` has sudo without a password; `banger` is installed for it. Leave to end the host.");
+    println!(
+        "\n`dev` has sudo without a password; `banger` is installed for it. Leave to end the host."
+    );
     let status = Command::new("ssh")
         .arg("-F")
         .arg(machine.folder().path().join(ssh::CONFIG))
@@ -117,7 +123,9 @@ fn shell(args: &HostArgs) -> Result<ExitCode> {
         .status()
         .context("starting ssh")?;
     drop(machine);
-    Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
+    Ok(ExitCode::from(
+        u8::try_from(status.code().unwrap_or(1)).unwrap_or(1),
+    ))
 }
 
 fn up(args: &HostArgs) -> Result<ExitCode> {
@@ -130,8 +138,15 @@ fn up(args: &HostArgs) -> Result<ExitCode> {
 /// Waits until the machine ends: by Ctrl-C, its time limit or its own doing.
 fn stay(mut machine: Machine, args: &HostArgs) -> Result<ExitCode> {
     let folder = machine.folder().path().to_owned();
-    println!("\nThe host is up for at most {} minutes; Ctrl-C ends it.", args.minutes);
-    println!("  ssh -F {0}/{1} dev      (or root)", folder.display(), ssh::CONFIG);
+    println!(
+        "\nThe host is up for at most {} minutes; Ctrl-C ends it.",
+        args.minutes
+    );
+    println!(
+        "  ssh -F {0}/{1} dev      (or root)",
+        folder.display(),
+        ssh::CONFIG
+    );
     println!("  host-vm test --in {} NAME", folder.display());
     machine.wait()?;
     Ok(ExitCode::SUCCESS)
@@ -150,27 +165,33 @@ fn boot(args: &HostArgs, leash: &Leash, report: &mut Report) -> Result<(Machine,
     };
     let machine = Machine::start(&disk, folder, &payload, &options, leash)?;
     let host = report.stage("host boot to ssh", || machine.wait_for_ssh())?;
-    report.stage("programs into the host", || host.install_from_payload())?;
+    report.stage("banger installed in the host", || {
+        host.install_from_payload()
+    })?;
     Ok((machine, host))
 }
 
 fn test(args: &TestArgs) -> Result<ExitCode> {
     let selection = suite::select(args.smoke, &args.filter);
     if selection.is_empty() {
-        bail!("no test has any of {:?} in its name; `host-vm list` lists them", args.filter);
+        bail!(
+            "no test has any of {:?} in its name; `host-vm list` lists them",
+            args.filter
+        );
     }
+    let has_firecracker = args.host.artefacts.firecracker.is_some();
     let leash = Leash::new()?;
     let mut report = Report::default();
     if let Some(folder) = &args.running {
         let host = Host::at(folder)?;
         report.stage("programs into the host", || {
-            host.install(&args.host.artefacts)
+            host.renew(&args.host.artefacts)
         })?;
-        runner::run(&host, &selection, &leash, &mut report);
+        runner::run(&host, &selection, has_firecracker, &leash, &mut report);
         return Ok(report.finish());
     }
     let (machine, host) = boot(&args.host, &leash, &mut report)?;
-    runner::run(&host, &selection, &leash, &mut report);
+    runner::run(&host, &selection, has_firecracker, &leash, &mut report);
     let logs = args.host.disk.dir.join("logs");
     report.stage("logs out of the host", || {
         host.collect_logs(machine.folder(), &logs)

@@ -86,7 +86,11 @@ fn fingerprint(repo: &Path) -> Result<String> {
     let mut files: Vec<PathBuf> = RECIPE.iter().map(PathBuf::from).collect();
     let images = repo.join("images");
     for entry in fs::read_dir(&images).with_context(|| format!("listing {}", images.display()))? {
-        files.push(Path::new("images").join(entry?.file_name()).join("recipe.toml"));
+        files.push(
+            Path::new("images")
+                .join(entry?.file_name())
+                .join("recipe.toml"),
+        );
     }
     files.sort();
     let mut digest = Sha256::new();
@@ -99,7 +103,12 @@ fn fingerprint(repo: &Path) -> Result<String> {
         digest.update(content.len().to_le_bytes());
         digest.update(&content);
     }
-    let hex: String = digest.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = digest
+        .finalize()
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     Ok(hex)
 }
 
@@ -110,7 +119,10 @@ mod tests {
     #[test]
     fn a_date_is_read_and_nonsense_is_none() {
         let noon = parse_until("1764072000\n");
-        assert_eq!(noon, UNIX_EPOCH.checked_add(Duration::from_secs(1_764_072_000)));
+        assert_eq!(
+            noon,
+            UNIX_EPOCH.checked_add(Duration::from_secs(1_764_072_000))
+        );
         for bad in ["", "tomorrow", "-1", "18446744073709551616"] {
             assert_eq!(parse_until(bad), None, "{bad}");
         }

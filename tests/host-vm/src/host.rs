@@ -17,8 +17,12 @@ use crate::{qmp, wait};
 /// How long a line may take unless the test says more.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// Where the programs are installed for `dev`: `make install`'s default.
-const PREFIX: &str = "/home/dev/.local";
+/// The checkout in the host, built.
+const CHECKOUT: &str = "/home/dev/checkout";
+
+/// What installs banger from there: the README's line, with a Firecracker when there is one.
+const INSTALL: &str = "cd ~/checkout && sudo ./target/release/banger system install --owner \"$USER\" \
+                       $([ -e firecracker ] && echo --firecracker firecracker)";
 
 /// Who runs a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,14 +93,21 @@ pub(crate) struct Host {
 impl Host {
     /// By the folder of its run; `qmp` is QEMU's socket.
     pub(crate) fn new(folder: &Path, qmp: Option<PathBuf>) -> Self {
-        Self { ssh: Ssh::new(folder), qmp }
+        Self {
+            ssh: Ssh::new(folder),
+            qmp,
+        }
     }
 
     /// One that `host-vm up` keeps running.
     pub(crate) fn at(folder: &Path) -> Result<Self> {
         let qmp = fs::read_link(folder.join("qmp")).ok();
         let host = Self::new(folder, qmp);
-        ensure!(host.answers(), "no host answers at {}; `host-vm up` keeps one", folder.display());
+        ensure!(
+            host.answers(),
+            "no host answers at {}; `host-vm up` keeps one",
+            folder.display()
+        );
         Ok(host)
     }
 
@@ -113,14 +124,19 @@ impl Host {
 
     /// The same with a deadline of its own.
     pub(crate) fn run_within(&self, user: User, line: &str, limit: Duration) -> Result<Finished> {
-        let full = match user {
-            User::Root => line.to_owned(),
-            User::Dev => format!("export PATH={PREFIX}/bin:$PATH; {line}"),
-        };
-        let output = self.ssh.run(user.name(), &full, limit)?;
+        let output = self.ssh.run(user.name(), line, limit)?;
         let finished = Finished::new(line, &output);
-        ensure!(finished.code != 255, "ssh into the host failed: {}", finished.describe());
-        ensure!(finished.code != 124, "took longer than {} s: {}", limit.as_secs(), finished.describe());
+        ensure!(
+            finished.code != 255,
+            "ssh into the host failed: {}",
+            finished.describe()
+        );
+        ensure!(
+            finished.code != 124,
+            "took longer than {} s: {}",
+            limit.as_secs(),
+            finished.describe()
+        );
         Ok(finished)
     }
 
@@ -148,29 +164,35 @@ impl Host {
 
     /// A client that is not started yet, for a line that shall go on while the test does other things.
     pub(crate) fn command(&self, line: &str, limit: Duration) -> Command {
-        let line = format!("export PATH={PREFIX}/bin:$PATH; {line}");
-        self.ssh.command(User::Dev.name(), &line, limit)
+        self.ssh.command(User::Dev.name(), line, limit)
     }
 
-    /// Installs what the run's drive carries, and its kernel and smallest image.
+    /// Takes the checkout from the run's drive, installs banger from it, and adds kernel and smallest image.
     pub(crate) fn install_from_payload(&self) -> Result<()> {
-        let line = format!("mkdir -p {PREFIX} && cp -r --remove-destination /payload/banger/. {PREFIX}/");
-        self.dev(&line)?;
+        self.dev(&format!(
+            "mkdir -p {CHECKOUT} && cp -r /payload/checkout/. {CHECKOUT}/"
+        ))?;
+        self.install()?;
         self.take_along("kernels")?;
         self.take_along("images/debian-minimal")
+    }
+
+    /// Installs banger as the checkout has it, or upgrades to that.
+    pub(crate) fn install(&self) -> Result<()> {
+        self.dev(INSTALL).map(drop)
     }
 
     /// Takes a part of the state that was made outside, when it is not there.
     pub(crate) fn take_along(&self, part: &str) -> Result<()> {
         let line = format!(
-            "state=~/.local/state/banger; [ -e $state/{part} ] || {{ \
+            "state=/var/lib/banger; [ -e $state/{part} ] || {{ \
              mkdir -p $(dirname $state/{part}) && cp -r --sparse=always /payload/state/{part} $state/{part}; }}"
         );
         self.dev(&line).map(drop)
     }
 
-    /// Installs the programs as they are outside now, over ssh.
-    pub(crate) fn install(&self, artefacts: &Artefacts) -> Result<()> {
+    /// Brings the programs as they are outside now, over ssh, and upgrades to them.
+    pub(crate) fn renew(&self, artefacts: &Artefacts) -> Result<()> {
         let stage = tempfile::tempdir()?;
         artefacts.stage(stage.path())?;
         let mut tar = Command::new("tar")
@@ -181,10 +203,11 @@ impl Host {
             .spawn()
             .context("starting tar")?;
         let stream = tar.stdout.take().context("tar has no output")?;
-        let line = format!("mkdir -p {PREFIX} && tar -C {PREFIX} --unlink-first -xzf -");
+        let line = format!("mkdir -p {CHECKOUT} && tar -C {CHECKOUT} --unlink-first -xzf -");
         let output = self.ssh.feed("dev", &line, stream.into(), LIMIT)?;
         ensure!(tar.wait()?.success(), "tar failed");
-        Finished::new(&line, &output).ok().map(drop)
+        Finished::new(&line, &output).ok()?;
+        self.install()
     }
 
     /// Resets the machine as a power cut does, and waits until it is up again.
@@ -199,7 +222,9 @@ impl Host {
     pub(crate) fn reboot(&self) -> Result<()> {
         self.through_a_boot(|| {
             // The connection may end before the answer.
-            let _ = self.ssh.run("root", "systemctl reboot", Duration::from_secs(30));
+            let _ = self
+                .ssh
+                .run("root", "systemctl reboot", Duration::from_secs(30));
             Ok(())
         })
     }
@@ -236,7 +261,10 @@ impl Host {
         let archive = File::create(into.join("host.tar.gz"))?;
         let mut command = self.ssh.command("root", line, LIMIT);
         let status = command.stdout(archive).status()?;
-        ensure!(status.success(), "the logs could not be read from the host ({status})");
+        ensure!(
+            status.success(),
+            "the logs could not be read from the host ({status})"
+        );
         println!("logs: {}", into.display());
         Ok(())
     }
@@ -246,7 +274,9 @@ impl Host {
 pub(crate) fn quote(words: &[&str]) -> String {
     let plain = |word: &str| {
         !word.is_empty()
-            && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(&b))
+            && word
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(&b))
     };
     let one = |word: &&str| match plain(word) {
         true => (*word).to_owned(),
@@ -261,7 +291,15 @@ mod tests {
 
     #[test]
     fn a_shell_gives_back_the_words_that_were_quoted() {
-        let words = ["", "a b", "it's", "$HOME `x` \\", "--plain=1", "new\nline", "*"];
+        let words = [
+            "",
+            "a b",
+            "it's",
+            "$HOME `x` \\",
+            "--plain=1",
+            "new\nline",
+            "*",
+        ];
         let line = format!("printf '%s\\0' {}", quote(&words));
         let output = Command::new("sh").args(["-c", &line]).output().expect("sh");
         let text = String::from_utf8(output.stdout).expect("text");

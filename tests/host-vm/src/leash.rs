@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -51,11 +52,18 @@ impl Leash {
 
     /// Takes a process in, and ends it when the limit passes.
     pub(crate) fn hold(&self, process: Arc<OwnedFd>, limit: Duration) {
-        self.processes().push(process);
+        self.processes().push(process.clone());
         let leash = self.clone();
         std::thread::spawn(move || {
-            std::thread::sleep(limit);
-            leash.pull(&format!("the time limit of {} minutes passed", limit.as_secs() / 60));
+            let mut end = [PollFd::new(&*process, PollFlags::IN)];
+            let limit_left = Timespec::try_from(limit).ok();
+            // 0: the limit passed before the process ended.
+            if matches!(poll(&mut end, limit_left.as_ref()), Ok(0)) {
+                leash.pull(&format!(
+                    "the time limit of {} minutes passed",
+                    limit.as_secs() / 60
+                ));
+            }
         });
     }
 
@@ -77,6 +85,9 @@ impl Leash {
     }
 
     fn processes(&self) -> std::sync::MutexGuard<'_, Vec<Arc<OwnedFd>>> {
-        self.0.processes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

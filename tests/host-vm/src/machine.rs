@@ -56,7 +56,9 @@ impl Machine {
         let overlay = folder.path().join("tmp");
         fs::create_dir_all(&overlay)?;
         let stderr = File::create(folder.path().join("qemu.log"))?;
-        let drive = |path: &std::path::Path, rest: &str| format!("file={},if=virtio,format=raw,{rest}", path.display());
+        let drive = |path: &std::path::Path, rest: &str| {
+            format!("file={},if=virtio,format=raw,{rest}", path.display())
+        };
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
@@ -78,7 +80,12 @@ impl Machine {
             .stderr(stderr);
         // Not through a thread: the VM is killed with the thread that started it.
         let qemu = command.spawn().context("starting qemu-system-x86_64")?;
-        let machine = Self { qemu, qmp, leash: leash.clone(), folder };
+        let machine = Self {
+            qemu,
+            qmp,
+            leash: leash.clone(),
+            folder,
+        };
         machine.leash.hold(machine.pidfd()?, options.limit);
         Ok(machine)
     }
@@ -108,7 +115,12 @@ impl Machine {
             }
             Ok(host.answers().then_some(()))
         });
-        up.with_context(|| format!("the host did not come up; its console ends with:\n{}", self.console_tail()))?;
+        up.with_context(|| {
+            format!(
+                "the host did not come up; its console ends with:\n{}",
+                self.console_tail()
+            )
+        })?;
         Ok(host)
     }
 
@@ -145,6 +157,7 @@ impl Drop for Machine {
 
 /// A port of loopback that is free now.
 fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
+    let listener =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
     Ok(listener.local_addr()?.port())
 }

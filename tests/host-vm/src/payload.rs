@@ -25,20 +25,37 @@ impl Payload {
     pub(crate) fn make(repo: &Path, folder: &Folder, artefacts: &Artefacts) -> Result<Self> {
         let stage = folder.path().join("stage");
         fs::create_dir(&stage)?;
-        artefacts.stage(&stage.join("banger"))?;
+        artefacts.stage(&stage.join("checkout"))?;
         for item in ["scripts", "images", "Makefile", "README.md"] {
             copy(&repo.join(item), &stage.join("checkout"))?;
         }
         for part in ["images", "kernels"] {
             let from = artefacts.state.join(part);
-            ensure!(from.is_dir(), "{} is missing: scripts/host-tests makes it", from.display());
+            ensure!(
+                from.is_dir(),
+                "{} is missing: scripts/host-tests makes it",
+                from.display()
+            );
             copy(&from, &stage.join("state"))?;
         }
         ssh::make_keys(folder, &stage.join("keys"))?;
         let image = folder.path().join("payload.ext4");
         let mib = used_mib(&stage)? * 11 / 10 + SLACK_MIB;
         run(Command::new("/usr/sbin/mke2fs")
-            .args(["-q", "-t", "ext4", "-F", "-m", "0", "-b", "4096", "-L", "payload", "-O", "^has_journal"])
+            .args([
+                "-q",
+                "-t",
+                "ext4",
+                "-F",
+                "-m",
+                "0",
+                "-b",
+                "4096",
+                "-L",
+                "payload",
+                "-O",
+                "^has_journal",
+            ])
             .args(["-E", "root_owner=0:0,nodiscard", "-d"])
             .arg(&stage)
             .arg(&image)
@@ -52,25 +69,41 @@ impl Payload {
 fn copy(from: &Path, into: &Path) -> Result<()> {
     fs::create_dir_all(into)?;
     // The drive is read-only, so links to the originals do; across file systems they are copied.
-    let linked = Command::new("cp").args(["-rlL"]).arg(from).arg(into).output()?;
+    let linked = Command::new("cp")
+        .args(["-rlL"])
+        .arg(from)
+        .arg(into)
+        .output()?;
     if linked.status.success() {
         return Ok(());
     }
-    run(Command::new("cp").args(["-rL", "--sparse=always"]).arg(from).arg(into))
+    run(Command::new("cp")
+        .args(["-rL", "--sparse=always"])
+        .arg(from)
+        .arg(into))
 }
 
 /// What a tree takes on the disk.
 fn used_mib(tree: &Path) -> Result<u64> {
-    let output = Command::new("du").arg("-sm").arg(tree).output().context("starting du")?;
+    let output = Command::new("du")
+        .arg("-sm")
+        .arg(tree)
+        .output()
+        .context("starting du")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let number = text.split_whitespace().next().and_then(|word| word.parse().ok());
+    let number = text
+        .split_whitespace()
+        .next()
+        .and_then(|word| word.parse().ok());
     number.with_context(|| format!("du said {text:?}"))
 }
 
 /// Runs a program that must succeed.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().with_context(|| format!("starting {name}"))?;
+    let output = command
+        .output()
+        .with_context(|| format!("starting {name}"))?;
     ensure!(
         output.status.success(),
         "{command:?} failed ({}): {}",

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 /// Executes a command without arguments and waits for its answer.
 pub(crate) fn execute(socket: &Path, command: &str) -> Result<Value> {
-    let stream = UnixStream::connect(socket).with_context(|| format!("connecting to {}", socket.display()))?;
+    let stream = UnixStream::connect(socket)
+        .with_context(|| format!("connecting to {}", socket.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     let mut writer = stream.try_clone()?;
     let mut lines = BufReader::new(stream).lines();

@@ -46,14 +46,25 @@ impl Report {
     /// Prints the end of the report, and gives the exit code.
     pub(crate) fn finish(&self) -> ExitCode {
         print!("{}", self.render());
-        let failed = self.tests.iter().any(|(.., outcome)| matches!(outcome, Outcome::Failed(_)));
-        let ran = self.tests.iter().any(|(.., outcome)| *outcome == Outcome::Passed);
-        if failed || !ran { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        let failed = self
+            .tests
+            .iter()
+            .any(|(.., outcome)| matches!(outcome, Outcome::Failed(_)));
+        let ran = self
+            .tests
+            .iter()
+            .any(|(.., outcome)| *outcome == Outcome::Passed);
+        if failed || !ran {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        }
     }
 
     fn render(&self) -> String {
         let mut text = "\ntiming\n".to_owned();
-        let row = |name: &str, took: &Duration| format!("  {name:<64} {:>7.1} s\n", took.as_secs_f64());
+        let row =
+            |name: &str, took: &Duration| format!("  {name:<64} {:>7.1} s\n", took.as_secs_f64());
         for (name, took) in &self.stages {
             text += &row(name, took);
         }
@@ -62,7 +73,12 @@ impl Report {
                 text += &row(name, took);
             }
         }
-        let count = |is: fn(&Outcome) -> bool| self.tests.iter().filter(|(.., outcome)| is(outcome)).count();
+        let count = |is: fn(&Outcome) -> bool| {
+            self.tests
+                .iter()
+                .filter(|(.., outcome)| is(outcome))
+                .count()
+        };
         for (name, _, outcome) in &self.tests {
             if let Outcome::Failed(why) = outcome {
                 text += &format!("\nFAILED {name}\n{why}\n");
@@ -99,7 +115,11 @@ mod tests {
     fn the_last_lines_say_what_did_not_run_and_count_all() {
         let mut report = Report::default();
         report.test("a", Duration::from_secs(1), Outcome::Passed);
-        report.test("b", Duration::from_secs(2), Outcome::Failed("broken".into()));
+        report.test(
+            "b",
+            Duration::from_secs(2),
+            Outcome::Failed("broken".into()),
+        );
         report.test("c", Duration::ZERO, Outcome::Skipped("no binary".into()));
         report.test("d", Duration::ZERO, Outcome::Skipped("no binary".into()));
         let text = report.render();
@@ -107,15 +127,24 @@ mod tests {
         assert_eq!(last.next(), Some("host-vm: 1 passed, 1 failed, 2 skipped"));
         assert_eq!(last.next(), Some("NOT RUN (2 tests): no binary"));
         assert!(text.contains("FAILED b\nbroken"));
-        assert_eq!(format!("{:?}", report.finish()), format!("{:?}", ExitCode::FAILURE));
+        assert_eq!(
+            format!("{:?}", report.finish()),
+            format!("{:?}", ExitCode::FAILURE)
+        );
     }
 
     #[test]
     fn a_run_in_which_nothing_ran_is_a_failure() {
         let mut report = Report::default();
         report.test("c", Duration::ZERO, Outcome::Skipped("no binary".into()));
-        assert_eq!(format!("{:?}", report.finish()), format!("{:?}", ExitCode::FAILURE));
+        assert_eq!(
+            format!("{:?}", report.finish()),
+            format!("{:?}", ExitCode::FAILURE)
+        );
         report.test("a", Duration::ZERO, Outcome::Passed);
-        assert_eq!(format!("{:?}", report.finish()), format!("{:?}", ExitCode::SUCCESS));
+        assert_eq!(
+            format!("{:?}", report.finish()),
+            format!("{:?}", ExitCode::SUCCESS)
+        );
     }
 }

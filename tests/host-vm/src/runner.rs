@@ -6,17 +6,34 @@ use std::time::{Duration, Instant};
 use crate::host::Host;
 use crate::leash::Leash;
 use crate::report::{Outcome, Report};
-use crate::suite::Test;
+use crate::suite::{Test, Vmm};
+
+/// Why tests with Firecracker are not run without one.
+const NO_FIRECRACKER: &str = "guests under Firecracker; set BANGER_TEST_FIRECRACKER to its binary";
 
 /// Runs the selection, and notes each outcome. Stops when the host is ended.
-pub(crate) fn run(host: &Host, selection: &[Test], leash: &Leash, report: &mut Report) {
+pub(crate) fn run(
+    host: &Host,
+    selection: &[Test],
+    has_firecracker: bool,
+    leash: &Leash,
+    report: &mut Report,
+) {
     for test in selection {
         if let Some(reason) = leash.pulled() {
-            report.test(&test.name, Duration::ZERO, Outcome::Failed(format!("not begun: {reason}")));
+            report.test(
+                &test.name,
+                Duration::ZERO,
+                Outcome::Failed(format!("not begun: {reason}")),
+            );
             continue;
         }
-        if let Some(why) = &test.skip {
-            report.test(&test.name, Duration::ZERO, Outcome::Skipped(why.clone()));
+        if test.vmm == Some(Vmm::Firecracker) && !has_firecracker {
+            report.test(
+                &test.name,
+                Duration::ZERO,
+                Outcome::Skipped(NO_FIRECRACKER.into()),
+            );
             continue;
         }
         println!("-- {}", test.name);

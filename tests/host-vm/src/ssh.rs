@@ -21,11 +21,16 @@ pub(crate) fn make_keys(folder: &Folder, stage: &Path) -> Result<()> {
     let client = folder.path().join("key");
     let server = stage.join("ssh_host_ed25519_key");
     for key in [&client, &server] {
-        run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "host-vm", "-f"]).arg(key))?;
+        run(Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-C", "host-vm", "-f"])
+            .arg(key))?;
     }
     fs::copy(client.with_extension("pub"), stage.join("authorized_keys"))?;
     let host_key = fs::read_to_string(server.with_extension("pub"))?;
-    fs::write(folder.path().join("known_hosts"), format!("host-vm {host_key}"))?;
+    fs::write(
+        folder.path().join("known_hosts"),
+        format!("host-vm {host_key}"),
+    )?;
     Ok(())
 }
 
@@ -66,7 +71,9 @@ pub(crate) struct Ssh {
 impl Ssh {
     /// By a configuration that `write_config` wrote.
     pub(crate) fn new(folder: &Path) -> Self {
-        Self { config: folder.join(CONFIG) }
+        Self {
+            config: folder.join(CONFIG),
+        }
     }
 
     /// A client that is not started yet; the line is for the user's shell.
@@ -82,19 +89,33 @@ impl Ssh {
 
     /// Runs a line to its end; 124 is the deadline's status, 255 ssh's own.
     pub(crate) fn run(&self, user: &str, line: &str, limit: Duration) -> Result<Output> {
-        self.command(user, line, limit).output().context("starting ssh")
+        self.command(user, line, limit)
+            .output()
+            .context("starting ssh")
     }
 
     /// Runs a line with that on its standard input.
-    pub(crate) fn feed(&self, user: &str, line: &str, input: Stdio, limit: Duration) -> Result<Output> {
-        self.command(user, line, limit).stdin(input).output().context("starting ssh")
+    pub(crate) fn feed(
+        &self,
+        user: &str,
+        line: &str,
+        input: Stdio,
+        limit: Duration,
+    ) -> Result<Output> {
+        self.command(user, line, limit)
+            .stdin(input)
+            .output()
+            .context("starting ssh")
     }
 
     /// Ends the connections that are kept open: the host is about to forget them.
     pub(crate) fn hang_up(&self) {
         for user in ["root", "dev", "stranger"] {
             let mut command = Command::new("ssh");
-            command.arg("-F").arg(&self.config).args(["-O", "exit", user]);
+            command
+                .arg("-F")
+                .arg(&self.config)
+                .args(["-O", "exit", user]);
             let _ = command.stderr(Stdio::null()).status();
         }
     }

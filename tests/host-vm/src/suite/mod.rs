@@ -1,11 +1,19 @@
 //! The tests, and which of them run.
 
+mod deaths;
+mod guest;
+mod leaks;
+mod life;
 mod machine;
+mod network;
+
+use anyhow::Result;
 
 use crate::host::Host;
+pub(crate) use guest::Vmm;
 
 /// What a test is given, and how it says that something is wrong.
-type Run = Box<dyn Fn(&Host) -> anyhow::Result<()>>;
+type Run = Box<dyn Fn(&Host) -> Result<()>>;
 
 /// Which suite a test belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,20 +29,44 @@ pub(crate) struct Test {
     /// By which it is chosen.
     pub(crate) name: String,
     pub(crate) length: Length,
-    /// Why it cannot run here.
-    pub(crate) skip: Option<String>,
+    /// Set for a test with guests in that VMM.
+    pub(crate) vmm: Option<Vmm>,
     pub(crate) run: Run,
 }
 
 impl Test {
-    fn new(name: &str, length: Length, run: impl Fn(&Host) -> anyhow::Result<()> + 'static) -> Self {
-        Self { name: name.to_owned(), length, skip: None, run: Box::new(run) }
+    fn new(name: &str, length: Length, run: impl Fn(&Host) -> Result<()> + 'static) -> Self {
+        Self {
+            name: name.to_owned(),
+            length,
+            vmm: None,
+            run: Box::new(run),
+        }
+    }
+
+    /// One test for each VMM.
+    fn each(name: &str, length: Length, run: fn(&Host, Vmm) -> Result<()>) -> Vec<Self> {
+        let one = |vmm: Vmm| Self {
+            name: format!("{name}/{}", vmm.name()),
+            length,
+            vmm: Some(vmm),
+            run: Box::new(move |host| run(host, vmm)),
+        };
+        [Vmm::Qemu, Vmm::Firecracker].map(one).into()
     }
 }
 
 /// All tests, in the order in which they run.
 pub(crate) fn all() -> Vec<Test> {
-    machine::tests()
+    let parts = [
+        machine::first(),
+        life::tests(),
+        network::tests(),
+        deaths::tests(),
+        machine::late(),
+        leaks::tests(),
+    ];
+    parts.into_iter().flatten().collect()
 }
 
 /// The tests of a suite whose names have any of these words; without a word, all of it.
@@ -45,4 +77,28 @@ pub(crate) fn select(smoke: bool, words: &[String]) -> Vec<Test> {
         length && (words.is_empty() || words.iter().any(|word| test.name.contains(word.as_str())))
     });
     tests
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_the_smoke_is_a_part_of_the_whole() {
+        let all = all();
+        let names: BTreeSet<&str> = all.iter().map(|test| test.name.as_str()).collect();
+        assert_eq!(names.len(), all.len());
+        let smoke = select(true, &[]);
+        assert!(!smoke.is_empty() && smoke.len() <= all.len());
+    }
+
+    #[test]
+    fn words_choose_tests_by_their_names() {
+        let chosen = select(false, &["poweroff".into()]);
+        assert!(!chosen.is_empty());
+        assert!(chosen.iter().all(|test| test.name.contains("poweroff")));
+        assert!(select(false, &["no such test".into()]).is_empty());
+    }
 }

@@ -1,0 +1,191 @@
+//! What dies, and what lives on.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::guest::{Guest, PATIENCE};
+use super::{Length, Test, Vmm};
+use crate::host::Host;
+use crate::wait;
+
+/// The tests of this file.
+pub(super) fn tests() -> Vec<Test> {
+    [
+        Test::each(
+            "deaths/guests-and-streams-outlive-daemon-and-helper",
+            Length::Smoke,
+            daemons,
+        ),
+        Test::each(
+            "deaths/a-killed-vmm-is-a-failure-and-starts-again",
+            Length::Whole,
+            vmm_killed,
+        ),
+        Test::each("deaths/an-upgrade-leaves-vms-alone", Length::Whole, upgrade),
+        Test::each(
+            "deaths/host-reboot-leaves-vms-stopped-with-their-data",
+            Length::Whole,
+            reboot,
+        ),
+        Test::each(
+            "deaths/power-cut-keeps-what-was-synced",
+            Length::Whole,
+            power_cut,
+        ),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn daemons(host: &Host, vmm: Vmm) -> Result<()> {
+    let guest = Guest::minimal(host, vmm, &[])?;
+    guest.sh(
+        "(i=0; while :; do i=$((i+1)); echo $i > /run/count; sleep 1; done) >/dev/null 2>&1 &",
+    )?;
+    let line = format!("banger vm exec -i {} -- cat", guest.name);
+    let mut open = host
+        .command(&line, PATIENCE * 2)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut stdin = open.stdin.take().context("piped")?;
+    let mut stdout = BufReader::new(open.stdout.take().context("piped")?);
+    let mut echo = |text: &str| -> Result<()> {
+        stdin.write_all(text.as_bytes())?;
+        let mut line = String::new();
+        stdout.read_line(&mut line)?;
+        ensure!(line == text, "the open stream gave {line:?} for {text:?}");
+        Ok(())
+    };
+    echo("before\n")?;
+    let pid = guest.field("vmm_pid")?;
+    for victims in [
+        "bangerd.service",
+        "bangerd-root.service",
+        "bangerd.service bangerd-root.service",
+    ] {
+        let count: u64 = guest.sh("cat /run/count")?.parse()?;
+        host.root(&format!(
+            "systemctl kill --kill-whom=main --signal=KILL {victims}"
+        ))?;
+        echo("while they are dead\n")?;
+        // The daemon comes again by itself; a call just then may still be refused.
+        wait::until("the VM is adopted", PATIENCE, || {
+            let asked = guest.exec(&["cat", "/run/count"])?;
+            let now = asked.stdout.trim().parse::<u64>().ok();
+            Ok((asked.code == 0 && now > Some(count)).then_some(()))
+        })?;
+        ensure!(
+            guest.field("vmm_pid")? == pid,
+            "after {victims}: {}",
+            guest.show()?
+        );
+        ensure!(
+            guest.field("phase")? == "running",
+            "after {victims}: {}",
+            guest.show()?
+        );
+    }
+    echo("after\n")?;
+    drop(stdin);
+    ensure!(open.wait()?.success(), "the open stream ended badly");
+    Ok(())
+}
+
+fn vmm_killed(host: &Host, vmm: Vmm) -> Result<()> {
+    let guest = Guest::minimal(host, vmm, &[])?;
+    let bystander = Guest::minimal(host, vmm, &[])?;
+    host.root(&format!("kill -9 {}", guest.field("vmm_pid")?))?;
+    guest.wait_for_phase("failed")?;
+    guest.vm("start")?;
+    ensure!(guest.sh("echo back")? == "back", "it does not answer");
+    ensure!(bystander.sh("echo here")? == "here", "the other felt it");
+    Ok(())
+}
+
+fn upgrade(host: &Host, vmm: Vmm) -> Result<()> {
+    let guest = Guest::minimal(host, vmm, &[])?;
+    let pid = guest.field("vmm_pid")?;
+    let daemon = "systemctl show -P MainPID bangerd.service";
+    let before = host.root(daemon)?;
+    // Another build: the same programs, as files with another content.
+    host.dev("cd ~/checkout/target/release && for p in banger bangerd bangerd-root banger-vhost-vsock; do echo >> $p; done")?;
+    host.install()?;
+    ensure!(
+        host.root(daemon)? != before,
+        "the daemon is still the old one"
+    );
+    ensure!(guest.sh("echo here")? == "here", "it does not answer");
+    ensure!(
+        guest.field("vmm_pid")? == pid,
+        "it is another process: {}",
+        guest.show()?
+    );
+    host.banger(&["system", "status"])?.ok()?;
+    guest.vm("stop")?;
+    guest.vm("start")?;
+    ensure!(
+        guest.sh("echo again")? == "again",
+        "it does not start with the new programs"
+    );
+    Ok(())
+}
+
+fn reboot(host: &Host, vmm: Vmm) -> Result<()> {
+    let guest = Guest::minimal(host, vmm, &[])?;
+    guest.sh("echo in-root > /kept; echo at-home > /root/kept; sync")?;
+    host.reboot()?;
+    back_after_a_host_boot(host, &guest)?;
+    ensure!(
+        guest.sh("cat /kept /root/kept")? == "in-root\nat-home",
+        "what was written is gone"
+    );
+    Ok(())
+}
+
+fn power_cut(host: &Host, vmm: Vmm) -> Result<()> {
+    let guest = Guest::minimal(host, vmm, &[])?;
+    guest.sh("i=0; while [ $i -lt 200 ]; do echo file-$i > /root/f$i; i=$((i+1)); done; sync")?;
+    let digest = guest.sh("cat /root/f* | md5sum")?;
+    // And some that is not synced: it may be lost, and must harm nothing.
+    guest.sh("(while :; do echo more >> /root/unsynced; done) >/dev/null 2>&1 &")?;
+    host.cut_power()?;
+    let id = guest.field("id")?;
+    guest.wait_for_phase("stopped")?;
+    // The journal is replayed first, as a mount would.
+    let disk = format!("/var/lib/banger/vms/{id}/work.ext4");
+    let check = host.root(&format!(
+        "e2fsck -f -p -E journal_only {disk} >/dev/null; e2fsck -f -n {disk} 2>&1"
+    ))?;
+    ensure!(check.contains("work"), "e2fsck says {check}");
+    back_after_a_host_boot(host, &guest)?;
+    ensure!(
+        guest.sh("cat /root/f* | md5sum")? == digest,
+        "what was synced is not what is there"
+    );
+    Ok(())
+}
+
+/// After a boot of the host: stopped, clean, and it starts.
+fn back_after_a_host_boot(host: &Host, guest: &Guest<'_>) -> Result<()> {
+    wait::until(
+        "the daemon answers after the boot",
+        Duration::from_secs(120),
+        || {
+            let asked = host.banger(&["vm", "list"])?;
+            Ok((asked.code == 0).then_some(()))
+        },
+    )?;
+    guest.wait_for_phase("stopped")?;
+    ensure!(
+        guest.field("vmm_pid")? == "null",
+        "it has a process: {}",
+        guest.show()?
+    );
+    super::leaks::nothing_runs(host)?;
+    guest.vm("start")
+}

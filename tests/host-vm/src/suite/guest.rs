@@ -1,0 +1,138 @@
+//! A VM of banger's in the host, for one test.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::host::{Finished, Host};
+use crate::wait;
+
+/// How long a guest has for what it does by itself: a boot in a VM in an emulated machine is slow.
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
+
+/// What guests run in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Vmm {
+    /// QEMU microvm with the host's KVM.
+    Qemu,
+    /// Firecracker.
+    Firecracker,
+}
+
+impl Vmm {
+    /// As flags and replies call it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+            Self::Firecracker => "firecracker",
+        }
+    }
+}
+
+/// A VM that is deleted with the value.
+#[derive(Debug)]
+pub(super) struct Guest<'a> {
+    pub(super) name: String,
+    host: &'a Host,
+}
+
+impl<'a> Guest<'a> {
+    /// Without an init, the agent alone: small and quick.
+    pub(super) fn minimal(host: &'a Host, vmm: Vmm, flags: &[&str]) -> Result<Self> {
+        let base = [
+            "--image",
+            "debian-minimal",
+            "--memory",
+            "256",
+            "--vcpu",
+            "1",
+        ];
+        let flags: Vec<&str> = base.iter().chain(flags).copied().collect();
+        Self::create(host, vmm, &flags)
+    }
+
+    /// With any flags.
+    pub(super) fn create(host: &'a Host, vmm: Vmm, flags: &[&str]) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let guest = Self {
+            name: format!("t{}-{number}", std::process::id()),
+            host,
+        };
+        let mut args = vec!["vm", "create", "--name", &guest.name, "--timeout", "170"];
+        if vmm == Vmm::Firecracker {
+            args.extend(["--vmm", "firecracker"]);
+        }
+        args.extend(flags);
+        host.banger(&args)?.ok()?;
+        let is = guest.field("vmm")?;
+        ensure!(
+            is == vmm.name(),
+            "{} is a VM of {is}, not {}",
+            guest.name,
+            vmm.name()
+        );
+        Ok(guest)
+    }
+
+    /// Runs a command in it, over vsock.
+    pub(super) fn exec(&self, argv: &[&str]) -> Result<Finished> {
+        let base = ["vm", "exec", &self.name, "--"];
+        self.host
+            .banger(&base.iter().chain(argv).copied().collect::<Vec<_>>())
+    }
+
+    /// Runs a shell line in it that must succeed; gives its output, trimmed.
+    pub(super) fn sh(&self, line: &str) -> Result<String> {
+        self.exec(&["sh", "-c", line])?.ok()
+    }
+
+    /// What `vm show` says.
+    pub(super) fn show(&self) -> Result<Value> {
+        self.host.json(&["vm", "show", &self.name])
+    }
+
+    /// A field of that, as text.
+    pub(super) fn field(&self, name: &str) -> Result<String> {
+        let shown = self.show()?;
+        let value = shown
+            .get(name)
+            .with_context(|| format!("`vm show` has no {name}: {shown}"))?;
+        Ok(value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned))
+    }
+
+    /// Runs `banger vm VERB` on it, which must succeed.
+    pub(super) fn vm(&self, verb: &str) -> Result<()> {
+        self.host.banger(&["vm", verb, &self.name])?.ok().map(drop)
+    }
+
+    /// Waits until it is in that phase.
+    pub(super) fn wait_for_phase(&self, phase: &str) -> Result<()> {
+        wait::until(&format!("{} is {phase}", self.name), PATIENCE, || {
+            Ok((self.field("phase")? == phase).then_some(()))
+        })
+    }
+
+    /// Which boot of the guest this is.
+    pub(super) fn boot_id(&self) -> Result<String> {
+        self.sh("cat /proc/sys/kernel/random/boot_id")
+    }
+
+    /// Waits until it answers in another boot than that.
+    pub(super) fn wait_for_another_boot(&self, than: &str) -> Result<()> {
+        wait::until(&format!("{} has booted again", self.name), PATIENCE, || {
+            let asked = self.exec(&["cat", "/proc/sys/kernel/random/boot_id"])?;
+            Ok((asked.code == 0 && asked.stdout.trim() != than).then_some(()))
+        })
+    }
+}
+
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        let _ = self.host.banger(&["vm", "delete", &self.name]);
+    }
+}
