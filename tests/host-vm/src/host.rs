@@ -203,7 +203,7 @@ impl Host {
             .spawn()
             .context("starting tar")?;
         let stream = tar.stdout.take().context("tar has no output")?;
-        let line = format!("mkdir -p {CHECKOUT} && tar -C {CHECKOUT} --unlink-first -xzf -");
+        let line = format!("mkdir -p {CHECKOUT} && tar -C {CHECKOUT} -xzf -");
         let output = self.ssh.feed("dev", &line, stream.into(), LIMIT)?;
         ensure!(tar.wait()?.success(), "tar failed");
         Finished::new(&line, &output).ok()?;
