@@ -40,7 +40,7 @@ pub(crate) fn run(
         let start = Instant::now();
         let outcome = match catch_unwind(AssertUnwindSafe(|| (test.run)(host))) {
             Ok(Ok(())) => Outcome::Passed,
-            Ok(Err(error)) => Outcome::Failed(format!("{error:?}")),
+            Ok(Err(error)) => Outcome::Failed(format!("{error:#}")),
             Err(_) => Outcome::Failed("it panicked; see above".into()),
         };
         report.test(&test.name, start.elapsed(), outcome);
