@@ -14,47 +14,17 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use banger_core::MemoryMib;
 use banger_root_proto::{
     Accel, CacheMode, Client, DriveFormat, DriveRole, DriveSpec, LaunchSpec, ProcessIdentity,
     ProcessState, RefusalCode, Reply, Request, VmmSignal, VmmSpec,
 };
-use common::{World, call, code, ok, skipped, vm};
+use common::{World, call, code, ok, skipped, tiny_kernel, vm, wait_for};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
 const OWNER: u32 = 4242;
-
-/// A kernel for `-kernel` (ELF with the PVH entry note, "x86/HVM direct boot ABI") that prints
-/// `hi` on the first serial port and halts.
-fn tiny_kernel() -> Vec<u8> {
-    const CODE: &[u8] = &[
-        0xba, 0xf8, 0x03, 0, 0, // mov edx, 0x3f8
-        0xb0, b'h', 0xee, 0xb0, b'i', 0xee, 0xb0, b'\n', 0xee, // mov al, …; out dx, al
-        0xfa, 0xf4, 0xeb, 0xfd, // cli; hlt; jmp to hlt
-    ];
-    const ENTRY: u32 = 0x10_1000;
-    let words = |values: &[u32]| {
-        values
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect::<Vec<_>>()
-    };
-    let length = u32::try_from(CODE.len()).unwrap();
-    let mut image = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0".to_vec();
-    image.extend(words(&[1, ENTRY, 52, 0, 0]));
-    image.extend([52, 0, 32, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
-    image.extend(words(&[1, 0x1000, ENTRY, ENTRY, length, length, 7, 0x1000]));
-    image.extend(words(&[4, 116, 0, 0, 20, 20, 4, 4]));
-    image.extend(words(&[4, 4, 18]));
-    image.extend(b"Xen\0");
-    image.extend(ENTRY.to_le_bytes());
-    image.resize(0x1000, 0);
-    image.extend(CODE);
-    image
-}
 
 struct Vm {
     path: PathBuf,
@@ -154,23 +124,6 @@ fn ended(pidfd: &OwnedFd) -> bool {
         tv_nsec: 0,
     };
     poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&timeout)).unwrap() == 1
-}
-
-/// Waits until a file holds a text, woken by each change of it.
-fn wait_for(path: &Path, text: &str) {
-    use rustix::fs::inotify;
-    let watch = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
-    let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE;
-    inotify::add_watch(&watch, path.parent().unwrap(), flags).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let holds = || fs::read_to_string(path).is_ok_and(|content| content.contains(text));
-    while !holds() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        assert!(!left.is_zero(), "{} never held `{text}`", path.display());
-        let timeout = Timespec::try_from(left).unwrap();
-        poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&timeout)).unwrap();
-        rustix::io::read(&watch, &mut [0; 4096]).unwrap();
-    }
 }
 
 fn alive(state: &ProcessState) -> Option<u32> {

@@ -1,6 +1,7 @@
 //! The pure domain of banger: identifiers, names, sizes, what a VM is, and the total transition
 //! function of its phases. Nothing here does I/O or reads a clock.
 
+mod cow_store;
 mod error_code;
 mod ids;
 mod name;
@@ -11,6 +12,10 @@ mod spec;
 mod suggest;
 mod vmm_kind;
 
+pub use cow_store::{
+    COW_CHUNK_SECTORS, COW_HEADER, COW_VALID_AT, CowStoreState, SECTOR, cow_store_size,
+    cow_store_state,
+};
 pub use error_code::{ErrorCode, ExitCode};
 pub use ids::{Digest, OpId, ParseIdError, TapName, VmId};
 pub use name::{ImageName, KernelName, ParseNameError, VmName};

@@ -170,6 +170,14 @@ impl LaunchSpec {
         self.drives.len() + overlays
     }
 
+    /// Whether the root drive is a device-mapper snapshot.
+    #[must_use]
+    pub fn root_is_snapshot(&self) -> bool {
+        self.drives
+            .iter()
+            .any(|drive| drive.role == DriveRole::Root && drive.format == DriveFormat::Snapshot)
+    }
+
     /// Checks every value, before the first system call.
     ///
     /// # Errors

@@ -20,12 +20,12 @@ pub use launch::{
 pub use network::{ForeignDrop, Hook, NamesRouting, Neighbour, NetworkFacts, NetworkRepair};
 pub use reply::{
     OwnedFacts, OwnedTap, OwnedVmm, ProcessIdentity, ProcessState, Refusal, RefusalCode, Reply,
-    SnapshotSupport,
+    SnapshotSupport, StoreFill,
 };
 pub use request::{Request, VmmSignal};
 
 /// The number of this protocol. Raise it with every change of a request or reply.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// The most taps that are kept ready.
 pub const MAX_TAP_POOL: u8 = 32;

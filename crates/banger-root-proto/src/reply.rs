@@ -119,6 +119,24 @@ pub struct OwnedVmm {
     pub vmm: ProcessState,
     /// The vsock backend, of a VMM that needs one.
     pub backend: Option<ProcessState>,
+    /// How full the store of its root disk is, when that is a snapshot that stands.
+    pub store: Option<StoreFill>,
+}
+
+/// How full the store of a snapshot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum StoreFill {
+    /// So many bytes of so many, metadata included.
+    Used {
+        /// What the guest has written, in whole chunks.
+        used_bytes: u64,
+        /// What fits.
+        total_bytes: u64,
+    },
+    /// A write to the store failed and the kernel has given it up: every access fails until the VM
+    /// is started again.
+    Invalid {},
 }
 
 /// Whether the kernel can make snapshots (device-mapper's `snapshot` target).

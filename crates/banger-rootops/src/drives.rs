@@ -3,7 +3,8 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use banger_root_proto::{DriveRole, LaunchSpec, Refusal, RefusalCode};
-use rustix::fs::{FileType, Mode, OFlags, fchmod, fchown, fcntl_getfl, fstat};
+use linux_raw_sys::general::FUSE_SUPER_MAGIC;
+use rustix::fs::{FileType, Mode, OFlags, fchmod, fchown, fcntl_getfl, fstat, fstatfs};
 use rustix::process::{Gid, Uid};
 
 use crate::acl;
@@ -25,9 +26,13 @@ pub(crate) enum Use {
 pub(crate) struct Facts {
     kind: FileType,
     uid: u32,
-    mode: u32,
+    pub(crate) mode: u32,
     links: u64,
+    pub(crate) length: u64,
     readable: bool,
+    pub(crate) writable: bool,
+    /// Whether its file system is a program of somebody's.
+    pub(crate) in_user_space: bool,
     /// Whether an access list on it names the owner: left by an earlier launch of ours.
     lent: bool,
 }
@@ -38,12 +43,17 @@ impl Facts {
         let flags = fcntl_getfl(file).or_refuse(|| "failed to look at a descriptor".into())?;
         let opened = !flags.contains(OFlags::PATH);
         let readable = opened && flags & OFlags::RWMODE != OFlags::WRONLY;
+        let writable = opened && flags & OFlags::RWMODE != OFlags::RDONLY;
+        let system = fstatfs(file).or_refuse(|| "failed to look at a descriptor".into())?;
         Ok(Self {
             kind: FileType::from_raw_mode(stat.st_mode),
             uid: stat.st_uid,
             mode: stat.st_mode & 0o7777,
             links: u64::from(stat.st_nlink as u32),
+            length: stat.st_size.unsigned_abs(),
             readable,
+            writable,
+            in_user_space: system.f_type == i64::from(FUSE_SUPER_MAGIC),
             lent: is_vmm_uid(stat.st_uid) && (owner == 0 || (opened && acl::names(file, owner))),
         })
     }
@@ -165,7 +175,10 @@ mod tests {
             uid: OWNER,
             mode: 0o644,
             links: 1,
+            length: 4096,
             readable: true,
+            writable: false,
+            in_user_space: false,
             lent: false,
         }
     }

@@ -81,6 +81,7 @@ impl Helper {
             let path = helper.config.runtime_dir.join("ledger.json");
             helper.ledger.save(&path).map_err(OpenError::Ledger)?;
         }
+        helper.sweep_snapshots();
         Ok(helper)
     }
 

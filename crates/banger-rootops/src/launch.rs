@@ -6,7 +6,7 @@ use std::path::Path;
 
 use banger_core::VmId;
 use banger_root_proto::{
-    Accel, DriveFormat, LaunchSpec, ProcessIdentity, Refusal, RefusalCode, VmmSpec,
+    Accel, DriveRole, LaunchSpec, ProcessIdentity, Refusal, RefusalCode, VmmSpec,
 };
 
 use crate::drives::{self, Facts, Use};
@@ -15,6 +15,7 @@ use crate::helper::Helper;
 use crate::ledger::VmmEntry;
 use crate::qemu::{Role, qemu_args};
 use crate::refuse::{OrRefuse as _, because, refuse};
+use crate::root_disk::SnapshotFiles;
 use crate::run_dir::{self, RunDir};
 use crate::spawn::{self, Place, Started};
 use crate::{process, root_disk, uids};
@@ -30,7 +31,17 @@ pub(crate) struct Launched {
 /// What the VMM gets, checked.
 struct Files<'a> {
     folder: BorrowedFd<'a>,
-    files: Vec<(Role, Use, BorrowedFd<'a>)>,
+    files: Vec<File<'a>>,
+    /// What the root drive is made of, when it is a snapshot.
+    snapshot: Option<SnapshotFiles<'a>>,
+}
+
+/// One of them.
+struct File<'a> {
+    role: Role,
+    how: Use,
+    fd: BorrowedFd<'a>,
+    facts: Facts,
 }
 
 impl Helper {
@@ -65,6 +76,7 @@ impl Helper {
             kind: spec.vmm.kind(),
             vmm: None,
             backend: None,
+            snapshot_of: files.snapshot.map(|files| files.base_id()).transpose()?,
         };
         self.ledger.vmms.insert(vm.clone(), entry);
         let done = self
@@ -87,11 +99,15 @@ impl Helper {
     ) -> Result<Launched, Refusal> {
         let owner = self.config.owner;
         let run = RunDir::create(files.folder, owner, uid)?;
-        for (role, how, file) in &files.files {
-            run.link(*role, *file)?;
-            if *how == Use::Owned {
-                drives::give(*file, uid, owner)?;
+        for file in &files.files {
+            run.link(file.role, file.fd)?;
+            if file.how == Use::Owned {
+                drives::give(file.fd, uid, owner)?;
             }
+        }
+        if let Some(snapshot) = files.snapshot {
+            let device = self.make_snapshot(vm, snapshot)?;
+            run.node(Role::Drive(DriveRole::Root), device)?;
         }
         let (mut vmm, mut backend) = match spec.vmm {
             VmmSpec::Qemu { accel } => {
@@ -100,13 +116,10 @@ impl Helper {
             }
             VmmSpec::Firecracker {} => (self.start_firecracker(vm, spec, run, uid, groups)?, None),
         };
-        let entry = VmmEntry {
-            uid,
-            kind: spec.vmm.kind(),
-            vmm: Some(vmm.identity.clone()),
-            backend: backend.as_ref().map(|backend| backend.identity.clone()),
-        };
-        self.ledger.vmms.insert(vm.clone(), entry);
+        if let Some(entry) = self.ledger.vmms.get_mut(vm) {
+            entry.vmm = Some(vmm.identity.clone());
+            entry.backend = backend.as_ref().map(|backend| backend.identity.clone());
+        }
         if let Err(refusal) = self.save() {
             vmm.end();
             if let Some(backend) = &mut backend {
@@ -196,10 +209,8 @@ impl Helper {
                 ));
             }
         }
-        let has_snapshot =
-            |drive: &banger_root_proto::DriveSpec| drive.format == DriveFormat::Snapshot;
-        if spec.drives.iter().any(has_snapshot) {
-            return Err(root_disk::refused());
+        if spec.root_is_snapshot() {
+            root_disk::check_host()?;
         }
         match spec.vmm {
             VmmSpec::Qemu { accel } => {
@@ -264,11 +275,31 @@ impl Helper {
                     ..refusal
                 }
             })?;
-            files.push((role, how, file.as_fd()));
+            let fd = file.as_fd();
+            files.push(File {
+                role,
+                how,
+                fd,
+                facts,
+            });
         }
+        let of_snapshot = |file: &File<'_>| {
+            let root = Role::Drive(DriveRole::Root);
+            spec.root_is_snapshot() && (file.role == root || file.role == Role::Base)
+        };
+        let (parts, files): (Vec<_>, Vec<_>) = files.into_iter().partition(of_snapshot);
+        let snapshot = match &parts[..] {
+            [store, base] => {
+                root_disk::check_files(&store.facts, &base.facts)?;
+                let (store, base) = (store.fd, base.fd);
+                Some(SnapshotFiles { store, base })
+            }
+            _ => None,
+        };
         Ok(Files {
             folder: fds[0].as_fd(),
             files,
+            snapshot,
         })
     }
 

@@ -10,9 +10,10 @@ use banger_root_proto::ProcessIdentity;
 use serde::{Deserialize, Serialize};
 
 use crate::beside::Hooks;
+use crate::loop_device::FileId;
 
 /// Raise it with every change of the types below.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// Everything the helper made.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +70,8 @@ pub(crate) struct VmmEntry {
     pub(crate) vmm: Option<ProcessIdentity>,
     /// None until it was started, or when none is needed.
     pub(crate) backend: Option<ProcessIdentity>,
+    /// The base below its root disk, when that is a snapshot.
+    pub(crate) snapshot_of: Option<FileId>,
 }
 
 impl VmmEntry {
@@ -200,6 +203,7 @@ mod tests {
             kind: VmmKind::Firecracker,
             vmm: None,
             backend: None,
+            snapshot_of: Some(FileId { dev: 1, ino: 2 }),
         };
         ledger.vmms.insert("0123456789ab".parse().unwrap(), vmm);
         ledger.network = true;
@@ -212,12 +216,12 @@ mod tests {
     fn a_damaged_or_newer_one_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ledger.json");
-        std::fs::write(&path, b"{\"version\":3,").unwrap();
+        std::fs::write(&path, b"{\"version\":4,").unwrap();
         assert!(matches!(
             Ledger::load(&path, "one"),
             Err(LedgerError::Damaged { .. })
         ));
-        std::fs::write(&path, b"{\"version\":3,\"boot_id\":\"one\",\"extra\":0}").unwrap();
+        std::fs::write(&path, b"{\"version\":4,\"boot_id\":\"one\",\"extra\":0}").unwrap();
         assert!(matches!(
             Ledger::load(&path, "one"),
             Err(LedgerError::Damaged { .. })

@@ -8,6 +8,8 @@
 mod acl;
 mod beside;
 mod config;
+mod device_mapper;
+mod dm_packet;
 mod drives;
 mod firecracker;
 mod firewall;
@@ -15,6 +17,7 @@ mod firewall_state;
 mod helper;
 mod launch;
 mod ledger;
+mod loop_device;
 mod names;
 mod neighbours;
 mod netlink;
@@ -27,6 +30,8 @@ mod qemu;
 mod refuse;
 mod root_disk;
 mod run_dir;
+#[cfg(test)]
+mod snapshot_tests;
 mod spawn;
 mod sys;
 mod taps;

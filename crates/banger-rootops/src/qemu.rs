@@ -97,9 +97,13 @@ pub fn qemu_args(vm: &VmId, spec: &LaunchSpec, accel: Accel, tap: Option<RawFd>)
 
 fn drive_value(drive: DriveSpec, cache: CacheMode) -> String {
     let role = drive.role.as_str();
-    let mut value = format!("if=none,id={role},file.driver=file,file.filename={role}");
+    // A snapshot stands there as a block device.
+    let driver = match drive.format {
+        DriveFormat::Raw | DriveFormat::Qcow2 => "file",
+        DriveFormat::Snapshot => "host_device",
+    };
+    let mut value = format!("if=none,id={role},file.driver={driver},file.filename={role}");
     value += match drive.format {
-        // A snapshot stands there as a block device.
         DriveFormat::Raw | DriveFormat::Snapshot => ",format=raw",
         DriveFormat::Qcow2 => {
             ",format=qcow2,backing.driver=raw,backing.file.driver=file,backing.file.filename=base"
@@ -170,7 +174,7 @@ mod tests {
     fn with_the_least() {
         let spec = LaunchSpec {
             vmm: VmmSpec::Qemu { accel: Accel::Kvm },
-            drives: vec![drive(DriveRole::Root, DriveFormat::Raw, false)],
+            drives: vec![drive(DriveRole::Root, DriveFormat::Snapshot, false)],
             mac: None,
             cache: CacheMode::Unsafe,
             ..spec()

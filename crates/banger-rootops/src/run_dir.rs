@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use banger_root_proto::{Refusal, RefusalCode};
 use rustix::fs::{
-    AtFlags, Dir, Mode, OFlags, chmodat, chownat, fchmod, fchown, fstat, linkat, mkdirat, open,
-    openat, unlinkat,
+    AtFlags, Dev, Dir, FileType, Mode, OFlags, StatVfsMountFlags, chmodat, chownat, fchmod, fchown,
+    fstat, fstatvfs, linkat, mkdirat, mknodat, open, openat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::net::{
@@ -68,6 +68,26 @@ impl RunDir {
             }
             other => other.or_refuse(|| format!("failed to link `{}`", role.as_str())),
         }
+    }
+
+    /// Makes a node for a block device that only the VMM may open.
+    pub(crate) fn node(&self, role: Role, device: Dev) -> Result<(), Refusal> {
+        let name = role.as_str();
+        let failed = || format!("failed to make the device node `{name}`");
+        if fstatvfs(&self.dir)
+            .or_refuse(failed)?
+            .f_flag
+            .contains(StatVfsMountFlags::NODEV)
+        {
+            let message = "the file system of the VM's folder is mounted `nodev`: no device can be \
+                           opened there; use another `storage` than dm_snapshot";
+            return Err(refuse(RefusalCode::HostNotReady, message));
+        }
+        let mode = Mode::RUSR | Mode::WUSR;
+        mknodat(&self.dir, name, FileType::BlockDevice, mode, device).or_refuse(failed)?;
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.uid));
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        chownat(&self.dir, name, Some(uid), Some(gid), flags).or_refuse(failed)
     }
 
     /// A listening stream socket.

@@ -1,5 +1,5 @@
-//! Everything that the compiler cannot check: ioctls on taps, one socket option, and what a child
-//! does between fork and exec.
+//! Everything that the compiler cannot check: ioctls on taps, loop devices and device-mapper, one
+//! socket option, and what a child does between fork and exec.
 #![expect(
     unsafe_code,
     reason = "ioctl(2), setsockopt(2) and pre_exec have no safe form here"
@@ -13,9 +13,12 @@ use std::process::Command;
 
 use linux_raw_sys::if_tun::{IFF_NO_PI, IFF_TAP, IFF_VNET_HDR};
 use linux_raw_sys::ioctl::{TUNSETIFF, TUNSETOWNER, TUNSETPERSIST};
+use linux_raw_sys::loop_device::{
+    LOOP_CONFIGURE, LOOP_CTL_GET_FREE, LOOP_GET_STATUS64, loop_config, loop_info64,
+};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, FdFlags};
-use rustix::ioctl::{IntegerSetter, Setter, ioctl};
+use rustix::ioctl::{Getter, IntegerSetter, Ioctl, IoctlOutput, Opcode, Setter, ioctl};
 use rustix::process::{Gid, Resource, Rlimit, Uid};
 
 /// `struct ifreq` (netdevice(7)) with the flags of `TUNSETIFF`; 40 bytes on 64-bit systems.
@@ -63,6 +66,93 @@ pub(crate) fn set_tap_owner(tap: &OwnedFd, owner: u32) -> Result<(), Errno> {
         )
     }
 }
+
+/// An ioctl without an argument whose result is a number.
+struct Numbered(Opcode);
+
+// SAFETY: the kernel is given no pointer, and the result is its return value.
+unsafe impl Ioctl for Numbered {
+    type Output = IoctlOutput;
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        self.0
+    }
+
+    fn as_ptr(&mut self) -> *mut std::ffi::c_void {
+        std::ptr::null_mut()
+    }
+
+    unsafe fn output_from_ptr(
+        output: IoctlOutput,
+        _: *mut std::ffi::c_void,
+    ) -> Result<Self::Output, Errno> {
+        Ok(output)
+    }
+}
+
+/// The number of a loop device that nobody uses yet (`/dev/loop-control`, loop(4)).
+pub(crate) fn free_loop(control: &OwnedFd) -> Result<u32, Errno> {
+    // SAFETY: LOOP_CTL_GET_FREE takes no argument.
+    let number = unsafe { ioctl(control, Numbered(LOOP_CTL_GET_FREE))? };
+    u32::try_from(number).map_err(|_| Errno::INVAL)
+}
+
+/// Binds a loop device to a file, in one step (Linux 5.8).
+pub(crate) fn configure_loop(device: &OwnedFd, config: loop_config) -> Result<(), Errno> {
+    // SAFETY: LOOP_CONFIGURE reads one `struct loop_config`.
+    unsafe {
+        ioctl(
+            device,
+            Setter::<{ LOOP_CONFIGURE }, loop_config>::new(config),
+        )
+    }
+}
+
+/// What a loop device is bound to. ENXIO when to nothing.
+pub(crate) fn loop_status(device: &OwnedFd) -> Result<loop_info64, Errno> {
+    // SAFETY: LOOP_GET_STATUS64 writes one `struct loop_info64`.
+    unsafe { ioctl(device, Getter::<{ LOOP_GET_STATUS64 }, loop_info64>::new()) }
+}
+
+/// A device-mapper command on a packet that begins with `struct dm_ioctl`.
+struct DmCommand<'a>(Opcode, &'a mut [u8]);
+
+// SAFETY: the kernel reads and writes at most `data_size` bytes, which is set to the slice's length
+// before the call; the opcodes of device-mapper all take this structure.
+unsafe impl Ioctl for DmCommand<'_> {
+    type Output = ();
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        self.0
+    }
+
+    fn as_ptr(&mut self) -> *mut std::ffi::c_void {
+        self.1.as_mut_ptr().cast()
+    }
+
+    unsafe fn output_from_ptr(_: IoctlOutput, _: *mut std::ffi::c_void) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+/// Gives device-mapper a command (`include/uapi/linux/dm-ioctl.h`); the answer is in the packet.
+/// `number` is the command's, as in that header's enum.
+pub(crate) fn dm_command(control: &OwnedFd, number: u8, packet: &mut [u8]) -> Result<(), Errno> {
+    const DATA_SIZE: std::ops::Range<usize> = 12..16;
+    if packet.len() < DM_IOCTL_LENGTH {
+        return Err(Errno::INVAL);
+    }
+    let length = u32::try_from(packet.len()).map_err(|_| Errno::INVAL)?;
+    packet[DATA_SIZE].copy_from_slice(&length.to_ne_bytes());
+    let opcode = rustix::ioctl::opcode::read_write::<[u8; DM_IOCTL_LENGTH]>(0xfd, number);
+    // SAFETY: the packet has room for the structure, and its length stands in it.
+    unsafe { ioctl(control, DmCommand(opcode, packet)) }
+}
+
+/// The length of `struct dm_ioctl`.
+pub(crate) const DM_IOCTL_LENGTH: usize = 312;
 
 /// Binds a socket to one network interface (socket(7), `SO_BINDTODEVICE`).
 pub(crate) fn bind_to_device(socket: BorrowedFd<'_>, device: &str) -> Result<(), io::Error> {

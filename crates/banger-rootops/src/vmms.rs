@@ -8,6 +8,7 @@ use banger_root_proto::{OwnedVmm, ProcessIdentity, ProcessState, Refusal, Refusa
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
+use crate::device_mapper::DeviceMapper;
 use crate::drives::{self, Facts};
 use crate::helper::Helper;
 use crate::process::{self, Alive};
@@ -46,12 +47,19 @@ impl Helper {
 
     /// Every VMM in the ledger.
     pub(crate) fn list_vmms(&self) -> Vec<OwnedVmm> {
+        let snapshots = self
+            .ledger
+            .vmms
+            .values()
+            .any(|entry| entry.snapshot_of.is_some());
+        let mapper = snapshots.then(|| DeviceMapper::open().ok()).flatten();
         let owned = |vm: &VmId| {
             let Probed { vmm, backend, .. } = self.probe(vm);
             OwnedVmm {
                 vm: vm.clone(),
                 vmm,
                 backend,
+                store: self.store_fill(mapper.as_ref(), vm),
             }
         };
         self.ledger.vmms.keys().map(owned).collect()
@@ -113,9 +121,16 @@ impl Helper {
             let message = format!("the VMM of {vm} was killed but has not ended");
             return Err(refuse(RefusalCode::Busy, message));
         }
-        if let Some(folder) = folder {
+        // Both are tried; the first failure is the one to tell.
+        let removed = folder.map_or(Ok(()), |folder| {
             let in_use = |other| Some(other) != uid && self.may_run(other);
-            run_dir::remove(folder, self.config.owner, in_use)?;
+            run_dir::remove(folder, self.config.owner, in_use)
+        });
+        let entry = self.ledger.vmms.get(vm);
+        if entry.is_some_and(|entry| entry.snapshot_of.is_some()) {
+            removed.and(self.remove_snapshot(vm).map(drop))?;
+        } else {
+            removed?;
         }
         if let Some(uid) = uid {
             self.ledger.vmms.remove(vm);

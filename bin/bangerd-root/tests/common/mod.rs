@@ -12,10 +12,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 use std::{io::Read as _, thread};
 
 use banger_core::VmId;
 use banger_root_proto::{CallError, Client, Refusal, RefusalCode, Reply, Request};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Gid, Signal, Uid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
@@ -321,5 +323,51 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         assert!(std::time::Instant::now() < deadline, "{what} did not come");
         thread::yield_now();
+    }
+}
+
+/// A kernel for `-kernel` (ELF with the PVH entry note, "x86/HVM direct boot ABI") that prints
+/// `hi` on the first serial port and halts.
+pub(crate) fn tiny_kernel() -> Vec<u8> {
+    const CODE: &[u8] = &[
+        0xba, 0xf8, 0x03, 0, 0, // mov edx, 0x3f8
+        0xb0, b'h', 0xee, 0xb0, b'i', 0xee, 0xb0, b'\n', 0xee, // mov al, …; out dx, al
+        0xfa, 0xf4, 0xeb, 0xfd, // cli; hlt; jmp to hlt
+    ];
+    const ENTRY: u32 = 0x10_1000;
+    let words = |values: &[u32]| {
+        values
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect::<Vec<_>>()
+    };
+    let length = u32::try_from(CODE.len()).unwrap();
+    let mut image = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0".to_vec();
+    image.extend(words(&[1, ENTRY, 52, 0, 0]));
+    image.extend([52, 0, 32, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+    image.extend(words(&[1, 0x1000, ENTRY, ENTRY, length, length, 7, 0x1000]));
+    image.extend(words(&[4, 116, 0, 0, 20, 20, 4, 4]));
+    image.extend(words(&[4, 4, 18]));
+    image.extend(b"Xen\0");
+    image.extend(ENTRY.to_le_bytes());
+    image.resize(0x1000, 0);
+    image.extend(CODE);
+    image
+}
+
+/// Waits until a file holds a text, woken by each change of it.
+pub(crate) fn wait_for(path: &Path, text: &str) {
+    use rustix::fs::inotify;
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+    let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE;
+    inotify::add_watch(&watch, path.parent().unwrap(), flags).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let holds = || fs::read_to_string(path).is_ok_and(|content| content.contains(text));
+    while !holds() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        assert!(!left.is_zero(), "{} never held `{text}`", path.display());
+        let timeout = Timespec::try_from(left).unwrap();
+        poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&timeout)).unwrap();
+        rustix::io::read(&watch, &mut [0; 4096]).unwrap();
     }
 }
