@@ -5,9 +5,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use banger_image::shares_blocks;
 use banger_root_proto::{HelperInfo, SnapshotSupport};
 use banger_vmm::AccelProbe;
 use banger_vmm::firecracker::{FirecrackerVersion, probe_firecracker};
+use rustix::fs::StatVfsMountFlags;
 
 use crate::vmm_choice::HostVmms;
 
@@ -19,14 +21,19 @@ type FileStamp = (u64, u64, i64, i64);
 pub(crate) struct HostProbe {
     kvm: AccelProbe,
     reflinks: bool,
+    /// The file system of the VMs is mounted without devices.
+    no_devices: bool,
     versions: Mutex<HashMap<(PathBuf, FileStamp), Result<FirecrackerVersion, String>>>,
 }
 
 impl HostProbe {
-    pub(crate) fn new(kvm: AccelProbe, reflinks: bool) -> Self {
+    /// `folder` is where the VMs' are.
+    pub(crate) fn new(kvm: AccelProbe, folder: &Path) -> Self {
+        let mount = rustix::fs::statvfs(folder).map(|mount| mount.f_flag);
         Self {
             kvm,
-            reflinks,
+            reflinks: shares_blocks(folder),
+            no_devices: mount.is_ok_and(|flags| flags.contains(StatVfsMountFlags::NODEV)),
             versions: Mutex::default(),
         }
     }
@@ -47,6 +54,9 @@ impl HostProbe {
         };
         let snapshots = match helper.map(|info| &info.snapshots) {
             None => Err(away()),
+            Some(SnapshotSupport::Works {}) if self.no_devices => {
+                Err("the file system of the VMs is mounted `nodev`".to_owned())
+            }
             Some(SnapshotSupport::Works {}) => Ok(()),
             Some(SnapshotSupport::Missing { why }) => Err(why.clone()),
         };

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use banger_dns::{DnsServer, Forwarder, Resolvers, Zone};
 use banger_engine::ports::RootHelper as _;
 use banger_engine::{Engine, EngineConfig, Ports};
-use banger_image::{ImageStore, shares_blocks};
+use banger_image::ImageStore;
 use banger_kernel::KernelStore;
 use banger_root_proto::{Accel, MAX_TAP_POOL};
 use banger_store::Store;
@@ -240,7 +240,7 @@ async fn wire(args: Args, config: Config, overruled: Vec<&'static str>) -> Resul
             Duration::from_secs(300),
         )
     };
-    let probe = Arc::new(HostProbe::new(probe, shares_blocks(&state_dir)));
+    let probe = Arc::new(HostProbe::new(probe, &state_dir));
     let default_image = match &config.default_image_name {
         Some(name) => name.clone(),
         None => DEFAULT_IMAGE.parse()?,

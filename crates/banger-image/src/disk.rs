@@ -1,14 +1,13 @@
-//! The disks of a VM: the overlay over an image's root, and the work disk.
+//! The work disk of a VM, and how any disk is made.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use banger_core::ByteSize;
 
-use crate::{qcow2, sparse};
+use crate::sparse;
 
 /// Why a disk was not made. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -41,60 +40,6 @@ impl DiskError {
             Self::Command { stderr, .. } => stderr.contains("No space left on device"),
         }
     }
-}
-
-/// Makes an empty overlay at `to` for a root file system of `base`'s size. The file below it is called
-/// `backing` in the folder where the VMM will find both. One that exists is left alone.
-///
-/// # Errors
-/// See [`DiskError`].
-pub fn create_overlay(base: &Path, backing: &str, to: &Path) -> Result<(), DiskError> {
-    build(to, |next| {
-        let size = fs::metadata(base)?.len();
-        fs::write(next, qcow2::overlay(size, backing))
-    })
-}
-
-/// Whether the file system of this folder can share blocks between files: tried with two small ones.
-#[must_use]
-pub fn shares_blocks(folder: &Path) -> bool {
-    let tried = (|| {
-        let [from, to] = [
-            tempfile::tempfile_in(folder)?,
-            tempfile::tempfile_in(folder)?,
-        ];
-        from.write_all_at(&[1; 4096], 0)?;
-        rustix::fs::ioctl_ficlone(&to, &from).map_err(io::Error::from)
-    })();
-    tried.is_ok()
-}
-
-/// Makes a root disk at `to` that shares its blocks with `base`. One that exists is left alone.
-///
-/// # Errors
-/// See [`DiskError`]; the file system cannot do it.
-pub fn clone_root(base: &Path, to: &Path) -> Result<(), DiskError> {
-    build(to, |next| {
-        let (from, next) = (File::open(base)?, File::create(next)?);
-        rustix::fs::ioctl_ficlone(&next, &from).map_err(io::Error::from)
-    })
-}
-
-/// Makes a root disk at `to` that is a copy of `base`, holes included. One that exists is left alone.
-///
-/// # Errors
-/// See [`DiskError`].
-pub fn copy_root(base: &Path, to: &Path) -> Result<(), DiskError> {
-    build(to, |next| {
-        let from = File::open(base)?;
-        let next = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(next)?;
-        sparse::copy(&from, &next)
-    })
 }
 
 /// Makes the work disk at `to`: a copy of the seed, grown to `size`, file system included; empty when
@@ -188,7 +133,11 @@ fn partial(path: &Path) -> PathBuf {
     path.with_extension("partial")
 }
 
-fn build(to: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), DiskError> {
+/// Makes a file under another name first; one that exists is left alone.
+pub(crate) fn build(
+    to: &Path,
+    make: impl FnOnce(&Path) -> io::Result<()>,
+) -> Result<(), DiskError> {
     if to.exists() {
         return Ok(());
     }
@@ -202,30 +151,4 @@ fn build(to: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), Di
             source,
         }
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_root_is_copied_once_and_a_clone_is_one_or_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        fs::write(path("base"), [7; 10_000]).unwrap();
-        copy_root(&path("base"), &path("copy")).unwrap();
-        assert_eq!(fs::read(path("copy")).unwrap(), [7; 10_000]);
-        fs::write(path("base"), [8; 10_000]).unwrap();
-        copy_root(&path("base"), &path("copy")).unwrap();
-        assert_eq!(
-            fs::read(path("copy")).unwrap()[0],
-            7,
-            "it is not made twice"
-        );
-        let cloned = clone_root(&path("base"), &path("clone"));
-        assert_eq!(cloned.is_ok(), shares_blocks(dir.path()), "{cloned:?}");
-        assert_eq!(path("clone").exists(), cloned.is_ok());
-        assert!(!path("clone.partial").exists() && !path("copy.partial").exists());
-        assert!(!shares_blocks(&path("nowhere")));
-    }
 }

@@ -8,12 +8,14 @@ mod error;
 mod leak;
 mod qcow2;
 mod recipe;
+mod root_disk;
 mod sparse;
 mod store;
 
 pub use build::BuildWatch;
-pub use disk::{DiskError, clone_root, copy_root, create_overlay, make_work_disk, shares_blocks};
+pub use disk::{DiskError, make_work_disk};
 pub use error::BuildError;
 pub use leak::{HostTraces, leaks};
 pub use recipe::Recipe;
+pub use root_disk::{make_root_disk, mend_store, shares_blocks};
 pub use store::{Image, ImageRecord, ImageStore};

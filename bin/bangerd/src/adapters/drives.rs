@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use banger_core::{ByteSize, ErrorCode, RootStorage, VmId};
 use banger_engine::ports::{Drives, Failure, GuestIdentity, ResolvedImage};
 use banger_guest_proto::{GENERATION, GuestConfig, MachineId};
-use banger_image::{DiskError, clone_root, copy_root, create_overlay, make_work_disk};
+use banger_image::{DiskError, make_root_disk, make_work_disk, mend_store};
 
 use super::{blocking, clock, console};
 use crate::keys;
@@ -139,16 +139,16 @@ impl Drives for VmDrives {
         let to = self.folder(vm).join(storage.file_name());
         let base = image.rootfs.clone();
         blocking(move || {
-            let made = match storage {
-                RootStorage::Qcow2 => create_overlay(&base, "base", &to),
-                RootStorage::Reflink => clone_root(&base, &to),
-                RootStorage::Copy => copy_root(&base, &to),
-                RootStorage::DmSnapshot => {
-                    let what = "this build makes no stores for device-mapper snapshots yet";
-                    return Err(Failure::new(ErrorCode::HostNotReady, what));
-                }
-            };
-            made.map_err(|error| disk_failure(&error))
+            make_root_disk(storage, &base, &to).map_err(|error| disk_failure(&error))?;
+            if storage == RootStorage::DmSnapshot
+                && mend_store(&to).map_err(|error| disk_failure(&error))?
+            {
+                tracing::warn!(
+                    store = %to.display(),
+                    "the host's disk was full while the VM ran; its root disk is as after a power cut"
+                );
+            }
+            Ok(())
         })
         .await
     }

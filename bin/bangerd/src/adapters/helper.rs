@@ -348,7 +348,7 @@ async fn ended(pidfd: OwnedFd) -> Result<(), Failure> {
 
 impl HelperLink {
     /// The typed launch, and the files that go with it in their documented order.
-    fn spec_of(&self, request: &LaunchRequest) -> (LaunchSpec, Vec<(PathBuf, bool)>) {
+    fn spec_of(&self, request: &LaunchRequest) -> (LaunchSpec, Vec<(PathBuf, OFlags)>) {
         let folder = self.folder(&request.vm);
         let drive = |role, format, read_only| DriveSpec {
             role,
@@ -360,25 +360,30 @@ impl HelperLink {
             RootStorage::DmSnapshot => DriveFormat::Snapshot,
             RootStorage::Reflink | RootStorage::Copy => DriveFormat::Raw,
         };
+        // A store is written by the kernel, by what we opened; all else by the VMM, on its own.
+        let root_access = match root {
+            DriveFormat::Snapshot => OFlags::RDWR,
+            DriveFormat::Raw | DriveFormat::Qcow2 => OFlags::RDONLY,
+        };
         let mut drives = vec![
             drive(DriveRole::Root, root, false),
             drive(DriveRole::Work, DriveFormat::Raw, false),
             drive(DriveRole::Config, DriveFormat::Raw, true),
         ];
         let mut files = vec![
-            (folder.clone(), true),
-            (request.kernel.vmlinux.clone(), false),
-            (request.kernel.initrd.clone(), false),
-            (folder.join(request.spec.storage.file_name()), false),
+            (folder.clone(), OFlags::RDONLY | OFlags::DIRECTORY),
+            (request.kernel.vmlinux.clone(), OFlags::RDONLY),
+            (request.kernel.initrd.clone(), OFlags::RDONLY),
+            (folder.join(request.spec.storage.file_name()), root_access),
         ];
         if root.has_base() {
-            files.push((request.image.rootfs.clone(), false));
+            files.push((request.image.rootfs.clone(), OFlags::RDONLY));
         }
-        files.push((folder.join("work.ext4"), false));
-        files.push((folder.join("config.img"), false));
+        files.push((folder.join("work.ext4"), OFlags::RDONLY));
+        files.push((folder.join("config.img"), OFlags::RDONLY));
         if let Some(modules) = &request.kernel.modules {
             drives.push(drive(DriveRole::Modules, DriveFormat::Raw, true));
-            files.push((modules.clone(), false));
+            files.push((modules.clone(), OFlags::RDONLY));
         }
         let spec = LaunchSpec {
             vmm: match request.spec.vmm {
@@ -403,14 +408,9 @@ impl HelperLink {
     }
 }
 
-fn open_all(files: &[(PathBuf, bool)]) -> Result<Vec<OwnedFd>, Failure> {
-    let open_one = |(path, is_folder): &(PathBuf, bool)| {
-        let flags = if *is_folder {
-            OFlags::DIRECTORY
-        } else {
-            OFlags::empty()
-        };
-        open(path, OFlags::RDONLY | flags).map_err(|error| {
+fn open_all(files: &[(PathBuf, OFlags)]) -> Result<Vec<OwnedFd>, Failure> {
+    let open_one = |(path, access): &(PathBuf, OFlags)| {
+        open(path, *access).map_err(|error| {
             Failure::because(
                 ErrorCode::Internal,
                 format!("{} cannot be opened", path.display()),
