@@ -56,6 +56,7 @@ pub(crate) fn vm(state: &State, view: &VmView) -> Vm {
         nat: view.spec.nat,
         vmm: view.spec.vmm.to_string(),
         storage: view.spec.storage.to_string(),
+        root_fill: None,
         vmm_pid: view.vmm_pid,
         ephemeral: view.ephemeral,
         created_at: view.created_at.clone(),

@@ -15,6 +15,7 @@ mod routes;
 mod sizes;
 mod start;
 mod state;
+mod stores;
 mod vmm_choice;
 
 use std::process::ExitCode;

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use banger_core::RootStorage;
 use banger_dns::{DnsServer, Forwarder, Resolvers, Zone};
 use banger_engine::ports::RootHelper as _;
 use banger_engine::{Engine, EngineConfig, Ports};
@@ -36,6 +37,7 @@ use crate::host_vmms::HostProbe;
 use crate::root_config::RootConfig;
 use crate::sizes::Host;
 use crate::state::{HostDns, State};
+use crate::stores::Told;
 use crate::{keys, listen, routes};
 
 const DEFAULT_IMAGE: &str = "debian-bookworm";
@@ -153,13 +155,21 @@ async fn take_up(state: Arc<State>) {
     }
 }
 
-/// Looks after the network: others flush firewalls and restart resolvers.
+/// Looks after the network (others flush firewalls and restart resolvers) and the stores of root disks.
 async fn tend(state: Arc<State>) {
     let mut pace = tokio::time::interval(TENDING);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut known = None;
+    let (mut known, mut told) = (None, Told::default());
     loop {
         pace.tick().await;
+        // A helper that is away is told of below.
+        if has_stores(&state)
+            && let Ok(stores) = state.helper.stores().await
+        {
+            for (vm, warning) in told.news(stores) {
+                tracing::warn!(%vm, "{warning}");
+            }
+        }
         let failure = state.helper.tend().await.err();
         if known != failure {
             if let Some(failure) = &failure {
@@ -168,6 +178,12 @@ async fn tend(state: Arc<State>) {
             known = failure;
         }
     }
+}
+
+fn has_stores(state: &State) -> bool {
+    let vms = state.engine.list();
+    vms.iter()
+        .any(|vm| vm.spec.storage == RootStorage::DmSnapshot && vm.vmm_pid.is_some())
 }
 
 fn start_log(state_dir: &Path, level: LogLevel) -> Result<()> {

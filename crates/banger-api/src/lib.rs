@@ -17,8 +17,8 @@ pub use system::{
     Check, CheckResult, Component, DaemonStatus, Doctor, EffectiveDefault, HelperStatus, Version,
 };
 pub use vm::{
-    CONNECT_PROTOCOL, CreateVmRequest, LogQuery, Readiness, SpecLine, SshTarget, StopVmRequest, Vm,
-    VmList, VmPaths,
+    CONNECT_PROTOCOL, CreateVmRequest, LogQuery, Readiness, RootFill, SpecLine, SshTarget,
+    StopVmRequest, Vm, VmList, VmPaths,
 };
 
 /// The version of the API in its paths.

@@ -126,6 +126,8 @@ pub struct Vm {
     pub vmm: String,
     /// What the root disk is kept in: `dm_snapshot`, `reflink`, `qcow2` or `copy`.
     pub storage: String,
+    /// How full a `dm_snapshot` is, of a VM that runs and is asked for by itself (not in lists).
+    pub root_fill: Option<RootFill>,
     /// Process id of the VMM while it runs.
     pub vmm_pid: Option<u32>,
     /// Whether it goes away with its first command.
@@ -138,6 +140,17 @@ pub struct Vm {
     pub last_error: Option<crate::ApiError>,
     /// Files.
     pub paths: VmPaths,
+}
+
+/// How full the store of a root disk is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RootFill {
+    /// What the guest has written, in bytes; unknown when a write has failed.
+    pub used_bytes: Option<u64>,
+    /// What fits: every block of the disk, so more is never needed.
+    pub total_bytes: Option<u64>,
+    /// What is wrong, and what to do.
+    pub warning: Option<String>,
 }
 
 /// Where a VM's files are.

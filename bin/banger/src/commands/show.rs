@@ -100,6 +100,13 @@ fn describe(vm: &Vm) -> String {
         ("console", vm.paths.console_log.clone()),
         ("vmm log", vm.paths.vmm_log.clone()),
     ];
+    if let Some(fill) = &vm.root_fill {
+        if let (Some(used), Some(total)) = (fill.used_bytes, fill.total_bytes) {
+            let [used, total] = [used, total].map(ByteSize);
+            rows.push(("root fill", format!("{used} of {total} written")));
+        }
+        rows.extend(fill.warning.clone().map(|warning| ("warning", warning)));
+    }
     if let Some(error) = &vm.last_error {
         rows.insert(
             4,

@@ -17,7 +17,7 @@ use banger_engine::ports::{
 };
 use banger_root_proto::{
     Accel, CacheMode, CallError, Client, DriveFormat, DriveRole, DriveSpec, HelperInfo, LaunchSpec,
-    OwnedVmm, ProcessState, RefusalCode, Reply, Request, VmmSignal, VmmSpec,
+    OwnedVmm, ProcessState, RefusalCode, Reply, Request, StoreFill, VmmSignal, VmmSpec,
 };
 use futures_util::future::join_all;
 use rustix::fs::{Mode, OFlags};
@@ -102,6 +102,18 @@ impl HelperLink {
                 .map_err(|error| call_failure(&request, &error))
         })
         .await
+    }
+
+    /// How full the stores of root disks are, where there are any.
+    pub(crate) async fn stores(&self) -> Result<Vec<(VmId, StoreFill)>, Failure> {
+        let (reply, _) = self.call(Request::List {}, vec![]).await?;
+        let Reply::Owned(owned) = reply else {
+            return Err(away(&CallError::Unexpected));
+        };
+        let stores = owned.vmms.into_iter();
+        Ok(stores
+            .filter_map(|vmm| Some((vmm.vm, vmm.store?)))
+            .collect())
     }
 
     fn folder(&self, vm: &VmId) -> PathBuf {

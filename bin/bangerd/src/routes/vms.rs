@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use banger_api::{CreateVmRequest, Operation, Readiness, SshTarget, StopVmRequest, Vm, VmList};
-use banger_core::ErrorCode;
+use banger_core::{ErrorCode, RootStorage};
 use banger_engine::CreateVm;
 use banger_engine::ports::{Failure, GuestState};
 use banger_image::Recipe;
@@ -17,6 +17,7 @@ use crate::adapters::{unknown_image, unknown_kernel};
 use crate::convert;
 use crate::sizes::{Asked, effective};
 use crate::state::Shared;
+use crate::stores::root_fill;
 use crate::vmm_choice::choose;
 
 type Accepted = (StatusCode, Json<Operation>);
@@ -112,7 +113,14 @@ pub(crate) async fn show(
     Path(reference): Path<String>,
 ) -> Result<Json<Vm>, Problem> {
     let view = state.engine.resolve(&reference)?;
-    Ok(Json(convert::vm(&state, &view)))
+    let mut vm = convert::vm(&state, &view);
+    if view.spec.storage == RootStorage::DmSnapshot && view.vmm_pid.is_some() {
+        // Without the helper the rest is shown all the same.
+        let stores = state.helper.stores().await.unwrap_or_default();
+        let mine = stores.into_iter().find(|(id, _)| *id == view.id);
+        vm.root_fill = mine.map(|(_, fill)| root_fill(fill));
+    }
+    Ok(Json(vm))
 }
 
 /// Deletes a VM, whatever it does.
