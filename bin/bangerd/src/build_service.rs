@@ -25,9 +25,12 @@ const LONGEST_ORDER: u64 = 1 << 10;
 #[derive(Debug, Parser)]
 #[command(name = "bangerd build")]
 struct Args {
-    /// The daemon's state directory.
+    /// The daemon's images.
     #[arg(long)]
-    state_dir: PathBuf,
+    images: PathBuf,
+    /// The daemon's folder of logs.
+    #[arg(long)]
+    logs: PathBuf,
 }
 
 /// Serves the connection.
@@ -66,15 +69,14 @@ fn build(args: &Args) -> Result<(), Failure> {
     drop(input);
     let order: BuildOrder = serde_json::from_str(&line).map_err(|error| refused(&error))?;
     let recipe = Recipe::load(&order.recipe).map_err(|error| refused(&error))?;
-    let store = ImageStore::open(args.state_dir.join("images")).map_err(|error| {
+    let store = ImageStore::open(&args.images).map_err(|error| {
         Failure::because(
             ErrorCode::Internal,
             "the image store cannot be used",
             &error,
         )
     })?;
-    let log = args.state_dir.join("logs");
-    let log = log.join(format!("image-{}.log", order.recipe));
+    let log = args.logs.join(format!("image-{}.log", order.recipe));
     Builder::Here.build(&store, &recipe, &log, &Connection::default())
 }
 

@@ -252,7 +252,7 @@ fn refused(error: &WriteError) -> CommandError {
     match error {
         WriteError::Untrusted(path) => {
             CommandError::new(ErrorCode::PermissionDenied, error.to_string()).hint(format!(
-                "chown root:root {0}; chmod go-w {0}; or choose another --prefix",
+                "choose a --prefix of which every folder is root's and 0755; {} is not",
                 path.display()
             ))
         }

@@ -142,6 +142,12 @@ fn remove_units(record: &Record) -> Result<(), CommandError> {
         .iter()
         .map(|file| file.path.as_path())
         .partition(|path| path.starts_with("/etc/systemd/system"));
+    // What is in it has ended; it is loaded no longer than its file is there.
+    if has_units {
+        Systemctl
+            .run(&["stop", "--", "banger.slice"])
+            .map_err(|error| systemd(&error))?;
+    }
     for path in units.into_iter().chain(rest) {
         remove(Path::new("/"), path).map_err(|error| failed(path, &error))?;
     }
