@@ -1,12 +1,19 @@
-//! `banger-vhost-vsock --guest-cid N (--vhost-fd N --host-fd N | --vhost-socket PATH --host-socket PATH)`
+//! Serves a VM's vsock device, or is the first process of a VM's unit, or both:
+//!
+//! `banger-vhost-vsock [--become UID [--group GID]…] [--log FILE] [--vmm-log FILE]`
+//! `  [--guest-cid N (--vhost-fd N --host-fd N | --vhost-socket PATH --host-socket PATH)] [-- VMM ARG…]`
+//!
+//! As first process it has come up as root with two capabilities; it becomes the VM's user for good before it
+//! touches anything, and then starts the VMM.
 #![expect(clippy::print_stderr, reason = "the log is standard error")]
 
-use std::os::unix::net::UnixListener;
+mod args;
+mod launch;
+
 use std::process::ExitCode;
 
-use banger_vhost_vsock::{serve, sys};
-
-type Failure = Box<dyn std::error::Error>;
+use args::Args;
+use banger_vhost_vsock::serve;
 
 fn main() -> ExitCode {
     match run() {
@@ -21,26 +28,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<(), Failure> {
-    let mut guest_cid = None;
-    let (mut vhost, mut host) = (None, None);
-    let mut args = std::env::args().skip(1);
-    while let Some(option) = args.next() {
-        let value = args
-            .next()
-            .ok_or_else(|| format!("{option} needs a value"))?;
-        match option.as_str() {
-            "--guest-cid" => guest_cid = Some(value.parse()?),
-            "--vhost-fd" => vhost = Some(sys::inherited_listener(value.parse()?)?),
-            "--host-fd" => host = Some(sys::inherited_listener(value.parse()?)?),
-            "--vhost-socket" => vhost = Some(UnixListener::bind(value)?),
-            "--host-socket" => host = Some(UnixListener::bind(value)?),
-            _ => return Err(format!("unknown option {option}").into()),
-        }
+fn run() -> Result<(), args::Failure> {
+    let args = Args::parse(std::env::args().skip(1))?;
+    if let Some((uid, groups)) = &args.user {
+        launch::become_user(*uid, groups)?;
     }
-    let guest_cid = guest_cid.ok_or("--guest-cid is required")?;
-    let vhost = vhost.ok_or("--vhost-fd or --vhost-socket is required")?;
-    let host = host.ok_or("--host-fd or --host-socket is required")?;
+    let vmm_log = args.vmm_log.as_deref().map(launch::log).transpose()?;
+    let Some(device) = args.device else {
+        return Err(launch::exec(&args.vmm, vmm_log).into());
+    };
+    if let Some(log) = &args.log {
+        launch::speak_into(&launch::log(log)?)?;
+    }
+    let (vhost, host) = (device.vhost.listen()?, device.host.listen()?);
+    let guest_cid = device.guest_cid;
     eprintln!("banger-vhost-vsock: guest {guest_cid}");
-    Ok(serve(guest_cid, vhost, host)?)
+    if args.vmm.is_empty() {
+        return Ok(serve(guest_cid, vhost, host)?);
+    }
+    launch::beside(&args.vmm, vmm_log, move || {
+        serve(guest_cid, vhost, host).map_err(|error| format!("{error} ({error:?})"))
+    })
 }

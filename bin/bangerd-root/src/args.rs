@@ -98,6 +98,10 @@ impl Args {
             qemu: text("--qemu")?.into(),
             vhost_vsock: text("--vhost-vsock")?.into(),
             firecracker: values.get("--firecracker").map(PathBuf::from),
+            slice: match values.get("--slice") {
+                Some(_) => Some(text("--slice")?),
+                None => None,
+            },
             max_vms: match values.get("--max-vms") {
                 Some(_) => parse("--max-vms", &text("--max-vms")?, "a number")?,
                 None => DEFAULT_MAX_VMS,
@@ -122,6 +126,7 @@ const OPTIONS: &[&str] = &[
     "--qemu",
     "--vhost-vsock",
     "--firecracker",
+    "--slice",
     "--max-vms",
 ];
 

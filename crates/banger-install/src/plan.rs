@@ -95,6 +95,7 @@ fn root_config(spec: &InstallSpec) -> String {
          prefix = {prefix}\n\
          qemu = \"{QEMU}\"\n\
          vhost-vsock = \"{vsock}\"\n\
+         slice = \"banger.slice\"\n\
          max-vms = {MAX_VMS}\n",
         owner = spec.owner.uid,
         bridge = spec.network.bridge,

@@ -22,6 +22,8 @@ pub struct Config {
     pub vhost_vsock: PathBuf,
     /// `firecracker`, where there is one.
     pub firecracker: Option<PathBuf>,
+    /// The slice in which each VM is a unit of systemd's; without it they are processes in sessions of their own.
+    pub slice: Option<String>,
     /// The most VMs, and the most taps, at once.
     pub max_vms: usize,
 }
@@ -48,6 +50,9 @@ pub enum ConfigError {
         /// The prefix.
         prefix: u8,
     },
+    /// Not a slice's name.
+    #[error("`{0}` is not a slice's name, like banger.slice")]
+    Slice(String),
     /// A program is not named by an absolute path.
     #[error("`{0}` is not an absolute path")]
     Relative(PathBuf),
@@ -74,6 +79,13 @@ impl Config {
                 ip: self.bridge_ip,
                 prefix: self.prefix,
             });
+        }
+        if let Some(slice) = &self.slice {
+            let name = slice.strip_suffix(".slice").unwrap_or_default();
+            let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+            if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+                return Err(ConfigError::Slice(slice.clone()));
+            }
         }
         let programs = [&self.qemu, &self.vhost_vsock].into_iter();
         for path in programs.chain(&self.firecracker).chain([&self.runtime_dir]) {
@@ -144,6 +156,7 @@ pub(crate) fn example() -> Config {
         qemu: "/usr/bin/qemu-system-x86_64".into(),
         vhost_vsock: "/usr/bin/banger-vhost-vsock".into(),
         firecracker: None,
+        slice: None,
         max_vms: 64,
     }
 }
@@ -182,7 +195,7 @@ mod tests {
     #[test]
     fn bad_values_are_refused() {
         type Change = fn(&mut Config);
-        let bad: [Change; 10] = [
+        let bad: [Change; 12] = [
             |c| c.bridge = "br\" accept".into(),
             |c| c.bridge = "abcdefghijklm".into(),
             |c| c.bridge = String::new(),
@@ -193,6 +206,8 @@ mod tests {
             |c| c.prefix = 8,
             |c| c.qemu = "qemu-system-x86_64".into(),
             |c| c.firecracker = Some("firecracker".into()),
+            |c| c.slice = Some("banger".into()),
+            |c| c.slice = Some("a/../b.slice".into()),
         ];
         for change in bad {
             let mut config = example();

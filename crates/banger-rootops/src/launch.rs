@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use banger_core::VmId;
+use banger_core::{TapName, VmId};
 use banger_root_proto::{
     Accel, DriveRole, LaunchSpec, ProcessIdentity, Refusal, RefusalCode, VmmSpec,
 };
@@ -13,12 +13,13 @@ use crate::drives::{self, Facts, Use};
 use crate::firecracker::firecracker_args;
 use crate::helper::Helper;
 use crate::ledger::VmmEntry;
-use crate::qemu::{Role, qemu_args};
+use crate::qemu::{QemuTap, Role, qemu_args};
 use crate::refuse::{OrRefuse as _, because, refuse};
 use crate::root_disk::SnapshotFiles;
 use crate::run_dir::{self, RunDir};
 use crate::spawn::{self, Place, Started};
-use crate::{process, root_disk, uids};
+use crate::unit::UnitSpec;
+use crate::{process, root_disk, systemd, uids};
 
 /// Running processes.
 #[derive(Debug)]
@@ -26,6 +27,14 @@ pub(crate) struct Launched {
     pub(crate) vmm: ProcessIdentity,
     pub(crate) backend: Option<ProcessIdentity>,
     pub(crate) pidfds: Vec<OwnedFd>,
+}
+
+/// As whom the VMM runs, and the block device that it may open.
+#[derive(Debug, Clone, Copy)]
+struct User<'a> {
+    uid: u32,
+    groups: &'a [u32],
+    disk: Option<(u32, u32)>,
 }
 
 /// What the VMM gets, checked.
@@ -105,16 +114,22 @@ impl Helper {
                 drives::give(file.fd, uid, owner)?;
             }
         }
+        let mut disk = None;
         if let Some(snapshot) = files.snapshot {
             let device = self.make_snapshot(vm, snapshot)?;
             run.node(Role::Drive(DriveRole::Root), device)?;
+            disk = Some((rustix::fs::major(device), rustix::fs::minor(device)));
         }
-        let (mut vmm, mut backend) = match spec.vmm {
-            VmmSpec::Qemu { accel } => {
+        let user = User { uid, groups, disk };
+        let (mut vmm, mut backend) = match (&self.config.slice, spec.vmm) {
+            (Some(slice), _) => self.start_unit(slice, vm, spec, run, user)?,
+            (None, VmmSpec::Qemu { accel }) => {
                 let (vmm, backend) = self.start_qemu(vm, spec, accel, run, uid, groups)?;
                 (vmm, Some(backend))
             }
-            VmmSpec::Firecracker {} => (self.start_firecracker(vm, spec, run, uid, groups)?, None),
+            (None, VmmSpec::Firecracker {}) => {
+                (self.start_firecracker(vm, spec, run, uid, groups)?, None)
+            }
         };
         if let Some(entry) = self.ledger.vmms.get_mut(vm) {
             entry.vmm = Some(vmm.identity.clone());
@@ -153,7 +168,7 @@ impl Helper {
         let mut backend = spawn::backend(program, place, &vhost, &host, backend_log)?;
         let place = Place { groups, ..place };
         let fd = tap.as_ref().map(std::os::fd::AsRawFd::as_raw_fd);
-        let args = qemu_args(vm, spec, accel, fd);
+        let args = qemu_args(vm, spec, accel, fd.map(QemuTap::Fd));
         match spawn::vmm(&self.config.qemu, args, place, tap.as_ref(), vmm_log) {
             Ok(vmm) => Ok((vmm, backend)),
             Err(refusal) => {
@@ -185,6 +200,46 @@ impl Helper {
             groups,
         };
         spawn::vmm(self.firecracker()?, firecracker_args(vm), place, None, log)
+    }
+
+    /// Either VMM as a unit of systemd's, with its backend. Both make their sockets and logs themselves, and
+    /// attach to the tap by its name.
+    fn start_unit(
+        &self,
+        slice: &str,
+        vm: &VmId,
+        spec: &LaunchSpec,
+        run: RunDir,
+        user: User<'_>,
+    ) -> Result<(Started, Option<Started>), Refusal> {
+        let run = run.hand_over()?;
+        if spec.mac.is_some() {
+            drop(self.attach_tap(vm, user.uid)?);
+        }
+        let name = TapName::of(vm);
+        let tap = spec.mac.map(|_| QemuTap::Name(name.as_str()));
+        let (program, args, kvm) = match spec.vmm {
+            VmmSpec::Qemu { accel } => {
+                let args = qemu_args(vm, spec, accel, tap);
+                (self.config.qemu.as_path(), args, accel == Accel::Kvm)
+            }
+            VmmSpec::Firecracker {} => (self.firecracker()?, firecracker_args(vm), true),
+        };
+        let unit = UnitSpec {
+            vm,
+            slice,
+            runtime_dir: &self.config.runtime_dir,
+            run: &systemd::path_of(&run)?,
+            uid: user.uid,
+            groups: user.groups,
+            launcher: &self.config.vhost_vsock,
+            vmm: program,
+            args: &args,
+            backend: matches!(spec.vmm, VmmSpec::Qemu { .. }),
+            kvm,
+            disk: user.disk,
+        };
+        systemd::start(&unit, &run)
     }
 
     fn firecracker(&self) -> Result<&Path, Refusal> {
@@ -223,6 +278,9 @@ impl Helper {
             }
             VmmSpec::Firecracker {} => {
                 check_program(self.firecracker()?)?;
+                if self.config.slice.is_some() {
+                    check_program(&self.config.vhost_vsock)?;
+                }
                 spawn::kvm_groups()
             }
         }
@@ -320,7 +378,7 @@ fn launched(vmm: Started, backend: Option<Started>) -> Launched {
         .into_iter()
         .map(|started| (started.child, started.pidfd))
         .unzip();
-    spawn::reap(children);
+    spawn::reap(children.into_iter().flatten());
     Launched {
         vmm,
         backend: identity,

@@ -6,6 +6,15 @@ use std::os::fd::RawFd;
 use banger_core::VmId;
 use banger_root_proto::{Accel, CacheMode, DriveFormat, DriveRole, DriveSpec, LaunchSpec};
 
+/// How QEMU comes to its tap.
+#[derive(Debug, Clone, Copy)]
+pub enum QemuTap<'a> {
+    /// As an open descriptor.
+    Fd(RawFd),
+    /// By its name: only its user may.
+    Name(&'a str),
+}
+
 /// A fixed name in the VMM's directory, for the files that are not drives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -37,7 +46,12 @@ impl Role {
 /// Shared memory is what makes vhost-user work; without `share=on` vsock is dead and nothing says
 /// so. The overlay's own idea of its base is overridden, so that only our files are opened.
 #[must_use]
-pub fn qemu_args(vm: &VmId, spec: &LaunchSpec, accel: Accel, tap: Option<RawFd>) -> Vec<String> {
+pub fn qemu_args(
+    vm: &VmId,
+    spec: &LaunchSpec,
+    accel: Accel,
+    tap: Option<QemuTap<'_>>,
+) -> Vec<String> {
     let (accel, cpu) = match accel {
         Accel::Kvm => ("kvm", "host"),
         Accel::Tcg => ("tcg", "max"),
@@ -78,8 +92,12 @@ pub fn qemu_args(vm: &VmId, spec: &LaunchSpec, accel: Accel, tap: Option<RawFd>)
             format!("virtio-blk-device,drive={role},serial={role}"),
         );
     }
-    if let (Some(mac), Some(fd)) = (spec.mac, tap) {
-        args.pair("-netdev", format!("tap,id=net0,fd={fd}"));
+    if let (Some(mac), Some(tap)) = (spec.mac, tap) {
+        let how = match tap {
+            QemuTap::Fd(fd) => format!("fd={fd}"),
+            QemuTap::Name(name) => format!("ifname={name},script=no,downscript=no"),
+        };
+        args.pair("-netdev", format!("tap,id=net0,{how}"));
         args.pair(
             "-device",
             format!("virtio-net-device,netdev=net0,mac={mac}"),
@@ -157,7 +175,7 @@ mod tests {
         }
     }
 
-    fn rendered(spec: &LaunchSpec, tap: Option<RawFd>) -> String {
+    fn rendered(spec: &LaunchSpec, tap: Option<QemuTap<'_>>) -> String {
         let VmmSpec::Qemu { accel } = spec.vmm else {
             panic!("not QEMU")
         };
@@ -167,7 +185,14 @@ mod tests {
 
     #[test]
     fn with_everything() {
-        insta::assert_snapshot!(rendered(&spec(), Some(17)));
+        insta::assert_snapshot!(rendered(&spec(), Some(QemuTap::Fd(17))));
+    }
+
+    #[test]
+    fn a_tap_by_name() {
+        let args = rendered(&spec(), Some(QemuTap::Name("bgr0123456789ab")));
+        let wanted = "tap,id=net0,ifname=bgr0123456789ab,script=no,downscript=no";
+        assert!(args.lines().any(|line| line == wanted), "{args}");
     }
 
     #[test]

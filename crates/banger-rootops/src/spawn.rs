@@ -9,17 +9,20 @@ use std::process::{Child, Command, Stdio};
 
 use banger_root_proto::{ProcessIdentity, Refusal, RefusalCode};
 
+use rustix::process::{Signal, pidfd_send_signal};
+
 use crate::process::{identify, open_pidfd};
 use crate::refuse::{OrRefuse as _, refuse};
 use crate::sys::{Confinement, spawn_confined};
 
 /// The guest's address on its vsock; every VM has its own device, so all have the same.
-const GUEST_CID: &str = "3";
+pub(crate) const GUEST_CID: &str = "3";
 
 /// A process that was just started.
 #[derive(Debug)]
 pub(crate) struct Started {
-    pub(crate) child: Child,
+    /// None: it is the service manager's child.
+    pub(crate) child: Option<Child>,
     pub(crate) identity: ProcessIdentity,
     pub(crate) pidfd: OwnedFd,
 }
@@ -28,8 +31,10 @@ impl Started {
     /// Ends it and waits.
     pub(crate) fn end(&mut self) {
         // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        if let Some(child) = &mut self.child {
+            let _ = child.wait();
+        }
     }
 }
 
@@ -123,7 +128,7 @@ fn start(
     let pidfd = open_pidfd(child.id());
     match (known, pidfd) {
         (Ok(identity), Some(pidfd)) => Ok(Started {
-            child,
+            child: Some(child),
             identity,
             pidfd,
         }),

@@ -14,6 +14,7 @@ use crate::helper::Helper;
 use crate::process::{self, Alive};
 use crate::refuse::{OrRefuse as _, refuse};
 use crate::run_dir;
+use crate::systemd;
 
 /// How long a killed process may take to end.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -120,6 +121,10 @@ impl Helper {
         {
             let message = format!("the VMM of {vm} was killed but has not ended");
             return Err(refuse(RefusalCode::Busy, message));
+        }
+        if uid.is_some() && self.config.slice.is_some() {
+            // Its name is free again when this returns.
+            systemd::end(vm);
         }
         // Both are tried; the first failure is the one to tell.
         let removed = folder.map_or(Ok(()), |folder| {

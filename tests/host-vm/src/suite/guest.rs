@@ -62,9 +62,8 @@ impl<'a> Guest<'a> {
             host,
         };
         let mut args = vec!["vm", "create", "--name", &guest.name, "--timeout", "170"];
-        if vmm == Vmm::Firecracker {
-            args.extend(["--vmm", "firecracker"]);
-        }
+        // Said, as the choice of the host's own is another where Firecracker is installed.
+        args.extend(["--vmm", vmm.name()]);
         args.extend(flags);
         host.banger(&args)?.ok()?;
         let is = guest.field("vmm")?;

@@ -1,5 +1,6 @@
 //! The tests, and which of them run.
 
+mod confinement;
 mod deaths;
 mod guest;
 mod leaks;
@@ -62,6 +63,7 @@ pub(crate) fn all() -> Vec<Test> {
         machine::first(),
         life::tests(),
         network::tests(),
+        confinement::tests(),
         deaths::tests(),
         machine::late(),
         leaks::tests(),

@@ -83,6 +83,8 @@ pub(crate) fn start_units() -> Result<(), CommandError> {
         .and_then(|_| Systemctl.run(&["reset-failed", "bangerd*"]))
         .and_then(|_| run(&["enable", "--quiet", "--"]))
         .and_then(|_| run(&["start", "--"]))
+        // It would come by itself; this way a helper that cannot work is an error here and now.
+        .and_then(|_| Systemctl.run(&["start", "--", "bangerd-root.service"]))
         .map_err(|error| {
             let mut error = systemd(&error);
             for unit in ["bangerd.service", "bangerd-root.service"] {
