@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::beside::Hooks;
 use crate::loop_device::FileId;
 
-/// Raise it with every change of the types below.
+/// Raise it with every change of the types below, and give what is new a default: an upgrade in place reads
+/// the ledger of the version before, and its VMs go on.
 const VERSION: u32 = 4;
 
 /// Everything the helper made.
@@ -26,8 +27,10 @@ pub(crate) struct Ledger {
     /// The firewall as it was last written.
     pub(crate) firewall: Option<AppliedFirewall>,
     /// The hooks of other firewalls that hold something of ours, or were about to.
+    #[serde(default)]
     pub(crate) hooks: Hooks,
     /// Whether this machine forwards packets because of us.
+    #[serde(default)]
     pub(crate) forwarding: bool,
     /// Taps that exist, or were about to.
     pub(crate) taps: BTreeMap<VmId, TapEntry>,
@@ -65,6 +68,7 @@ pub(crate) struct VmmEntry {
     /// The user of both.
     pub(crate) uid: u32,
     /// Which program the VMM is.
+    #[serde(default = "the_first_kind")]
     pub(crate) kind: VmmKind,
     /// None until it was started.
     pub(crate) vmm: Option<ProcessIdentity>,
@@ -72,6 +76,11 @@ pub(crate) struct VmmEntry {
     pub(crate) backend: Option<ProcessIdentity>,
     /// The base below its root disk, when that is a snapshot.
     pub(crate) snapshot_of: Option<FileId>,
+}
+
+/// Of entries that do not say.
+const fn the_first_kind() -> VmmKind {
+    VmmKind::Qemu
 }
 
 impl VmmEntry {
@@ -167,13 +176,17 @@ impl Ledger {
         if head.boot_id != boot_id {
             return Ok(empty);
         }
-        if head.version != VERSION {
+        if head.version > VERSION {
             return Err(LedgerError::Version {
                 path: path.into(),
                 found: head.version,
             });
         }
-        serde_json::from_slice(&text).map_err(damaged)
+        let ledger: Self = serde_json::from_slice(&text).map_err(damaged)?;
+        Ok(Self {
+            version: VERSION,
+            ..ledger
+        })
     }
 
     /// Writes the ledger in one piece. Not synced: it does not outlive the boot.
@@ -192,6 +205,20 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_upgrade_reads_what_the_first_version_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger.json");
+        let first = r#"{"version":1,"boot_id":"one","network":true,"firewall":{"batch":7,"generation":12},
+            "taps":{},"vmms":{"0123456789ab":{"uid":880000,"vmm":null,"backend":null}}}"#;
+        std::fs::write(&path, first).unwrap();
+        let ledger = Ledger::load(&path, "one").unwrap();
+        let entry = ledger.vmms.values().next().unwrap();
+        assert_eq!((entry.uid, entry.kind), (880_000, VmmKind::Qemu));
+        ledger.save(&path).unwrap();
+        assert_eq!(Ledger::load(&path, "one").unwrap(), ledger);
+    }
 
     #[test]
     fn it_round_trips_and_ends_with_the_boot() {

@@ -66,6 +66,10 @@ pub(crate) fn install(ui: &Ui, args: &InstallArgs) -> CommandResult {
     for path in &stale {
         remove(root, path).map_err(failed)?;
     }
+    if let Some(earlier) = &earlier {
+        // Of another prefix; one that is not empty stays.
+        let _ = fs::remove_dir(lib_dir(&earlier.prefix));
+    }
     make_config_folder(&spec.owner)?;
     let record = Record {
         progress: Progress::Complete,
