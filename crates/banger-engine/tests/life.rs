@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use banger_core::{ErrorCode, Phase, VmSpec};
+use banger_core::{ErrorCode, Phase, RootStorage, VmSpec, VmmKind};
 use banger_engine::ports::{Failure, Farewell, GuestState};
 use banger_engine::{CreateVm, OpState};
 use banger_testkit::{FailMode, Failpoint, FakeHost};
@@ -167,22 +167,42 @@ enum Deed {
     Delete,
 }
 
+/// A VM in that VMM, on a disk that it can use.
+fn wanted_in(vmm: VmmKind) -> CreateVm {
+    let spec = VmSpec {
+        vmm,
+        storage: RootStorage::Copy,
+        ..VmSpec::FLOOR
+    };
+    CreateVm {
+        spec,
+        ..wanted(Some("demo"), true)
+    }
+}
+
 /// Does the deed with one call failing. False: the deed has no such call.
-async fn fail_once(deed: Deed, failpoint: Failpoint) -> bool {
+async fn fail_once(deed: Deed, vmm: VmmKind, failpoint: Failpoint) -> bool {
     let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
     let engine = open(&host, dir.path()).await;
+    let request = wanted_in(vmm);
+    let running = async || {
+        let operation = engine.create(request.clone()).await;
+        let vm = operation.as_ref().unwrap().vm.clone().unwrap();
+        assert_eq!(end(&engine, operation).await, OpState::Succeeded);
+        vm
+    };
     let vm = match deed {
         Deed::Create => None,
-        Deed::Stop | Deed::Delete => Some(running(&engine).await),
+        Deed::Stop | Deed::Delete => Some(running().await),
         Deed::Start => {
-            let vm = running(&engine).await;
+            let vm = running().await;
             end(&engine, engine.stop(&vm, GRACE)).await;
             Some(vm)
         }
     };
     host.set_failpoint(Some(failpoint));
     let operation = match (deed, &vm) {
-        (Deed::Create, _) => engine.create(wanted(Some("demo"), true)).await,
+        (Deed::Create, _) => engine.create(request.clone()).await,
         (Deed::Start, Some(vm)) => engine.start(vm, None, None),
         (Deed::Stop, Some(vm)) => engine.stop(vm, Duration::from_millis(50)),
         (Deed::Delete, Some(vm)) => engine.delete(vm),
@@ -230,13 +250,15 @@ async fn fail_once(deed: Deed, failpoint: Failpoint) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_call_of_every_deed_may_fail_or_be_the_daemons_last() {
-    for deed in [Deed::Create, Deed::Start, Deed::Stop, Deed::Delete] {
-        for mode in FailMode::ALL {
-            let mut at = 0;
-            while fail_once(deed, Failpoint { at, mode }).await {
-                at += 1;
+    for vmm in VmmKind::ALL {
+        for deed in [Deed::Create, Deed::Start, Deed::Stop, Deed::Delete] {
+            for mode in FailMode::ALL {
+                let mut at = 0;
+                while fail_once(deed, vmm, Failpoint { at, mode }).await {
+                    at += 1;
+                }
+                assert!(at >= 3, "{deed:?} makes only {at} calls");
             }
-            assert!(at >= 3, "{deed:?} makes only {at} calls");
         }
     }
 }

@@ -19,6 +19,8 @@ pub(crate) struct Folder {
 pub(crate) struct Vmm {
     pub(crate) pid: u32,
     pub(crate) backend: Option<u32>,
+    /// Whether the guest was started in it: a Firecracker waits to be told.
+    pub(crate) has_guest: bool,
     pub(crate) lives: bool,
     pub(crate) farewell: Option<Farewell>,
 }

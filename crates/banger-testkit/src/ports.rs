@@ -175,7 +175,8 @@ impl RootHelper for FakeHost {
     }
 
     async fn launch(&self, request: &LaunchRequest) -> Result<VmmFacts, Failure> {
-        self.act(|model| {
+        let is_firecracker = request.spec.vmm == VmmKind::Firecracker;
+        let launched = self.act(|model| {
             let folder = folder(model, &request.vm)?;
             if !(folder.overlay && folder.work_disk && folder.config) {
                 return Err(broken("a drive is missing"));
@@ -188,12 +189,13 @@ impl RootHelper for FakeHost {
             }
             model.launches += 1;
             let pid = 1000 + model.launches;
-            let backend = (request.spec.vmm == VmmKind::Qemu).then_some(pid + 1);
+            let backend = (!is_firecracker).then_some(pid + 1);
             model.vmms.insert(
                 request.vm.clone(),
                 Vmm {
                     pid,
                     backend,
+                    has_guest: !is_firecracker,
                     lives: true,
                     farewell: None,
                 },
@@ -203,8 +205,17 @@ impl RootHelper for FakeHost {
                 backend,
                 remains: true,
             })
-        })
-        .await
+        });
+        let launched = launched.await?;
+        if is_firecracker {
+            self.act(|model| {
+                let vmm = model.vmms.get_mut(&request.vm);
+                vmm.ok_or_else(|| broken("the VMM is gone"))?.has_guest = true;
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(launched)
     }
 
     async fn kill(&self, vm: &VmId) -> Result<(), Failure> {
@@ -236,7 +247,7 @@ impl RootHelper for FakeHost {
         }
         for (vm, vmm) in &model.vmms {
             facts.entry(vm.clone()).or_default().vmm = VmmFacts {
-                vmm: vmm.lives.then_some(vmm.pid),
+                vmm: (vmm.lives && vmm.has_guest).then_some(vmm.pid),
                 backend: vmm.backend.filter(|_| vmm.lives),
                 remains: true,
             };
@@ -283,7 +294,8 @@ impl Guests for FakeHost {
         let mut changes = self.changes();
         loop {
             let answers = |model: &Model| {
-                !model.guests_hang && model.vmms.get(vm).is_some_and(|vmm| vmm.lives)
+                let vmm = model.vmms.get(vm);
+                !model.guests_hang && vmm.is_some_and(|vmm| vmm.lives && vmm.has_guest)
             };
             if answers(&self.model()) {
                 return Ok(());

@@ -1,5 +1,6 @@
 //! The tests, and which of them run.
 
+mod absence;
 mod confinement;
 mod deaths;
 mod guest;
@@ -64,6 +65,7 @@ pub(crate) fn all() -> Vec<Test> {
         life::tests(),
         network::tests(),
         confinement::tests(),
+        absence::tests(),
         deaths::tests(),
         machine::late(),
         leaks::tests(),
