@@ -10,6 +10,9 @@ use clap::Args;
 /// Programs that are installed side by side.
 const PROGRAMS: &[&str] = &["banger", "bangerd", "bangerd-root", "banger-vhost-vsock"];
 
+/// Test programs that need root and device-mapper (`scripts/host-vm` builds them).
+const TESTS: &[&str] = &["rootops", "snapshot"];
+
 /// Where the artefacts lie.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Artefacts {
@@ -19,6 +22,9 @@ pub(crate) struct Artefacts {
     /// banger's state directory with a kernel and images to take along.
     #[arg(long, default_value = "target/e2e/state/banger")]
     pub(crate) state: PathBuf,
+    /// Folder of test programs that run in the host.
+    #[arg(long, default_value = "target/host-vm/tests")]
+    pub(crate) tests: PathBuf,
     /// A Firecracker binary.
     #[arg(long, env = "BANGER_TEST_FIRECRACKER", value_parser = not_empty)]
     pub(crate) firecracker: Option<PathBuf>,
@@ -43,6 +49,9 @@ impl Artefacts {
         }
         let agent = Path::new("lib/banger/banger-vsock-agent");
         put(&self.programs.join("..").join(agent), &target.join(agent))?;
+        for test in TESTS {
+            put(&self.tests.join(test), &checkout.join("tests").join(test))?;
+        }
         if let Some(firecracker) = &self.firecracker {
             put(firecracker, &checkout.join("firecracker"))?;
         }

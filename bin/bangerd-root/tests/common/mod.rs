@@ -179,14 +179,22 @@ impl World {
         self.temp.path().join("h")
     }
 
+    /// The helper as it was built with the tests, or where they were told on another machine.
+    pub(crate) fn program() -> PathBuf {
+        match std::env::var_os("BANGER_TEST_PROGRAMS") {
+            Some(folder) => Path::new(&folder).join("bangerd-root"),
+            None => env!("CARGO_BIN_EXE_bangerd-root").into(),
+        }
+    }
+
     pub(crate) fn backend() -> PathBuf {
-        Path::new(env!("CARGO_BIN_EXE_bangerd-root")).with_file_name("banger-vhost-vsock")
+        Self::program().with_file_name("banger-vhost-vsock")
     }
 
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.network().to_string(), "-n"]);
-        command.arg(env!("CARGO_BIN_EXE_bangerd-root"));
+        command.arg(Self::program());
         command.args(["--owner", &self.owner.to_string()]);
         command.arg("--runtime-dir").arg(self.runtime_dir());
         let [bridge, address] = self.bridge;

@@ -8,6 +8,7 @@ mod leaks;
 mod life;
 mod machine;
 mod network;
+mod storage;
 
 use anyhow::Result;
 
@@ -63,6 +64,7 @@ pub(crate) fn all() -> Vec<Test> {
     let parts = [
         machine::first(),
         life::tests(),
+        storage::tests(),
         network::tests(),
         confinement::tests(),
         absence::tests(),
