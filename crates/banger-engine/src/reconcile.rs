@@ -6,8 +6,10 @@ use std::sync::Arc;
 use banger_core::{ErrorCode, Event, Intent, Phase, VmId};
 
 use crate::actor::Actor;
+use crate::execute::{Findings, run_group};
 use crate::inner::{Inner, Wish};
 use crate::operation::{OpKind, Operation, TaskContext};
+use crate::plan::plan_teardown;
 use crate::ports::{Failure, GuestState, VmFacts};
 
 /// What a pass found.
@@ -89,6 +91,18 @@ impl Actor {
         is_gone
     }
 
+    /// All that ran is gone with the host's last boot, and so is the helper's memory of it; the names in the VM's
+    /// folder are still there.
+    async fn clear_remains(&self, mut facts: VmFacts) -> Result<(), Failure> {
+        facts.vmm.remains = true;
+        let findings = Findings::default();
+        for group in plan_teardown(&facts) {
+            let done = run_group(&self.inner, &self.row, &group, &findings, None).await;
+            done.map_err(|failed| failed.failure)?;
+        }
+        Ok(())
+    }
+
     /// Goes on with the VM, and with the operation that an earlier daemon left, if there is one.
     async fn recover_from(
         &mut self,
@@ -102,6 +116,7 @@ impl Actor {
             Phase::Deleting => return self.delete(op.as_ref()).await.map(|()| true),
             Phase::Starting | Phase::Running | Phase::Stopping if !same_boot => {
                 self.enter(Event::HostRebooted).await?;
+                self.clear_remains(facts).await?;
                 if self.row.intent == Intent::Running {
                     op.as_ref().map_or(Ok(()), |_| Err(host_rebooted()))?;
                 }

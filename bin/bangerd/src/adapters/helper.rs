@@ -27,7 +27,7 @@ use super::{blocking, console, firecracker};
 use crate::args::Args;
 
 /// How long a VMM may take to vanish after its backend has noticed.
-const DYING: Duration = Duration::from_millis(500);
+const DYING: Duration = Duration::from_secs(10);
 
 /// A handle on one of a VM's processes.
 #[derive(Debug)]

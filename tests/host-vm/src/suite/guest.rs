@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::host::{Finished, Host};
@@ -112,7 +112,9 @@ impl<'a> Guest<'a> {
     /// Waits until it is in that phase.
     pub(super) fn wait_for_phase(&self, phase: &str) -> Result<()> {
         wait::until(&format!("{} is {phase}", self.name), PATIENCE, || {
-            Ok((self.field("phase")? == phase).then_some(()))
+            let now = self.field("phase")?;
+            self.not_failed(&now, phase)?;
+            Ok((now == phase).then_some(()))
         })
     }
 
@@ -125,8 +127,20 @@ impl<'a> Guest<'a> {
     pub(super) fn wait_for_another_boot(&self, than: &str) -> Result<()> {
         wait::until(&format!("{} has booted again", self.name), PATIENCE, || {
             let asked = self.exec(&["cat", "/proc/sys/kernel/random/boot_id"])?;
-            Ok((asked.code == 0 && asked.stdout.trim() != than).then_some(()))
+            if asked.code == 0 && asked.stdout.trim() != than {
+                return Ok(Some(()));
+            }
+            self.not_failed(&self.field("phase")?, "running")?;
+            Ok(None)
         })
+    }
+
+    /// A failed VM stays so: waiting for something else is in vain.
+    fn not_failed(&self, now: &str, awaited: &str) -> Result<()> {
+        if now == "failed" && awaited != "failed" {
+            bail!("{} failed: {}", self.name, self.show()?["last_error"]);
+        }
+        Ok(())
     }
 }
 
