@@ -21,6 +21,25 @@ in_tree systemctl disable --quiet docker.service containerd.service
 in_tree systemctl enable --quiet docker.socket ssh.service
 in_tree systemctl set-default --quiet multi-user.target
 
+# `docker compose` as well as Debian's `docker-compose`: a plugin that hands its arguments on.
+plugins=$tree/usr/libexec/docker/cli-plugins
+mkdir -p "$plugins"
+cat >"$plugins/docker-compose" <<'EOF'
+#!/bin/sh
+if [ "$1" = docker-cli-plugin-metadata ]; then
+  echo '{"SchemaVersion":"0.1.0","Vendor":"Debian","ShortDescription":"Docker Compose"}'
+  exit
+fi
+seen=
+for word; do
+  shift
+  if [ -z "$seen" ] && [ "$word" = compose ]; then seen=1; continue; fi
+  set -- "$@" "$word"
+done
+exec docker-compose "$@"
+EOF
+chmod 0755 "$plugins/docker-compose"
+
 # The host key is given to each VM by its host; nobody logs in with a password.
 rm -f "$tree"/etc/ssh/ssh_host_*
 cat >"$tree/etc/ssh/sshd_config.d/banger.conf" <<'EOF'

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use banger_core::{ByteSize, Choice, ImageName, KernelName, MemoryMib, VmName, VmmKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCandidates;
 
+use crate::complete;
 use crate::ui::Output;
 
 /// One-command, persistent development sandboxes.
@@ -54,7 +56,7 @@ pub(crate) enum Command {
     /// Builds of CLI, daemon and helper. Starts nothing.
     #[command(after_help = "Example:\n  banger version -o json")]
     Version,
-    /// Print a completion script for a shell.
+    /// Print a completion script for a shell: verbs, flags, and names of VMs, images and kernels.
     #[command(
         after_help = "Load it with:\n  bash        source <(banger completion bash)\n  zsh         source <(banger completion zsh)\n  fish        banger completion fish | source\n  powershell  banger completion powershell | Out-String | Invoke-Expression"
     )]
@@ -124,10 +126,10 @@ pub(crate) struct VmFlags {
     #[arg(long)]
     pub(crate) name: Option<VmName>,
     /// Image.
-    #[arg(long)]
+    #[arg(long, add = ArgValueCandidates::new(complete::images))]
     pub(crate) image: Option<ImageName>,
     /// Kernel.
-    #[arg(long)]
+    #[arg(long, add = ArgValueCandidates::new(complete::kernels))]
     pub(crate) kernel: Option<KernelName>,
     /// Virtual processors.
     #[arg(long)]
@@ -192,13 +194,14 @@ pub(crate) struct CreateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct VmRef {
     /// VM, by name, id or unambiguous prefix.
+    #[arg(add = ArgValueCandidates::new(complete::vms))]
     pub(crate) vm: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct VmRefs {
     /// VMs, by name, id or unambiguous prefix.
-    #[arg(required = true, value_name = "VM")]
+    #[arg(required = true, value_name = "VM", add = ArgValueCandidates::new(complete::vms))]
     pub(crate) vms: Vec<String>,
 }
 
@@ -226,6 +229,7 @@ pub(crate) struct StartArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SshArgs {
     /// VM, by name, id or unambiguous prefix.
+    #[arg(add = ArgValueCandidates::new(complete::vms))]
     pub(crate) vm: String,
     /// Command; without one, a login shell.
     #[arg(last = true, value_name = "CMD")]
@@ -235,6 +239,7 @@ pub(crate) struct SshArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
     /// VM, by name, id or unambiguous prefix.
+    #[arg(add = ArgValueCandidates::new(complete::vms))]
     pub(crate) vm: String,
     /// Pass standard input on (also done when it is no terminal).
     #[arg(short, long)]
@@ -256,6 +261,7 @@ pub(crate) struct ExecArgs {
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
     /// VM, by name, id or unambiguous prefix.
+    #[arg(add = ArgValueCandidates::new(complete::vms))]
     pub(crate) vm: String,
     /// Go on as more is written.
     #[arg(short, long)]
@@ -271,6 +277,7 @@ pub(crate) enum ImageCommand {
     #[command(after_help = "Example:\n  banger image show debian-bookworm")]
     Show {
         /// Image.
+        #[arg(add = ArgValueCandidates::new(complete::images))]
         name: String,
     },
     /// Build an image from its recipe.
@@ -279,6 +286,7 @@ pub(crate) enum ImageCommand {
     )]
     Build {
         /// Recipe; without it, the default image's.
+        #[arg(add = ArgValueCandidates::new(complete::images))]
         name: Option<ImageName>,
         /// Also when it exists and its recipe has not changed.
         #[arg(long)]
@@ -295,6 +303,7 @@ pub(crate) enum KernelCommand {
     #[command(after_help = "Example:\n  banger kernel show 6.1.0-41-cloud-amd64")]
     Show {
         /// Kernel.
+        #[arg(add = ArgValueCandidates::new(complete::kernels))]
         name: String,
     },
     /// Import a kernel: a file (vmlinux, vmlinuz, .deb), the host's own, or a Debian package.

@@ -452,10 +452,28 @@ impl Actor {
     }
 
     async fn save(&mut self) -> Result<(), Failure> {
-        let row = self.row.clone();
-        self.inner.store(move |store| store.save_vm(&row)).await?;
+        let saved = self.save_row().await;
+        let saved = match saved {
+            Err(failure) if failure.code == ErrorCode::DiskFull => {
+                // A stop and a delete are never refused.
+                self.inner
+                    .store(|store| {
+                        store.use_reserve();
+                        Ok(())
+                    })
+                    .await?;
+                self.save_row().await
+            }
+            saved => saved,
+        };
+        saved?;
         self.publish();
         Ok(())
+    }
+
+    async fn save_row(&self) -> Result<(), Failure> {
+        let row = self.row.clone();
+        self.inner.store(move |store| store.save_vm(&row)).await
     }
 
     fn publish(&self) {

@@ -4,10 +4,11 @@
 mod journal;
 mod migrate;
 mod operation;
+mod reserve;
 mod vm;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
@@ -52,6 +53,15 @@ pub enum StoreError {
         #[source]
         source: rusqlite::Error,
     },
+    /// There is no room to work with.
+    #[error("failed to set room aside in {path}")]
+    Reserve {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A row holds what this version cannot read.
     #[error("the database row of {what} cannot be read: {why}")]
     Row {
@@ -70,6 +80,7 @@ impl StoreError {
             Self::Sqlite { source, .. } => {
                 source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
             }
+            Self::Reserve { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
             Self::Row { .. } => false,
         }
     }
@@ -79,6 +90,7 @@ impl StoreError {
 #[derive(Debug)]
 pub struct Store {
     connection: Mutex<Connection>,
+    reserve: PathBuf,
 }
 
 impl Store {
@@ -104,8 +116,12 @@ impl Store {
             source,
         })?;
         restrict(path);
+        let reserve = reserve::path_of(path);
+        // A daemon that finds no room for it must still let VMs be deleted.
+        let _ = reserve::ensure(&reserve);
         Ok(Self {
             connection: Mutex::new(connection),
+            reserve,
         })
     }
 

@@ -82,6 +82,7 @@ impl Store {
         let mut row = new.row;
         let sqlite = |source| InsertVmError::Store(failed("storing a VM")(source));
         let mut connection = self.lock();
+        crate::reserve::ensure(&self.reserve).map_err(InsertVmError::Store)?;
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(sqlite)?;

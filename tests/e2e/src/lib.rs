@@ -4,9 +4,13 @@
 //! network namespace of their own: guests have private addresses, and nothing may leave the machine.
 
 mod banger;
+mod boots;
+mod elsewhere;
 mod terminal;
 mod wait;
 
 pub use banger::{Banger, Finished, Vm};
+pub use boots::{Boots, boots};
+pub use elsewhere::Elsewhere;
 pub use terminal::Terminal;
 pub use wait::until;

@@ -1,5 +1,7 @@
 //! Bad input: a clear error, the right exit code, nothing changed and nothing left.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use banger_e2e::Banger;
 
 #[test]
@@ -25,9 +27,14 @@ fn each_mistake_has_its_message_and_exit_code() {
         (&["vm", "create", "--memory", "0"], 2, "memory"),
         (&["vm", "create", "--memory=-5"], 2, "negative"),
         (&["vm", "create", "--memory", "900T"], 2, "memory"),
+        (&["vm", "create", "--memory", "lots"], 2, "lots"),
+        (&["vm", "create", "--memory", "1"], 2, "memory"),
         (&["vm", "create", "--vcpu", "0"], 2, "vCPU"),
+        (&["vm", "create", "--vcpu=-2"], 2, "-2"),
         (&["vm", "create", "--vcpu", "4000"], 2, "vCPU"),
         (&["vm", "create", "--disk-size", "0"], 2, "work disk"),
+        (&["vm", "create", "--disk-size=-1G"], 2, "-1G"),
+        (&["vm", "create", "--disk-size", "1M"], 2, "work disk"),
         (&["vm", "create", "--disk-size", "99999T"], 2, "work disk"),
         (&["kernel", "import", "/etc/passwd"], 1, "kernel"),
         (
@@ -52,6 +59,72 @@ fn each_mistake_has_its_message_and_exit_code() {
         banger.json(&["vm", "list"])["vms"].as_array().map(Vec::len),
         Some(1)
     );
+}
+
+#[test]
+fn the_nearest_name_is_suggested() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(&["--no-start", "--image", "debian-minimal"]);
+    let kernels = banger.json(&["kernel", "list"]);
+    let kernel = kernels["kernels"][0]["name"].as_str().unwrap();
+    let near = |name: &str| format!("{}x", &name[..name.len() - 1]);
+    let cases = [
+        (["vm", "show"], near(&vm.name), vm.name.as_str()),
+        (["vm", "delete"], near(&vm.name), &vm.name),
+        (["kernel", "show"], near(kernel), kernel),
+        (["image", "show"], "debian-minimol".into(), "debian-minimal"),
+    ];
+    for (verb, wrong, right) in cases {
+        let finished = banger.run(&[verb[0], verb[1], &wrong]);
+        assert_eq!(finished.code, 4, "{}", finished.stderr);
+        let hint = format!("hint: did you mean `{right}`?");
+        assert!(finished.stderr.contains(&hint), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn what_is_no_kernel_for_this_machine_is_refused_and_leaves_nothing() {
+    let banger = Banger::from_env();
+    let before = banger.ok(&["kernel", "list"]);
+    let default = banger.json(&["kernel", "list"])["kernels"][0]["vmlinux"].clone();
+    let whole = std::fs::read(default.as_str().unwrap()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    // e_machine is at 18, the class at 4 (elf(5)).
+    let mut for_arm = whole.clone();
+    for_arm[18..20].copy_from_slice(&183_u16.to_le_bytes());
+    let mut of_32_bits = whole.clone();
+    of_32_bits[4] = 1;
+    let cases = [
+        ("half", &whole[..whole.len() / 2], "truncated"),
+        ("head", &whole[..40], "kernel"),
+        ("empty", &[], "neither"),
+        ("text", b"root:x:0:0", "neither"),
+        ("arm", &for_arm, "another processor"),
+        ("class", &of_32_bits, "64-bit"),
+    ];
+    for (name, bytes, says) in cases {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let path = path.to_str().unwrap();
+        let finished = banger.run(&["kernel", "import", path, "--name", "bad"]);
+        assert_eq!(finished.code, 1, "{name}: {}", finished.stderr);
+        for text in ["[invalid_kernel]", path, says] {
+            assert!(
+                finished.stderr.contains(text),
+                "{name}: {}",
+                finished.stderr
+            );
+        }
+    }
+    let finished = banger.run(&["kernel", "import", "/no/such/file"]);
+    assert_eq!(finished.code, 1, "{}", finished.stderr);
+    assert_eq!(banger.ok(&["kernel", "list"]), before);
+    let names = std::fs::read_dir(banger.state_dir().join("kernels")).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = names
+        .filter(|name| name.to_string_lossy().starts_with('.') || name == "bad")
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

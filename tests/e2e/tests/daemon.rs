@@ -4,56 +4,11 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 
-use banger_e2e::Banger;
-
-/// The same programs with other directories: a banger of its own, without helper or guests.
-struct Elsewhere {
-    home: tempfile::TempDir,
-    banger: Banger,
-}
-
-impl Elsewhere {
-    fn new() -> Self {
-        let home = tempfile::tempdir().unwrap();
-        fs::create_dir_all(home.path().join("config/banger")).unwrap();
-        fs::create_dir(home.path().join("run")).unwrap();
-        Self {
-            home,
-            banger: Banger::from_env(),
-        }
-    }
-
-    fn path(&self, inner: &str) -> std::path::PathBuf {
-        self.home.path().join(inner)
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = self.banger.command(args);
-        for (name, folder) in [
-            ("XDG_CONFIG_HOME", "config"),
-            ("XDG_STATE_HOME", "state"),
-            ("XDG_CACHE_HOME", "cache"),
-            ("XDG_RUNTIME_DIR", "run"),
-        ] {
-            command.env(name, self.path(folder));
-        }
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> banger_e2e::Finished {
-        self.command(args).output().unwrap().into()
-    }
-}
-
-impl Drop for Elsewhere {
-    fn drop(&mut self) {
-        let _ = self.command(&["daemon", "stop"]).output();
-    }
-}
+use banger_e2e::{Banger, Elsewhere};
 
 fn daemon_pid(banger: &Banger) -> u64 {
     banger.json(&["daemon", "status"])["version"]["daemon"]["pid"]
@@ -304,7 +259,7 @@ fn without_permission_for_the_helper_the_error_says_what_to_do() {
     fs::create_dir_all(programs.join("bin")).unwrap();
     for program in ["banger", "bangerd", "bangerd-root", "banger-vhost-vsock"] {
         fs::copy(
-            elsewhere.banger.program(program),
+            elsewhere.banger().program(program),
             programs.join("bin").join(program),
         )
         .unwrap();
@@ -340,4 +295,131 @@ fn without_permission_for_the_helper_the_error_says_what_to_do() {
         "{}",
         finished.stderr
     );
+}
+
+/// What the shell's script asks the program for, with the cursor after the last word.
+fn completed(mut command: Command, words: &[&str]) -> banger_e2e::Finished {
+    command
+        .arg("--")
+        .args(words)
+        .env("COMPLETE", "bash")
+        .env("_CLAP_IFS", "\n")
+        .env("_CLAP_COMPLETE_COMP_TYPE", "9")
+        .env("_CLAP_COMPLETE_SPACE", "true")
+        .env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string());
+    command.output().unwrap().into()
+}
+
+#[test]
+fn live_names_are_completed_and_without_a_daemon_nothing_is_said_or_started() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(&["--no-start", "--image", "debian-minimal"]);
+    let kernels = banger.json(&["kernel", "list"]);
+    let kernel = kernels["kernels"][0]["name"].as_str().unwrap();
+    let cases: &[(&[&str], &str)] = &[
+        (&["banger", "vm", "show", &vm.name[..2]], &vm.name),
+        (&["banger", "vm", "stop", "x", ""], &vm.name),
+        (
+            &["banger", "vm", "run", "--image", "debian-m"],
+            "debian-minimal",
+        ),
+        (&["banger", "image", "show", ""], "debian-bookworm"),
+        (&["banger", "kernel", "show", &kernel[..1]], kernel),
+        (&["banger", "vm", "del"], "delete"),
+    ];
+    for (words, offered) in cases {
+        let said = completed(banger.command::<&str>(&[]), words);
+        assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{words:?}");
+        assert!(
+            said.stdout.lines().any(|line| line == *offered),
+            "{words:?}: {}",
+            said.stdout
+        );
+    }
+    let elsewhere = Elsewhere::new();
+    for words in [
+        &["banger", "vm", "show", ""][..],
+        &["banger", "kernel", "show", "6"],
+    ] {
+        let said = completed(elsewhere.command(&[]), words);
+        assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{words:?}");
+        let names = said.stdout.lines().filter(|line| !line.starts_with('-'));
+        assert_eq!(names.count(), 0, "{words:?}: {}", said.stdout);
+    }
+    assert!(
+        !elsewhere.path("run/banger").exists(),
+        "something was started"
+    );
+    for shell in ["bash", "zsh", "fish", "powershell"] {
+        let script = elsewhere.run(&["completion", shell]);
+        assert_eq!(script.code, 0);
+        assert!(
+            script.stdout.contains("COMPLETE"),
+            "{shell}: {}",
+            script.stdout
+        );
+    }
+}
+
+/// Asks the owner API, and gives the reply's body.
+fn api(socket: &str, request: &str, body: &str) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    let head = format!(
+        "{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json"
+    );
+    write!(
+        stream,
+        "{head}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 20"), "{reply}");
+    // One chunk, or none: the replies here are short.
+    match head.contains("chunked") {
+        true => body
+            .lines()
+            .filter(|line| line.starts_with('{'))
+            .collect::<Vec<_>>()
+            .join("\n"),
+        false => body.to_owned(),
+    }
+}
+
+#[test]
+fn an_operation_is_told_again_after_the_daemons_death() {
+    let banger = Banger::from_env();
+    banger.ok(&["daemon", "start"]);
+    let socket = banger.ok(&["daemon", "socket"]);
+    let socket = socket.trim();
+    let request = r#"{"name":"told-again","image":"debian-minimal","no_start":true}"#;
+    let begun: serde_json::Value =
+        serde_json::from_str(&api(socket, "POST /v1/vms", request)).unwrap();
+    let id = begun["id"].as_str().unwrap();
+    let ask = || -> serde_json::Value {
+        serde_json::from_str(&api(socket, &format!("GET /v1/operations/{id}"), "")).unwrap()
+    };
+    // The stream ends with the operation.
+    api(socket, &format!("GET /v1/operations/{id}/events"), "");
+    let before = ask();
+    assert_eq!(before["state"], "succeeded");
+    assert!(before["stages"].as_array().unwrap().len() >= 4, "{before}");
+    banger.ok(&["vm", "show", "told-again"]);
+    let pid = i32::try_from(daemon_pid(&banger)).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    banger.ok(&["vm", "list"]);
+    assert_ne!(
+        daemon_pid(&banger),
+        u64::from(pid.as_raw_nonzero().get().unsigned_abs())
+    );
+    assert_eq!(ask(), before);
+    let events = api(socket, &format!("GET /v1/operations/{id}/events"), "");
+    assert!(
+        events.lines().last().unwrap().contains("\"finished\""),
+        "{events}"
+    );
+    banger.ok(&["vm", "delete", "told-again"]);
 }

@@ -1,5 +1,7 @@
 //! What a guest of the default image does: commands, files, life and death.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::Duration;
 
 use banger_e2e::{Banger, until};
@@ -145,6 +147,102 @@ fn docker_runs_an_image_made_on_the_spot() {
            usr/lib64 usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 | docker import - local/tiny >/dev/null");
     let said = vm.sh("docker run --rm local/tiny /usr/bin/uname -s");
     assert_eq!(said.lines().last(), Some("Linux"));
+    let compose = vm.sh("docker compose version");
+    assert!(compose.contains("version"), "{compose}");
+}
+
+#[test]
+fn a_first_command_that_needs_the_whole_system_works_or_is_told_why_not() {
+    let banger = Banger::from_env();
+    for command in [
+        &["systemctl", "is-active", "multi-user.target"][..],
+        &["docker", "version"],
+    ] {
+        let base = ["vm", "run", "--rm", "--"];
+        let args: Vec<&str> = base.iter().chain(command).copied().collect();
+        let finished = banger.run(&args);
+        assert!(
+            finished.code == 0 || finished.stderr.contains("the system was still booting"),
+            "{command:?}: {finished:?}"
+        );
+        // Who waits for the system has it.
+        let base = ["vm", "run", "--rm", "--wait", "ready", "--"];
+        let args: Vec<&str> = base.iter().chain(command).copied().collect();
+        let finished = banger.run(&args);
+        assert!(
+            finished.code == 0 || command[0] == "systemctl",
+            "{command:?}: {finished:?}"
+        );
+    }
+}
+
+#[test]
+fn a_boot_that_hangs_is_told_with_its_stage_and_what_the_console_said_last() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(&["--wait", "reachable"]);
+    // A service that never gets done, before the one that the image promises.
+    vm.sh("cd /etc/systemd/system && mkdir ssh.service.requires && \
+           printf '[Unit]\\nBefore=ssh.service\\nDefaultDependencies=no\\n\
+                   [Service]\\nType=oneshot\\nExecStart=/bin/sleep infinity\\n' > stuck.service && \
+           ln -s ../stuck.service ssh.service.requires/ && sync");
+    banger.ok(&["vm", "stop", &vm.name]);
+    let finished = banger.run(&["vm", "start", "--timeout", "15", &vm.name]);
+    assert_eq!(finished.code, 1, "{}", finished.stderr);
+    for text in [
+        "[boot_failed]",
+        "stage `services` failed",
+        "after 15s",
+        "the console ends with:",
+        "banger vm logs",
+    ] {
+        assert!(
+            finished.stderr.contains(text),
+            "{text}: {}",
+            finished.stderr
+        );
+    }
+    assert_eq!(vm.phase(), "failed");
+    assert_eq!(vm.show()["last_error"]["code"], "boot_failed");
+}
+
+#[test]
+fn a_guest_that_stops_altogether_is_told_and_can_be_deleted() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(&["--no-start", "--image", "debian-minimal"]);
+    let starting = banger.spawn(&["vm", "start", "--timeout", "10", &vm.name]);
+    let pid = || vm.show()["vmm_pid"].as_u64();
+    until("the VMM is there", PATIENCE, || pid().is_some());
+    let frozen = pid().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
+    rustix::process::kill_process(frozen.unwrap(), rustix::process::Signal::STOP).unwrap();
+    let ended: banger_e2e::Finished = starting.wait_with_output().unwrap().into();
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    for text in ["[boot_failed]", "stage `guest agent` failed"] {
+        assert!(ended.stderr.contains(text), "{text}: {}", ended.stderr);
+    }
+    banger.ok(&["vm", "delete", &vm.name]);
+    assert!(rustix::process::test_kill_process(frozen.unwrap()).is_err());
+}
+
+#[test]
+fn a_guest_whose_agent_is_gone_is_told_and_stopped_by_force() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(&["--wait", "ready"]);
+    // By its name as a process; the session's connection ends with it.
+    let killed = vm.exec(&["sh", "-c", "pkill -9 banger-agent; sleep 60"]);
+    assert_eq!(killed.code, 125, "{}", killed.stderr);
+    let finished = vm.exec(&["true"]);
+    assert_eq!(finished.code, 125, "{}", finished.stderr);
+    for text in ["[agent_unreachable]", "hint:"] {
+        assert!(
+            finished.stderr.contains(text),
+            "{text}: {}",
+            finished.stderr
+        );
+    }
+    banger.ok(&["vm", "stop", "--grace", "3", &vm.name]);
+    assert_eq!(vm.phase(), "stopped");
+    banger.ok(&["vm", "start", &vm.name]);
+    assert_eq!(vm.sh("echo back"), "back");
 }
 
 #[test]

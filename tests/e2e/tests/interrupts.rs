@@ -24,6 +24,11 @@ fn run(banger: &Banger, flags: &[&str], line: &str) -> Child {
         .unwrap()
 }
 
+fn pause(milliseconds: u64) {
+    let pause = Duration::from_millis(milliseconds).try_into().unwrap();
+    let _ = rustix::event::poll(&mut [], Some(&pause));
+}
+
 fn vms(banger: &Banger) -> usize {
     banger.json(&["vm", "list"])["vms"]
         .as_array()
@@ -49,11 +54,34 @@ fn an_interrupt_at_any_moment_leaves_nothing_of_an_ephemeral_vm() {
         1, 3, 6, 10, 15, 20, 30, 40, 60, 100, 300, 700, 1200, 1700, 2500,
     ] {
         let child = run(&banger, &["--rm"], "sleep 1000");
-        let pause = Duration::from_millis(delay).try_into().unwrap();
-        let _ = rustix::event::poll(&mut [], Some(&pause));
+        pause(delay);
         interrupt(&child);
         let ended = child.wait_with_output().unwrap();
         assert!(!ended.status.success(), "after {delay} ms: {ended:?}");
         assert_nothing_left(&banger, &format!("{delay} ms"));
     }
+}
+
+#[test]
+fn an_interrupt_before_the_command_begins_deletes_the_vm_and_afterwards_it_is_the_commands() {
+    let banger = Banger::from_env();
+    let (mut deleted, mut kept) = (0, 0);
+    for delay in [2, 10, 25, 60, 200, 900, 1500, 4000] {
+        let child = run(&banger, &[], "echo begun; sleep 1000");
+        pause(delay);
+        interrupt(&child);
+        let ended = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stdout);
+        assert!(!ended.status.success(), "after {delay} ms: {ended:?}");
+        if said.contains("begun") {
+            kept += 1;
+            let all = banger.json(&["vm", "list"])["vms"].clone();
+            assert_eq!(all[0]["phase"], "running", "after {delay} ms: {ended:?}");
+            banger.ok(&["vm", "delete", all[0]["name"].as_str().unwrap()]);
+        } else {
+            deleted += 1;
+        }
+        assert_nothing_left(&banger, &format!("{delay} ms"));
+    }
+    assert!(deleted > 0 && kept > 0, "{deleted} deleted, {kept} kept");
 }

@@ -2,11 +2,11 @@
 
 use banger_client::Client;
 use banger_core::ErrorCode;
-use clap::CommandFactory;
+use clap_complete::env::Shells;
 use serde::Serialize;
 
 use super::{CommandResult, Context};
-use crate::cli::{Cli, DaemonCommand};
+use crate::cli::DaemonCommand;
 use crate::error::CommandError;
 use crate::start::{self, Needs};
 use crate::ui::Ui;
@@ -134,14 +134,20 @@ pub(crate) async fn version(context: &Context<'_>) -> CommandResult {
     Ok(0)
 }
 
-/// `completion`.
+/// `completion`: a script that asks this program at each Tab.
 pub(crate) fn completion(ui: &Ui, shell: clap_complete::Shell) -> CommandResult {
+    let broken =
+        |error: std::io::Error| CommandError::internal("the script could not be written", &error);
+    let program = std::env::current_exe().map_err(broken)?;
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "banger", &mut script);
+    if let Some(completer) = Shells::builtins().completer(&shell.to_string()) {
+        let program = program.to_string_lossy();
+        completer
+            .write_registration("COMPLETE", "banger", "banger", &program, &mut script)
+            .map_err(broken)?;
+    }
     match ui.bytes(&script) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(
-            CommandError::internal("the script could not be written", &error),
-        ),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(broken(error)),
         _ => Ok(0),
     }
 }

@@ -67,7 +67,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> CommandResult {
 }
 
 /// Where daemon and data are: of the whole host's installation when there is one, which serves one user.
-fn find_paths(for_anybody: bool) -> Result<Paths, CommandError> {
+pub(crate) fn find_paths(for_anybody: bool) -> Result<Paths, CommandError> {
     if std::env::var_os(CHECKOUT).is_none() {
         let record = Record::load(Path::new(RECORD)).map_err(|error| {
             let what = "the record of banger's installation cannot be used";

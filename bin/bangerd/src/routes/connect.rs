@@ -24,6 +24,8 @@ use crate::state::Shared;
 
 /// Deadline where nobody sets one.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// How long an agent that has answered before may take to do so again.
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// Upgrades to a connection to the guest's agent (see `CONNECT_PROTOCOL`).
 #[utoipa::path(post, path = "/v1/vms/{ref}/connect", params(("ref" = String, Path,), WaitQuery), responses((status = 101)))]
@@ -90,11 +92,20 @@ async fn reach(
             error,
         )
     };
-    match tokio::time::timeout(deadline, address.dial()).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(unreachable(&error)),
-        Err(error) => Err(unreachable(&error)),
-    }
+    // An agent that was reachable answers at once, or not at all: then the connection is parked for good.
+    let patience = if wait == Readiness::None {
+        deadline
+    } else {
+        deadline.min(ANSWER)
+    };
+    let failure = match tokio::time::timeout(patience, address.dial()).await {
+        Ok(Ok(stream)) => return Ok(stream),
+        Ok(Err(error)) => unreachable(&error),
+        Err(error) => unreachable(&error),
+    };
+    Err(failure.hint(
+        "`banger vm logs` shows the console; stopping and starting the VM brings the agent back",
+    ))
 }
 
 /// Waits for the client's byte, so that it reads nothing ahead, and sends one back with the descriptor.

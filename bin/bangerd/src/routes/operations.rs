@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use banger_api::{Operation, OperationEvent};
+use banger_api::{Operation, OperationEvent, Stage, StageState};
 use banger_core::{ErrorCode, OpId};
 use banger_engine::OpState;
 use banger_engine::ports::Failure;
@@ -93,16 +93,20 @@ fn lines_for(told: Option<&Operation>, now: &Operation, is_final: bool) -> Strin
             operation: now.clone(),
         }),
         Some(told) => {
-            for (at, stage) in now.stages.iter().enumerate() {
-                let same = told.stages.get(at).is_some_and(|old| {
+            let is_new = |(at, stage): &(usize, &Stage)| {
+                !told.stages.get(*at).is_some_and(|old| {
                     old.state == stage.state && old.detail == stage.detail && old.key == stage.key
-                });
-                if !same {
-                    events.push(OperationEvent::Stage {
-                        stage: stage.clone(),
-                    });
-                }
-            }
+                })
+            };
+            let changed = now.stages.iter().enumerate().filter(is_new);
+            let mut changed: Vec<&Stage> = changed.map(|(_, stage)| stage).collect();
+            // A stage ends after its parts, also where both are told at once.
+            changed.sort_by_key(|stage| {
+                stage.state != StageState::Running && !stage.key.contains('.')
+            });
+            events.extend(changed.into_iter().map(|stage| OperationEvent::Stage {
+                stage: stage.clone(),
+            }));
         }
     }
     if is_final {
