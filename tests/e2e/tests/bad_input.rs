@@ -1,7 +1,5 @@
 //! Bad input: a clear error, the right exit code, nothing changed and nothing left.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use banger_e2e::Banger;
 
 #[test]

@@ -1,7 +1,5 @@
 //! What a guest of the default image does: commands, files, life and death.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::time::Duration;
 
 use banger_e2e::{Banger, until};
