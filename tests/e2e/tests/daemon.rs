@@ -224,7 +224,7 @@ fn a_bad_configuration_stops_the_daemon_with_file_line_and_the_nearest_key() {
         ("default_image = \"x\"\n", "default_image_name"),
         ("[vm_defaults]\nvcpu = \"two\"\n", "line 2"),
         ("cidr = \"here\"\n", "no IPv4 subnet"),
-        ("bridge_ip = \"10.0.0.1\"\n", "not in"),
+        ("bridge_ip = \"10.0.0.1\"\n", "is not the address of a host"),
         ("= nonsense", "line 1"),
     ] {
         let elsewhere = Elsewhere::new();
