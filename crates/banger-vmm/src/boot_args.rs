@@ -19,7 +19,9 @@ const COMMON: &str = "console=ttyS0 quiet loglevel=4 panic=-1 net.ifnames=0 bios
 pub fn qemu_boot_args(clock: GuestClock) -> String {
     let mut args = format!("{COMMON} reboot=t no_timer_check");
     if let GuestClock::EarlyTscKhz(khz) = clock {
-        args.push_str(&format!(" tsc_early_khz={khz}"));
+        // Without `reliable` a kernel with two emulated processors takes their counters for unsynchronised and
+        // counts timer ticks instead, which a busy host loses: the guest's clock then falls behind.
+        args.push_str(&format!(" tsc=reliable tsc_early_khz={khz}"));
     }
     args
 }
@@ -39,7 +41,7 @@ mod tests {
     fn only_emulated_guests_are_told_a_frequency() {
         let emulated = qemu_boot_args(GuestClock::EarlyTscKhz(2_450_000));
         assert!(!qemu_boot_args(GuestClock::Paravirtual).contains("tsc"));
-        assert!(emulated.ends_with("tsc_early_khz=2450000"));
+        assert!(emulated.ends_with(" tsc=reliable tsc_early_khz=2450000"));
         assert!(!firecracker_boot_args().contains("tsc"));
     }
 
