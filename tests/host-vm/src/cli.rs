@@ -193,9 +193,13 @@ fn test(args: &TestArgs) -> Result<ExitCode> {
     let (machine, host) = boot(&args.host, &leash, &mut report)?;
     runner::run(&host, &selection, has_firecracker, &leash, &mut report);
     let logs = args.host.disk.dir.join("logs");
-    report.stage("logs out of the host", || {
+    let kept = report.stage("logs out of the host", || {
         host.collect_logs(machine.folder(), &logs)
-    })?;
+    });
+    if let Err(error) = kept {
+        // A host that has died tells no more; what is known of it is still told.
+        eprintln!("host-vm: {error:#}");
+    }
     let code = report.finish();
     if args.keep {
         stay(machine, &args.host)?;
