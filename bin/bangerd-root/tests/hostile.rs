@@ -11,7 +11,6 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::Read as _;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -25,8 +24,8 @@ use banger_root_proto::{
 use common::{World, ip, ok, skipped, vm};
 use fastrand::Rng;
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
-    SocketFlags, SocketType, connect, sendmsg, socket_with, socketpair,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    sendmsg, socketpair,
 };
 
 const OWNER: u32 = 4242;
@@ -219,14 +218,6 @@ fn perhaps_broken(rng: &mut Rng, mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-fn connection(world: &World) -> OwnedFd {
-    let kind = SocketType::SEQPACKET;
-    let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
-    let address = SocketAddrUnix::new(world.runtime_dir().join("helper.sock")).unwrap();
-    world.as_owner(|| connect(&socket, &address)).unwrap();
-    socket
-}
-
 /// Sends a datagram and reads the answer. None: the connection is over.
 fn exchange(socket: &OwnedFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Option<Reply> {
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
@@ -309,7 +300,7 @@ fn a_hostile_owner_gets_nothing_but_its_own() {
     let end = Instant::now() + Duration::from_secs(seconds);
     let (mut asked, mut done, mut refused, mut closed) = (0u64, 0u64, 0u64, 0u64);
     while Instant::now() < end {
-        let socket = connection(&world);
+        let socket = world.socket();
         if rng.u8(..16) > 0 && exchange(&socket, &hello, &[]).is_none() {
             continue;
         }
@@ -342,10 +333,6 @@ fn a_hostile_owner_gets_nothing_but_its_own() {
     ok(&client, &Request::RemoveNetwork {});
     check_world(&world, &canaries, &others);
     assert_eq!(links(&world), others, "something is left");
-    let mut log = String::new();
-    File::open(world.runtime_dir().join("helper.log"))
-        .unwrap()
-        .read_to_string(&mut log)
-        .unwrap();
+    let log = world.log();
     assert!(!log.contains("panicked"), "{log}");
 }

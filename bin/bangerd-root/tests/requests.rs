@@ -18,20 +18,10 @@ use banger_root_proto::{
     RefusalCode, Reply, Request, VmmSpec, recv_frame, send_frame,
 };
 use common::{World, call, code, ok, skipped, vm};
-use rustix::net::{
-    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send, socket_with,
-};
+use rustix::net::{SendFlags, send};
 use rustix::process::Signal;
 
 const OWNER: u32 = 4242;
-
-fn raw(world: &World) -> std::os::fd::OwnedFd {
-    let kind = SocketType::SEQPACKET;
-    let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
-    let address = SocketAddrUnix::new(world.runtime_dir().join("helper.sock")).unwrap();
-    world.as_owner(|| connect(&socket, &address)).unwrap();
-    socket
-}
 
 fn refusal(socket: &std::os::fd::OwnedFd) -> RefusalCode {
     match recv_frame::<Reply>(socket).unwrap().unwrap().0 {
@@ -70,15 +60,15 @@ fn malformed_oversized_and_early_requests_are_refused() {
         b"{\"verb\":\"remove_tap\",\"vm\":\"../../../etc\"}",
         &[b' '; (64 << 10) + 1],
     ] {
-        let socket = raw(&world);
+        let socket = world.socket();
         send(&socket, bad, SendFlags::NOSIGNAL).unwrap();
         assert_eq!(refusal(&socket), RefusalCode::Invalid);
         assert!(is_closed(&socket));
     }
-    let early = raw(&world);
+    let early = world.socket();
     send_frame(&early, &Request::List {}, &[]).unwrap();
     assert_eq!(refusal(&early), RefusalCode::Protocol);
-    let old = raw(&world);
+    let old = world.socket();
     send_frame(&old, &Request::Hello { protocol: 0 }, &[]).unwrap();
     assert_eq!(refusal(&old), RefusalCode::Protocol);
     assert!(is_closed(&old));

@@ -19,6 +19,23 @@ pub struct Finished {
     pub stderr: String,
 }
 
+impl Finished {
+    /// Checks its exit code, and that each text stands in its standard error.
+    ///
+    /// # Panics
+    /// When one of them is not so; the message begins with `what` and carries standard error.
+    pub fn assert_failed(&self, what: &str, code: i32, texts: &[&str]) {
+        assert_eq!(self.code, code, "{what}: {}", self.stderr);
+        for text in texts {
+            assert!(
+                self.stderr.contains(text),
+                "{what}: {text}: {}",
+                self.stderr
+            );
+        }
+    }
+}
+
 impl From<Output> for Finished {
     fn from(output: Output) -> Self {
         use std::os::unix::process::ExitStatusExt;

@@ -105,14 +105,7 @@ fn what_is_no_kernel_for_this_machine_is_refused_and_leaves_nothing() {
         std::fs::write(&path, bytes).unwrap();
         let path = path.to_str().unwrap();
         let finished = banger.run(&["kernel", "import", path, "--name", "bad"]);
-        assert_eq!(finished.code, 1, "{name}: {}", finished.stderr);
-        for text in ["[invalid_kernel]", path, says] {
-            assert!(
-                finished.stderr.contains(text),
-                "{name}: {}",
-                finished.stderr
-            );
-        }
+        finished.assert_failed(name, 1, &["[invalid_kernel]", path, says]);
     }
     let finished = banger.run(&["kernel", "import", "/no/such/file"]);
     assert_eq!(finished.code, 1, "{}", finished.stderr);

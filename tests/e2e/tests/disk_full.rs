@@ -9,14 +9,7 @@ use banger_e2e::{Elsewhere, Finished};
 use banger_testkit::SmallDisk;
 
 fn assert_full(finished: &Finished, what: &str) {
-    assert_eq!(finished.code, 1, "{what}: {}", finished.stderr);
-    for text in ["[disk_full]", "hint: make room"] {
-        assert!(
-            finished.stderr.contains(text),
-            "{what}: {}",
-            finished.stderr
-        );
-    }
+    finished.assert_failed(what, 1, &["[disk_full]", "hint: make room"]);
 }
 
 fn assert_nothing_of_vms(elsewhere: &Elsewhere, what: &str) {

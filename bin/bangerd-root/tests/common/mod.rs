@@ -18,6 +18,7 @@ use std::{io::Read as _, thread};
 use banger_core::VmId;
 use banger_root_proto::{CallError, Client, Refusal, RefusalCode, Reply, Request};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Gid, Signal, Uid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
@@ -250,6 +251,15 @@ impl World {
     pub(crate) fn client(&self) -> Client {
         let path = self.runtime_dir().join("helper.sock");
         self.as_owner(|| Client::connect(&path)).unwrap()
+    }
+
+    /// A connection of the owner's that has not said hello.
+    pub(crate) fn socket(&self) -> OwnedFd {
+        let kind = SocketType::SEQPACKET;
+        let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
+        let address = SocketAddrUnix::new(self.runtime_dir().join("helper.sock")).unwrap();
+        self.as_owner(|| connect(&socket, &address)).unwrap();
+        socket
     }
 
     pub(crate) fn log(&self) -> String {
