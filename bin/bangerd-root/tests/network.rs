@@ -212,6 +212,31 @@ fn what_is_not_ours_is_left_alone() {
 }
 
 #[test]
+fn an_address_is_taken_as_long_as_its_tap_exists() {
+    if skipped() {
+        return;
+    }
+    let world = World::new(4242);
+    let client = world.client();
+    ok(&client, &Request::EnsureNetwork {});
+    let tap = |number| Request::EnsureTap {
+        vm: vm(number),
+        address: Ipv4Addr::new(172, 16, 0, 2),
+        nat: false,
+    };
+    ok(&client, &tap(1));
+    assert_eq!(code(&client, &tap(2)), RefusalCode::Conflict);
+    // The tap goes without the helper.
+    let lost = TapName::of(&vm(1));
+    ip(world.network(), &format!("link del {}", lost.as_str()));
+    ok(&client, &tap(2));
+    assert_eq!(code(&client, &tap(1)), RefusalCode::Conflict);
+    assert!(!ip(world.network(), "link").contains(lost.as_str()));
+    ok(&client, &Request::RemoveTap { vm: vm(1) });
+    assert!(ip(world.network(), "link").contains(TapName::of(&vm(2)).as_str()));
+}
+
+#[test]
 fn a_subnet_that_something_else_leads_to_is_a_conflict() {
     if skipped() {
         return;

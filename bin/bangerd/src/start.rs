@@ -161,7 +161,10 @@ async fn tend(state: Arc<State>) {
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut known, mut told) = (None, Told::default());
     loop {
-        pace.tick().await;
+        tokio::select! {
+            _ = pace.tick() => {}
+            () = state.helper.network_changed() => {}
+        }
         // A helper that is away is told of below.
         if has_stores(&state)
             && let Ok(stores) = state.helper.stores().await
@@ -229,6 +232,7 @@ async fn network(args: &Args, config: &Config) -> Result<(NetworkNeeds, HostDns)
         forwarder: Forwarder::new(resolvers),
         names_port,
         pool: pool.into(),
+        changed: tokio::sync::Notify::new(),
     };
     Ok((needs, dns))
 }

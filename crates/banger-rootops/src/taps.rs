@@ -22,7 +22,15 @@ impl Helper {
         address: Ipv4Addr,
         nat: bool,
     ) -> Result<(), Refusal> {
-        self.check_address(vm, address)?;
+        let refusal = self.check_address(vm, address).err();
+        let by_others = |code| matches!(code, RefusalCode::Conflict | RefusalCode::Quota);
+        if let Some(refusal) = refusal {
+            if !by_others(refusal.code) {
+                return Err(refusal);
+            }
+            self.forget_lost_taps()?;
+            self.check_address(vm, address)?;
+        }
         let mut netlink = self.netlink()?;
         let bridge = find(&mut netlink, &self.config.bridge)?
             .filter(|_| self.ledger.network)
@@ -116,6 +124,21 @@ impl Helper {
             });
         }
         taps
+    }
+
+    /// An entry whose tap is gone (somebody removed it, or its network namespace) holds no address and no
+    /// place. The rules follow with the next change.
+    fn forget_lost_taps(&mut self) -> Result<(), Refusal> {
+        let links = self
+            .netlink()?
+            .links()
+            .or_refuse(|| "failed to list network interfaces".into())?;
+        let exists = |vm: &VmId| {
+            let name = TapName::of(vm);
+            links.iter().any(|link| link.name == name.as_str())
+        };
+        self.ledger.taps.retain(|vm, _| exists(vm));
+        Ok(())
     }
 
     fn check_address(&self, vm: &VmId, address: Ipv4Addr) -> Result<(), Refusal> {

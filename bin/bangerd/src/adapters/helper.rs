@@ -6,6 +6,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -205,16 +206,14 @@ impl RootHelper for HelperLink {
     }
 
     async fn ensure_tap(&self, vm: &VmId, address: Ipv4Addr, nat: bool) -> Result<(), Failure> {
-        self.call(
-            Request::EnsureTap {
-                vm: vm.clone(),
-                address,
-                nat,
-            },
-            vec![],
-        )
-        .await
-        .map(drop)
+        let vm = vm.clone();
+        self.call(Request::EnsureTap { vm, address, nat }, vec![])
+            .await?;
+        // One that was ready may be used up. Without a pool there is nothing to do in the way of a start.
+        if self.network.pool.load(Ordering::Relaxed) > 0 {
+            self.network.changed.notify_one();
+        }
+        Ok(())
     }
 
     async fn remove_tap(&self, vm: &VmId) -> Result<(), Failure> {

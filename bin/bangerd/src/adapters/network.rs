@@ -8,6 +8,7 @@ use banger_core::{ErrorCode, NetworkPlan};
 use banger_dns::{DnsServer, Forwarder, Zone};
 use banger_engine::ports::Failure;
 use banger_root_proto::{CallError, NamesRouting, NetworkFacts, NetworkRepair, Reply, Request};
+use tokio::sync::Notify;
 
 use super::helper::{HelperLink, away};
 
@@ -27,6 +28,8 @@ pub(crate) struct NetworkNeeds {
     pub(crate) names_port: Option<u16>,
     /// How many taps are kept ready.
     pub(crate) pool: AtomicU8,
+    /// Said when there is something to tend.
+    pub(crate) changed: Notify,
 }
 
 impl HelperLink {
@@ -34,6 +37,7 @@ impl HelperLink {
     pub(super) async fn bring_up_network(&self) -> Result<(), Failure> {
         self.call(Request::EnsureNetwork {}, vec![]).await?;
         self.check_plan()?;
+        self.network.changed.notify_one();
         // A guest without names is better than none.
         if let Err(failure) = self.serve_names_to_guests().await {
             tracing::warn!(%failure, causes = ?failure.causes, "guests cannot ask for names");
@@ -61,6 +65,11 @@ impl HelperLink {
                 "stop all VMs and run `banger daemon stop`: both start anew with the next command",
             )
             .hint("or set `bridge_name`, `bridge_ip` and `cidr` to what the helper runs"))
+    }
+
+    /// Returns when there is something to tend.
+    pub(crate) async fn network_changed(&self) {
+        self.network.changed.notified().await;
     }
 
     /// Puts right what others have changed of the network, and keeps taps ready. Without a network

@@ -1,5 +1,6 @@
 //! What the tests of the engine share.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(dead_code, reason = "each test file uses another part of it")]
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -12,9 +13,14 @@ use banger_store::Store;
 use banger_testkit::FakeHost;
 
 pub(crate) async fn open(host: &FakeHost, dir: &Path) -> Engine {
+    open_within(host, dir, Ipv4Addr::new(172, 16, 0, 254)).await
+}
+
+/// The same with another last address.
+pub(crate) async fn open_within(host: &FakeHost, dir: &Path, last: Ipv4Addr) -> Engine {
     let config = EngineConfig {
         bridge_ip: Ipv4Addr::new(172, 16, 0, 1),
-        guest_addresses: (Ipv4Addr::new(172, 16, 0, 1), Ipv4Addr::new(172, 16, 0, 254)),
+        guest_addresses: (Ipv4Addr::new(172, 16, 0, 1), last),
         host_cpus: 4,
         host_memory: MemoryMib(8192),
         boot_deadline: Duration::from_secs(5),
