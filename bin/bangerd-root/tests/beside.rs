@@ -14,7 +14,7 @@ use banger_core::TapName;
 use banger_root_proto::{
     Client, Hook, Neighbour, NetworkFacts, NetworkRepair, RefusalCode, Reply, Request,
 };
-use common::packets::{BEYOND, HOST, PATIENCE, SILENCE, beyond, connects, datagram, guest, pings};
+use common::packets::{BEYOND, HOST, PATIENCE, SILENCE, arrives, beyond, connects, guest, pings};
 use common::{World, code, inside, ip, ok, skipped, tool, until, vm};
 
 fn inspect(client: &Client) -> NetworkFacts {
@@ -78,7 +78,7 @@ fn guests_get_through_dockers_default_drop() {
     let two = guest(&world, &client, &vm(2), two_ip, true);
     let (one, two, far) = (one.pid(), two.pid(), far.pid());
     // Also where bridged packets pass the chain FORWARD.
-    assert_eq!(datagram(one, one_ip, two, two_ip, 7000), Some(one_ip));
+    assert_eq!(arrives(one, one_ip, two, two_ip, 7000), Some(one_ip));
     assert!(connects(two, one, one_ip, 7001, PATIENCE));
     assert!(connects(two, far, BEYOND, 7002, PATIENCE));
     assert!(pings(two, BEYOND, PATIENCE));

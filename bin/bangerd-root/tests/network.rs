@@ -12,7 +12,9 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 
 use banger_core::TapName;
 use banger_root_proto::{RefusalCode, Reply, Request};
-use common::packets::{BEYOND, HOST, PATIENCE, SILENCE, beyond, connects, datagram, guest, pings};
+use common::packets::{
+    BEYOND, HOST, PATIENCE, SILENCE, arrives, beyond, connects, datagram, guest, pings,
+};
 use common::{World, call, code, inside, ip, ok, skipped, vm};
 
 #[test]
@@ -33,12 +35,12 @@ fn guests_reach_each_other_the_hosts_names_and_with_nat_the_world() {
     // The bridge has carrier before any guest.
     assert!(ip(host, "link show banger0").contains("LOWER_UP"));
     // Guests reach each other and are reached from the host.
-    assert_eq!(datagram(one, one_ip, two, two_ip, 7000), Some(one_ip));
+    assert_eq!(arrives(one, one_ip, two, two_ip, 7000), Some(one_ip));
     assert!(connects(one, two, two_ip, 7001, PATIENCE));
     assert!(connects(host, one, one_ip, 7002, PATIENCE));
     // The host answers names and pings, and nothing else; under its other addresses nothing.
     assert!(pings(one, HOST, PATIENCE));
-    assert_eq!(datagram(one, one_ip, host, HOST, 53), Some(one_ip));
+    assert_eq!(arrives(one, one_ip, host, HOST, 53), Some(one_ip));
     assert!(connects(one, host, HOST, 53, PATIENCE));
     assert!(!connects(one, host, HOST, 22, SILENCE));
     assert_eq!(datagram(one, one_ip, host, HOST, 5353), None);
@@ -51,7 +53,7 @@ fn guests_reach_each_other_the_hosts_names_and_with_nat_the_world() {
     assert_eq!(datagram(one, one_ip, far, BEYOND, 53), None);
     assert!(!connects(one, far, BEYOND, 53, SILENCE));
     assert!(!pings(one, BEYOND, SILENCE));
-    assert_eq!(datagram(two, two_ip, far, BEYOND, 7005), Some(other));
+    assert_eq!(arrives(two, two_ip, far, BEYOND, 7005), Some(other));
     assert!(connects(two, far, BEYOND, 7006, PATIENCE));
     assert!(pings(two, BEYOND, PATIENCE));
     // Nobody beyond reaches a guest, with NAT or without.
@@ -90,7 +92,7 @@ fn a_guest_speaks_only_for_itself() {
     let one = guest(&world, &client, &vm(1), one_ip, true);
     let two = guest(&world, &client, &vm(2), two_ip, false);
     let (host, one, two) = (world.network(), one.pid(), two.pid());
-    assert_eq!(datagram(one, one_ip, two, two_ip, 7000), Some(one_ip));
+    assert_eq!(arrives(one, one_ip, two, two_ip, 7000), Some(one_ip));
 
     // All know each other's MAC: what is dropped now is dropped for its address.
     assert!(pings(one, HOST, PATIENCE) && pings(two, HOST, PATIENCE));
@@ -101,7 +103,7 @@ fn a_guest_speaks_only_for_itself() {
     assert_eq!(datagram(one, forged, host, HOST, 53), None);
     ip(two, &format!("addr add {one_ip}/32 dev eth0"));
     assert_eq!(datagram(two, one_ip, host, HOST, 53), None);
-    assert_eq!(datagram(two, two_ip, host, HOST, 53), Some(two_ip));
+    assert_eq!(arrives(two, two_ip, host, HOST, 53), Some(two_ip));
     ip(two, &format!("addr del {one_ip}/32 dev eth0"));
     // Nor does it say of another address that it is its own.
     ip(two, "neigh flush dev eth0");

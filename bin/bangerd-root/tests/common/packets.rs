@@ -3,7 +3,7 @@
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use banger_core::{TapName, VmId};
 use banger_root_proto::{Client, Request};
@@ -75,6 +75,23 @@ pub(crate) fn beyond(world: &World) -> Netns {
     // It would answer a guest that is not masqueraded.
     ip(pid, "route add default via 10.99.0.1");
     namespace
+}
+
+/// The same as [`datagram`], again and again until one came: a machine that has just come up loses some.
+pub(crate) fn arrives(
+    from: u32,
+    source: Ipv4Addr,
+    to: u32,
+    address: Ipv4Addr,
+    port: u16,
+) -> Option<Ipv4Addr> {
+    let start = Instant::now();
+    loop {
+        let seen = datagram(from, source, to, address, port);
+        if seen.is_some() || start.elapsed() > PATIENCE {
+            return seen;
+        }
+    }
 }
 
 /// Sends a datagram from one namespace to another; the source that the receiver saw, if it came.
