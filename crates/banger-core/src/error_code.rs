@@ -70,6 +70,10 @@ error_codes! {
     VmBusy = "vm_busy" => Conflict,
     /// The VM does not run.
     VmNotRunning = "vm_not_running" => Conflict,
+    /// The VM runs: what was asked needs it to be stopped.
+    VmRunning = "vm_running" => Conflict,
+    /// The VM is paused: its guest stands still until there is room on the host's disk again.
+    VmPaused = "vm_paused" => Conflict,
     /// It is in use.
     InUse = "in_use" => Conflict,
     /// Every address of the subnet is given out.

@@ -4,11 +4,13 @@
 mod cow_store;
 mod error_code;
 mod ids;
+mod kill_signal;
 mod name;
 mod network;
 mod phase;
 mod size;
 mod spec;
+mod spec_change;
 mod suggest;
 mod vmm_kind;
 
@@ -18,10 +20,12 @@ pub use cow_store::{
 };
 pub use error_code::{ErrorCode, ExitCode};
 pub use ids::{Digest, OpId, ParseIdError, TapName, VmId};
+pub use kill_signal::{KillSignal, ParseSignalError};
 pub use name::{ImageName, KernelName, ParseNameError, VmName};
 pub use network::{NetworkPlan, NetworkPlanError, NetworkSettings};
 pub use phase::{Event, Phase, Rejected, step_phase};
 pub use size::{ByteSize, MemoryMib, ParseSizeError};
 pub use spec::{Intent, MacAddr, SpecError, SpecOrigin, VmSpec};
+pub use spec_change::{ChangeError, SpecChange};
 pub use suggest::nearest;
 pub use vmm_kind::{Choice, ParseWordError, RootStorage, VmmKind};

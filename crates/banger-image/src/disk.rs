@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use banger_core::ByteSize;
 
-use crate::sparse;
+use crate::{grow, sparse};
 
 /// Why a disk was not made. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -43,15 +43,17 @@ impl DiskError {
 }
 
 /// Makes the work disk at `to`: a copy of the seed, grown to `size`, file system included; empty when
-/// there is no seed. One that exists is left alone.
+/// there is no seed. One that exists is left alone, but for a growth that was cut short: it is finished.
 ///
 /// # Errors
 /// See [`DiskError`].
 pub fn make_work_disk(seed: Option<&Path>, to: &Path, size: ByteSize) -> Result<(), DiskError> {
     if to.exists() {
-        return Ok(());
+        return grow::finish(to);
     }
     let next = partial(to);
+    // A program that a dead daemon left may still write to the old one: never the same file again.
+    let _ = fs::remove_file(&next);
     let made = match seed {
         Some(seed) => grow_copy(seed, &next, size),
         None => format_empty(&next, size),
@@ -107,19 +109,37 @@ fn format_empty(to: &Path, size: ByteSize) -> Result<(), DiskError> {
 }
 
 fn run(command: &mut Command) -> Result<(), DiskError> {
+    succeeded(command.stdin(Stdio::null()), &[0])
+}
+
+/// Runs a command that must end with one of `codes`.
+pub(crate) fn succeeded(command: &mut Command, codes: &[i32]) -> Result<(), DiskError> {
     command
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null());
+        .env("LC_ALL", "C");
     let argv = std::iter::once(command.get_program()).chain(command.get_args());
     let argv = argv
         .map(|word| word.to_string_lossy().into_owned())
         .collect::<Vec<_>>()
         .join(" ");
     match command.output() {
-        Ok(output) if output.status.success() => Ok(()),
+        Ok(output)
+            if output
+                .status
+                .code()
+                .is_some_and(|code| codes.contains(&code)) =>
+        {
+            Ok(())
+        }
         Ok(output) => {
-            let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            // e2fsck says what is wrong on its standard output.
+            let said = [output.stderr, output.stdout]
+                .map(|b| String::from_utf8_lossy(&b).trim().to_owned());
+            let stderr = said
+                .into_iter()
+                .filter(|text| !text.is_empty())
+                .collect::<Vec<_>>()
+                .join(": ");
             Err(DiskError::Command { argv, stderr })
         }
         Err(error) => Err(DiskError::Command {
