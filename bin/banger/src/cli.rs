@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use banger_core::{ByteSize, Choice, ImageName, KernelName, MemoryMib, VmName, VmmKind};
+use banger_core::{
+    ByteSize, Choice, ImageName, KernelName, KillSignal, MemoryMib, VmName, VmmKind,
+};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
 
@@ -115,6 +117,24 @@ pub(crate) enum VmCommand {
     /// Start VMs that are stopped.
     #[command(after_help = "Example:\n  banger vm start demo")]
     Start(StartArgs),
+    /// Restart VMs: a clean shutdown, by force when the deadline passes, and a new boot. One that is stopped is started.
+    #[command(
+        after_help = "Examples:\n  banger vm restart demo\n  banger vm restart --grace 5 web db"
+    )]
+    Restart(RestartArgs),
+    /// End VMs at once, without asking their guests. Their disks stay.
+    #[command(
+        after_help = "Examples:\n  banger vm kill demo\n  banger vm kill --signal TERM web db"
+    )]
+    Kill(KillArgs),
+    /// Change VMs: memory, vCPU and disk while they are stopped, NAT at any time.
+    #[command(
+        after_help = "Examples:\n  banger vm set demo --memory 4G --vcpu 4\n  banger vm set demo --disk-size 64G      the file system at /root grows with it\n  banger vm set web db --nat"
+    )]
+    Set(SetArgs),
+    /// Delete every VM that does not run, after a confirmation that lists them.
+    #[command(after_help = "Examples:\n  banger vm prune\n  banger vm prune -f")]
+    Prune(PruneArgs),
     /// Delete VMs with all that is in them.
     #[command(alias = "rm", after_help = "Example:\n  banger vm delete demo")]
     Delete(VmRefs),
@@ -224,6 +244,59 @@ pub(crate) struct StartArgs {
     /// How far the guests must be.
     #[arg(long, value_enum)]
     pub(crate) wait: Option<WaitFor>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestartArgs {
+    #[command(flatten)]
+    pub(crate) vms: VmRefs,
+    /// Seconds until force; 0 ends the VMM at once.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) grace: Option<u32>,
+    /// Deadline of the boot in seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u32>,
+    /// How far the guests must be.
+    #[arg(long, value_enum)]
+    pub(crate) wait: Option<WaitFor>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KillArgs {
+    #[command(flatten)]
+    pub(crate) vms: VmRefs,
+    /// What the VMM is sent: KILL, or TERM to let it close its files.
+    #[arg(short, long, value_name = "SIGNAL", default_value_t)]
+    pub(crate) signal: KillSignal,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("change").required(true).multiple(true).args(["memory", "vcpu", "disk_size", "nat", "no_nat"])))]
+pub(crate) struct SetArgs {
+    #[command(flatten)]
+    pub(crate) vms: VmRefs,
+    /// Memory: 2G, 512M; a bare number is MiB.
+    #[arg(long)]
+    pub(crate) memory: Option<MemoryMib>,
+    /// Virtual processors.
+    #[arg(long)]
+    pub(crate) vcpu: Option<u16>,
+    /// Size of the work disk at /root: 16G. Disks only grow.
+    #[arg(long)]
+    pub(crate) disk_size: Option<ByteSize>,
+    /// Let the guest reach the internet.
+    #[arg(long, overrides_with = "no_nat")]
+    pub(crate) nat: bool,
+    /// Keep the guest on the bridge.
+    #[arg(long, overrides_with = "nat")]
+    pub(crate) no_nat: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// Ask nothing.
+    #[arg(short, long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -443,6 +516,23 @@ mod tests {
     }
 
     #[test]
+    fn the_last_word_about_nat_counts() {
+        for (flags, nat) in [
+            (&["--nat"][..], true),
+            (&["--no-nat"], false),
+            (&["--no-nat", "--nat"], true),
+            (&["--nat", "--no-nat"], false),
+        ] {
+            let args = ["banger", "vm", "set", "demo"];
+            let cli = Cli::try_parse_from(args.iter().chain(flags)).unwrap();
+            let Command::Vm(VmCommand::Set(set)) = cli.command else {
+                panic!("not set")
+            };
+            assert_eq!((set.nat, set.no_nat), (nat, !nat), "{flags:?}");
+        }
+    }
+
+    #[test]
     fn bad_values_are_usage_errors() {
         for bad in [
             &["vm", "create", "--memory", "-1"][..],
@@ -451,6 +541,12 @@ mod tests {
             &["vm", "create", "--vmm", "xen"],
             &["vm", "run", "-d", "--", "true"],
             &["vm", "delete"],
+            &["vm", "restart"],
+            &["vm", "kill", "demo", "--signal", "STOP"],
+            &["vm", "set", "demo"],
+            &["vm", "set", "--memory", "1G"],
+            &["vm", "set", "demo", "--disk-size", "-1"],
+            &["vm", "prune", "demo"],
             &["kernel", "import", "f", "--host"],
             &["system", "install", "--owner", "u", "--bridge-ip", "here"],
         ] {

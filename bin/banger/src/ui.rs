@@ -64,6 +64,15 @@ impl Ui {
         }
     }
 
+    /// Asks for a yes on the terminal; anything else is a no.
+    pub(crate) fn confirm(&self, question: &str) -> std::io::Result<bool> {
+        eprint!("{question} [y/N] ");
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer)?;
+        let answer = answer.trim().to_ascii_lowercase();
+        Ok(matches!(answer.as_str(), "y" | "yes"))
+    }
+
     /// Bytes of a result, as they are.
     pub(crate) fn bytes(&self, bytes: &[u8]) -> std::io::Result<()> {
         use std::io::Write;

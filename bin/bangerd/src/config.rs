@@ -42,6 +42,9 @@ pub(crate) struct Config {
     pub(crate) default_dns: Option<DnsAddress>,
     pub(crate) vmm: Choice<VmmKind>,
     pub(crate) storage: Choice<RootStorage>,
+    /// VMs are paused while less is free where their disks are; 0: never.
+    #[serde(deserialize_with = "size")]
+    pub(crate) disk_reserve: Option<ByteSize>,
     pub(crate) vm_defaults: VmDefaults,
     pub(crate) file_sync: Vec<FileSync>,
     pub(crate) catalog: Option<toml::Table>,
@@ -55,6 +58,16 @@ pub(crate) enum LogLevel {
     Info,
     Warn,
     Error,
+}
+
+impl Config {
+    /// Enough for guests to be shut down, and for the database.
+    const DISK_RESERVE: ByteSize = ByteSize(512 << 20);
+
+    /// What is kept free where the VMs' disks are.
+    pub(crate) fn disk_reserve(&self) -> ByteSize {
+        self.disk_reserve.unwrap_or(Self::DISK_RESERVE)
+    }
 }
 
 impl LogLevel {
@@ -144,6 +157,7 @@ const KEYS: &[&str] = &[
     "default_dns",
     "vmm",
     "storage",
+    "disk_reserve",
     "vm_defaults",
     "file_sync",
     "catalog",
@@ -232,6 +246,7 @@ fn apply_environment(
         "BANGER_VM_DEFAULTS_MEMORY_MIB",
         &get,
     )?;
+    set(&mut config.disk_reserve, "BANGER_DISK_RESERVE", &get)?;
     set(
         &mut config.vm_defaults.disk_size,
         "BANGER_VM_DEFAULTS_DISK_SIZE",
@@ -281,6 +296,19 @@ mod tests {
         let auto = parsed("vmm = \"auto\"").unwrap();
         assert_eq!((auto.vmm, auto.storage), (Choice::Auto, Choice::Auto));
         assert!(parsed("storage = \"zfs\"").is_err() && parsed("vmm = 1").is_err());
+    }
+
+    #[test]
+    fn the_reserve_is_a_size_and_can_be_off() {
+        let reserve = |text: &str| parsed(text).map(|config| config.disk_reserve());
+        assert_eq!(reserve("").unwrap(), ByteSize(512 << 20));
+        assert_eq!(reserve("disk_reserve = \"2G\"").unwrap(), ByteSize::gib(2));
+        assert_eq!(reserve("disk_reserve = \"0\"").unwrap(), ByteSize(0));
+        assert!(reserve("disk_reserve = \"little\"").is_err());
+        let mut config = parsed("disk_reserve = \"2G\"").unwrap();
+        let get = |name: &str| (name == "BANGER_DISK_RESERVE").then(|| "64M".to_owned());
+        apply_environment(&mut config, get).unwrap();
+        assert_eq!(config.disk_reserve(), ByteSize(64 << 20));
     }
 
     #[test]

@@ -30,7 +30,8 @@ pub(crate) fn vm(state: &State, view: &VmView) -> Vm {
     Vm {
         id: view.id.to_string(),
         name: view.name.to_string(),
-        phase: view.phase.as_str().to_owned(),
+        phase: phase_word(view).to_owned(),
+        pause_reason: view.paused.map(|why| why.to_string()),
         intent: view.intent.as_str().to_owned(),
         readiness: match view.readiness {
             Some(GuestState::Ready) => Readiness::Ready,
@@ -71,6 +72,14 @@ pub(crate) fn vm(state: &State, view: &VmView) -> Vm {
     }
 }
 
+/// What clients see of the phase: that its guest stands still is of more use than that it runs.
+fn phase_word(view: &VmView) -> &'static str {
+    match view.paused {
+        Some(_) if view.phase == Phase::Running => "paused",
+        _ => view.phase.as_str(),
+    }
+}
+
 pub(crate) fn stage(view: &StageView) -> Stage {
     Stage {
         key: view.key.clone(),
@@ -107,6 +116,9 @@ pub(crate) fn operation(state: &State, view: &OperationView) -> Operation {
             OpKind::CreateVm => OperationKind::CreateVm,
             OpKind::StartVm => OperationKind::StartVm,
             OpKind::StopVm => OperationKind::StopVm,
+            OpKind::RestartVm => OperationKind::RestartVm,
+            OpKind::KillVm => OperationKind::KillVm,
+            OpKind::SetVm => OperationKind::SetVm,
             OpKind::DeleteVm => OperationKind::DeleteVm,
             OpKind::BuildImage => OperationKind::BuildImage,
             OpKind::ImportKernel => OperationKind::ImportKernel,

@@ -5,7 +5,7 @@ mod network;
 use std::path::Path;
 
 use banger_api::{Check, CheckResult, Doctor, EffectiveDefault};
-use banger_core::SpecOrigin;
+use banger_core::{ByteSize, SpecOrigin};
 use banger_engine::ports::Failure;
 
 use crate::sizes::{Asked, effective};
@@ -58,8 +58,8 @@ const PROGRAMS: &[(&str, &str, &str, CheckResult)] = &[
     ),
 ];
 
-/// Least free space that is worth a warning, in bytes.
-const LOW_SPACE: u64 = 4 << 30;
+/// Less free space is worth a warning.
+const LOW_SPACE: ByteSize = ByteSize::gib(4);
 
 /// Runs every check.
 pub(crate) async fn examine(state: &State) -> Doctor {
@@ -71,7 +71,7 @@ pub(crate) async fn examine(state: &State) -> Doctor {
             .iter()
             .map(|(name, why, package, missing)| program(name, why, package, *missing)),
     );
-    checks.push(space(&state.args.state_dir));
+    checks.push(space(&state.args.state_dir, state.config.disk_reserve()));
     checks.push(storage(state, &host));
     checks.push(file("agent", &state.args.agent, "the guest agent"));
     checks.push(kernel(state));
@@ -170,28 +170,29 @@ fn program(name: &str, why: &str, package: &str, missing: CheckResult) -> Check 
     }
 }
 
-fn space(state_dir: &Path) -> Check {
+fn space(state_dir: &Path, reserve: ByteSize) -> Check {
     match rustix::fs::statvfs(state_dir) {
         Ok(stat) => {
-            let free = stat.f_bavail * stat.f_frsize;
+            let free = ByteSize(stat.f_bavail * stat.f_frsize);
             let message = format!(
-                "{} free at {}",
-                banger_core::ByteSize(free),
+                "{free} free at {}; below {reserve} (disk_reserve) VMs are paused",
                 state_dir.display()
             );
-            let result = if free < LOW_SPACE {
-                CheckResult::Warn
-            } else {
-                CheckResult::Pass
-            };
-            check(
-                "space",
-                result,
-                message,
-                (free < LOW_SPACE).then_some("images and VMs need room there"),
-            )
+            let (result, fix) = judge_space(free, reserve);
+            check("space", result, message, fix)
         }
         Err(error) => check("space", CheckResult::Fail, error.to_string(), None),
+    }
+}
+
+fn judge_space(free: ByteSize, reserve: ByteSize) -> (CheckResult, Option<&'static str>) {
+    if free < reserve {
+        let fix = "make room there, or lower disk_reserve: no VM goes on before";
+        (CheckResult::Fail, Some(fix))
+    } else if free < LOW_SPACE {
+        (CheckResult::Warn, Some("images and VMs need room there"))
+    } else {
+        (CheckResult::Pass, None)
     }
 }
 
@@ -307,5 +308,25 @@ fn defaults(state: &State) -> Vec<EffectiveDefault> {
             state.default_image.to_string(),
             state.config.default_image_name.is_some(),
         ),
+        one(
+            "disk_reserve",
+            state.config.disk_reserve().to_string(),
+            state.config.disk_reserve.is_some(),
+        ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_room_is_a_warning_and_less_than_the_reserve_a_failure() {
+        let reserve = ByteSize(512 << 20);
+        let result = |free| judge_space(free, reserve).0;
+        assert_eq!(result(ByteSize::gib(8)), CheckResult::Pass);
+        assert_eq!(result(ByteSize::gib(1)), CheckResult::Warn);
+        assert_eq!(result(ByteSize(511 << 20)), CheckResult::Fail);
+        assert_eq!(judge_space(ByteSize(0), ByteSize(0)).0, CheckResult::Warn);
+    }
 }

@@ -27,8 +27,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use crate::adapters::{
-    AgentGuests, BootArgs, HelperLink, HostClock, LocalImages, LocalKernels, NetworkNeeds,
-    VmDrives, ZoneNames,
+    AgentGuests, BootArgs, DiskSpace, HelperLink, HostClock, LocalImages, LocalKernels,
+    NetworkNeeds, VmDrives, ZoneNames,
 };
 use crate::args::Args;
 use crate::builds::Builder;
@@ -308,6 +308,9 @@ async fn wire(args: Args, config: Config, overruled: Vec<&'static str>) -> Resul
         helper: Arc::<HelperLink>::clone(&helper),
         guests: Arc::new(AgentGuests { vms }),
         names: Arc::new(ZoneNames(zone)),
+        space: Arc::new(DiskSpace {
+            vms: state_dir.join("vms"),
+        }),
         clock: Arc::new(HostClock::new()?),
     };
     let host = Host::here();
@@ -316,6 +319,7 @@ async fn wire(args: Args, config: Config, overruled: Vec<&'static str>) -> Resul
         guest_addresses,
         host_cpus: host.cpus,
         host_memory: host.memory,
+        disk_reserve: config.disk_reserve(),
         boot_deadline,
     };
     let store = Store::open(&state_dir.join("banger.db"))?;

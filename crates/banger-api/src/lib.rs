@@ -17,8 +17,9 @@ pub use system::{
     Check, CheckResult, Component, DaemonStatus, Doctor, EffectiveDefault, HelperStatus, Version,
 };
 pub use vm::{
-    CONNECT_PROTOCOL, CreateVmRequest, LogQuery, Readiness, RootFill, SpecLine, SshTarget,
-    StopVmRequest, Vm, VmList, VmPaths,
+    CONNECT_PROTOCOL, CreateVmRequest, DeleteQuery, KillVmRequest, LogQuery, Readiness,
+    RestartVmRequest, RootFill, SetVmRequest, SpecLine, SshTarget, StopVmRequest, Vm, VmList,
+    VmPaths,
 };
 
 /// The version of the API in its paths.

@@ -37,6 +37,12 @@ pub enum OperationKind {
     StartVm,
     /// Stop a VM.
     StopVm,
+    /// Stop a VM and start it again.
+    RestartVm,
+    /// End a VM's VMM by a signal.
+    KillVm,
+    /// Change a VM's sizes or NAT.
+    SetVm,
     /// Delete a VM.
     DeleteVm,
     /// Build an image.

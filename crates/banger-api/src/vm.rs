@@ -1,10 +1,10 @@
 //! VMs.
 
 use banger_core::{
-    ByteSize, Choice, ImageName, KernelName, MemoryMib, SpecOrigin, VmName, VmmKind,
+    ByteSize, Choice, ImageName, KernelName, KillSignal, MemoryMib, SpecOrigin, VmName, VmmKind,
 };
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// The `Upgrade` token of `POST /v1/vms/{ref}/connect`. After the `101` the client sends one byte;
 /// the daemon answers with one byte that carries, by `SCM_RIGHTS`, the connected stream to the
@@ -67,6 +67,51 @@ pub struct StopVmRequest {
     pub grace_s: Option<u32>,
 }
 
+/// Body of `POST /v1/vms/{ref}/restart`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RestartVmRequest {
+    /// Seconds until force; default 60, and 0 ends the VMM at once.
+    pub grace_s: Option<u32>,
+    /// When the operation is done; default `ready`.
+    pub wait: Option<Readiness>,
+    /// Deadline of the boot in seconds.
+    pub timeout_s: Option<u32>,
+}
+
+/// Body of `POST /v1/vms/{ref}/kill`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct KillVmRequest {
+    /// `KILL` (the default) or `TERM`, which the VMM gets.
+    #[schema(value_type = String)]
+    pub signal: KillSignal,
+}
+
+/// Body of `PATCH /v1/vms/{ref}`: what is absent stays. All but `nat` needs a stopped VM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SetVmRequest {
+    /// Virtual processors.
+    pub vcpu: Option<u16>,
+    /// Guest memory in MiB.
+    #[schema(value_type = Option<u32>)]
+    pub memory_mib: Option<MemoryMib>,
+    /// Work disk in bytes; never less than it has. Its file system grows with it.
+    #[schema(value_type = Option<u64>)]
+    pub disk_size: Option<ByteSize>,
+    /// Whether the guest reaches beyond the bridge; also while it runs.
+    pub nat: Option<bool>,
+}
+
+/// Query of `DELETE /v1/vms/{ref}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeleteQuery {
+    /// Unless it runs, or is about to: then the operation fails with `vm_running`.
+    pub only_stopped: bool,
+}
+
 /// Query of `GET /v1/vms/{ref}/logs`: the console, as bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -98,8 +143,11 @@ pub struct Vm {
     pub id: String,
     /// Name.
     pub name: String,
-    /// `provisioning stopped starting running stopping failed deleting`.
+    /// `provisioning stopped starting running paused stopping failed deleting`. A paused VM runs, but
+    /// its guest stands still.
     pub phase: String,
+    /// Why it is paused.
+    pub pause_reason: Option<String>,
     /// `running stopped deleted`.
     pub intent: String,
     /// `none`, `reachable` or `ready`: an observation, of running VMs only.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use banger_api::{
     ApiError, BuildImageRequest, CreateVmRequest, DaemonStatus, Doctor, Image, ImageList,
-    ImportKernelRequest, Kernel, KernelList, Operation, OperationEvent, Readiness, SshTarget,
-    StopVmRequest, Version, Vm, VmList,
+    ImportKernelRequest, Kernel, KernelList, KillVmRequest, Operation, OperationEvent, Readiness,
+    RestartVmRequest, SetVmRequest, SshTarget, StopVmRequest, Version, Vm, VmList,
 };
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -212,6 +212,55 @@ impl Client {
     ) -> Result<Operation, ClientError> {
         self.post(&format!("/v1/vms/{}/stop", escape(reference)), request)
             .await
+    }
+
+    /// Stops a VM and starts it again.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn restart_vm(
+        &self,
+        reference: &str,
+        request: &RestartVmRequest,
+    ) -> Result<Operation, ClientError> {
+        self.post(&format!("/v1/vms/{}/restart", escape(reference)), request)
+            .await
+    }
+
+    /// Ends a VM's VMM by a signal.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn kill_vm(
+        &self,
+        reference: &str,
+        request: &KillVmRequest,
+    ) -> Result<Operation, ClientError> {
+        self.post(&format!("/v1/vms/{}/kill", escape(reference)), request)
+            .await
+    }
+
+    /// Changes a VM.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn set_vm(
+        &self,
+        reference: &str,
+        request: &SetVmRequest,
+    ) -> Result<Operation, ClientError> {
+        let body = serde_json::to_vec(request).map_err(broken)?;
+        let path = format!("/v1/vms/{}", escape(reference));
+        self.call(Method::PATCH, &path, body).await
+    }
+
+    /// Deletes a VM unless it runs.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn delete_stopped_vm(&self, reference: &str) -> Result<Operation, ClientError> {
+        let path = format!("/v1/vms/{}?only_stopped=true", escape(reference));
+        self.call(Method::DELETE, &path, vec![]).await
     }
 
     /// Deletes a VM.

@@ -12,6 +12,7 @@ use crate::execute::{FailedStep, Findings, run_group};
 use crate::guest_wait::Waited;
 use crate::inner::{Inner, Wish};
 use crate::operation::{Operation, TaskContext};
+use crate::pausing::can_be_paused;
 use crate::plan::{plan_delete, plan_provision, plan_start, plan_teardown};
 use crate::ports::{ExitFacts, Failure, Farewell, GuestState, VmFacts};
 use crate::step::Step;
@@ -25,7 +26,7 @@ const REBOOT_WINDOW: Duration = Duration::from_secs(10);
 pub(crate) struct Actor {
     pub(crate) inner: Arc<Inner>,
     pub(crate) row: VmRow,
-    pub(crate) view: watch::Sender<VmView>,
+    pub(crate) view: Arc<watch::Sender<VmView>>,
     pub(crate) wishes: mpsc::UnboundedReceiver<Wish>,
     pub(crate) pending: VecDeque<Wish>,
     /// Whether the VMM's end is to be watched for.
@@ -122,8 +123,32 @@ impl Actor {
                 self.inner.finish(&op, result).await;
                 false
             }
-            Wish::Delete { op } => {
-                let result = self.delete(Some(&op)).await;
+            Wish::Restart {
+                grace,
+                wait,
+                deadline,
+                op,
+            } => {
+                let result = self.restart(grace, wait, deadline, &op).await;
+                self.inner.finish(&op, result).await;
+                false
+            }
+            Wish::Kill { signal, op } => {
+                let result = self.kill(signal, &op).await;
+                self.inner.finish(&op, result).await;
+                false
+            }
+            Wish::Set { change, op } => {
+                let result = self.set(change, &op).await;
+                self.inner.finish(&op, result).await;
+                false
+            }
+            Wish::Delete { only_stopped, op } => {
+                let result = match self.row.phase {
+                    Phase::Stopped | Phase::Failed => self.delete(Some(&op)).await,
+                    _ if only_stopped => Err(running(&self.row)),
+                    _ => self.delete(Some(&op)).await,
+                };
                 let is_gone = result.is_ok();
                 self.inner.finish(&op, result).await;
                 is_gone
@@ -141,7 +166,16 @@ impl Actor {
         op: &Arc<Operation>,
     ) -> bool {
         let context = TaskContext::new(Arc::clone(op));
-        let result = match self.provision(Some(&context)).await {
+        let room = if start {
+            self.inner.has_room().await
+        } else {
+            Ok(())
+        };
+        let provisioned = match room {
+            Ok(()) => self.provision(Some(&context)).await,
+            Err(failure) => Err(failure),
+        };
+        let result = match provisioned {
             Ok(findings) if start => self.start(wait, deadline, op, Some(findings)).await,
             result => result.map(drop),
         };
@@ -181,7 +215,9 @@ impl Actor {
         provisioned: Option<Findings>,
     ) -> Result<(), Failure> {
         let context = TaskContext::new(Arc::clone(op));
-        if self.row.phase != Phase::Running {
+        if self.row.phase == Phase::Running {
+            self.inner.unpause(&self.row.id).await?;
+        } else {
             self.boot(Some(&context), provisioned).await?;
         }
         let Some(state) = wait else { return Ok(()) };
@@ -198,6 +234,7 @@ impl Actor {
         context: Option<&TaskContext>,
         provisioned: Option<Findings>,
     ) -> Result<(), Failure> {
+        self.inner.has_room().await?;
         self.row.intent = Intent::Running;
         self.row.failure = None;
         self.row.boot_id = Some(self.inner.ports.clock.boot_id());
@@ -222,7 +259,9 @@ impl Actor {
             view.readiness = None;
         });
         self.watching = true;
-        self.enter(Event::VmmUp).await
+        self.enter(Event::VmmUp).await?;
+        self.inner.pausing.look_again();
+        Ok(())
     }
 
     pub(crate) async fn stop(
@@ -231,9 +270,21 @@ impl Actor {
         op: Option<&Arc<Operation>>,
     ) -> Result<(), Failure> {
         self.row.intent = Intent::Stopped;
+        if self.row.phase == Phase::Stopped {
+            return self.save().await;
+        }
+        self.bring_down(grace, op).await
+    }
+
+    /// From anything to nothing that runs, whatever is intended.
+    pub(crate) async fn bring_down(
+        &mut self,
+        grace: Duration,
+        op: Option<&Arc<Operation>>,
+    ) -> Result<(), Failure> {
         let context = op.map(|op| TaskContext::new(Arc::clone(op)));
         match self.row.phase {
-            Phase::Stopped => return self.save().await,
+            Phase::Stopped => return Ok(()),
             Phase::Provisioning => {
                 // Nothing runs: what is missing of the drives is made by the next start.
                 return self.enter(Event::StepFailed).await;
@@ -245,6 +296,7 @@ impl Actor {
             if let Some(context) = &context {
                 context.begin("shutdown", "clean shutdown");
             }
+            self.inner.spare(&self.row.id).await;
             let ended = self.shut_down(grace).await;
             if let Some(context) = &context {
                 context.end("shutdown", ended);
@@ -259,6 +311,7 @@ impl Actor {
         self.view.send_modify(|view| {
             view.vmm_pid = None;
             view.readiness = None;
+            view.paused = None;
         });
         let facts = self.facts().await?;
         for group in plan_teardown(&facts) {
@@ -274,6 +327,7 @@ impl Actor {
                 return Err(self.fail(failed.failure).await);
             }
         }
+        self.inner.spare_no_more(&self.row.id).await;
         self.enter(Event::TornDown).await
     }
 
@@ -422,6 +476,9 @@ impl Actor {
             .map(|(_, f)| f)
             .unwrap_or_default();
         facts.folder = self.inner.ports.drives.list().await?.contains(&self.row.id);
+        // What a VMM of an earlier boot of the host left in the folder: nobody else tells of it.
+        let same_boot = self.row.boot_id.as_ref() == Some(&self.inner.ports.clock.boot_id());
+        facts.vmm.remains |= facts.folder && !same_boot;
         Ok(facts)
     }
 
@@ -439,6 +496,7 @@ impl Actor {
         self.view.send_modify(|view| {
             view.readiness = None;
             view.vmm_pid = None;
+            view.paused = None;
         });
         failure
     }
@@ -451,7 +509,7 @@ impl Actor {
         self.save().await
     }
 
-    async fn save(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn save(&mut self) -> Result<(), Failure> {
         let saved = self.save_row().await;
         let saved = match saved {
             Err(failure) if failure.code == ErrorCode::DiskFull => {
@@ -482,6 +540,7 @@ impl Actor {
             *view = VmView {
                 readiness,
                 vmm_pid,
+                paused: view.paused.filter(|_| can_be_paused(self.row.phase)),
                 ..VmView::of(&self.row)
             };
         });
@@ -496,7 +555,17 @@ fn in_stage(failed: FailedStep) -> Failure {
 }
 
 pub(crate) fn preempted() -> Failure {
-    Failure::new(ErrorCode::Cancelled, "a stop or delete came in between")
+    Failure::new(
+        ErrorCode::Cancelled,
+        "a stop, restart, kill or delete came in between",
+    )
+}
+
+/// What was asked is only for VMs that do not run.
+pub(crate) fn running(row: &VmRow) -> Failure {
+    let phase = row.phase.as_str();
+    let what = format!("the VM `{}` is not stopped: it is {phase}", row.name);
+    Failure::new(ErrorCode::VmRunning, what).hint(format!("stop it: banger vm stop {}", row.name))
 }
 
 fn backend_lost() -> Failure {

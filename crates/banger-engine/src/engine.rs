@@ -6,18 +6,20 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use banger_core::{
-    ErrorCode, ImageName, Intent, KernelName, MemoryMib, OpId, Phase, SpecOrigin, VmId, VmName,
-    VmSpec, nearest,
+    ByteSize, ErrorCode, ImageName, Intent, KernelName, KillSignal, MemoryMib, OpId, Phase,
+    SpecChange, SpecOrigin, VmId, VmName, VmSpec, nearest,
 };
 use banger_store::{InsertVmError, NewVm, Store, VmRow};
 use tokio::sync::{mpsc, watch};
 
 use crate::actor::Actor;
+use crate::change::changed_spec;
 use crate::inner::{Inner, VmHandle, Wish, store_failure};
 use crate::names;
 use crate::operation::{OpKind, OpState, Operation, OperationView, Operations, TaskContext};
+use crate::pausing::{Pausing, watch_space};
 use crate::ports::{
-    Clock, Drives, Failure, GuestState, Guests, Images, Kernels, Names, RootHelper,
+    Clock, Drives, Failure, GuestState, Guests, Images, Kernels, Names, RootHelper, Space,
 };
 use crate::reconcile::{ReconcileReport, reconcile};
 use crate::stored;
@@ -38,6 +40,8 @@ pub struct Ports {
     pub guests: Arc<dyn Guests>,
     /// The name service.
     pub names: Arc<dyn Names>,
+    /// Room on the VMs' file system.
+    pub space: Arc<dyn Space>,
     /// Time and chance.
     pub clock: Arc<dyn Clock>,
 }
@@ -59,6 +63,8 @@ pub struct EngineConfig {
     pub host_cpus: u16,
     /// Memory of the host.
     pub host_memory: MemoryMib,
+    /// VMs are paused while less than this is free on their file system; 0: never.
+    pub disk_reserve: ByteSize,
     /// How long a boot may take where nobody says otherwise.
     pub boot_deadline: Duration,
 }
@@ -107,6 +113,7 @@ impl Engine {
             operations: Operations::default(),
             resumed: std::sync::Mutex::default(),
             tasks: std::sync::Mutex::default(),
+            pausing: Pausing::default(),
         });
         let engine = Self { inner };
         for row in engine.inner.store(Store::vms).await? {
@@ -114,13 +121,19 @@ impl Engine {
         }
         engine.inner.take_up_operations().await?;
         engine.inner.publish_names().await;
+        engine.inner.spawn(watch_space(Arc::clone(&engine.inner)));
         Ok(engine)
     }
 
     fn add_actor(&self, row: VmRow) -> Arc<VmHandle> {
         let (view, seen) = watch::channel(VmView::of(&row));
         let (wishes, heard) = mpsc::unbounded_channel();
-        let handle = Arc::new(VmHandle { view: seen, wishes });
+        let view = Arc::new(view);
+        let handle = Arc::new(VmHandle {
+            view: seen,
+            written: Arc::clone(&view),
+            wishes,
+        });
         let mut vms = self
             .inner
             .vms
@@ -346,7 +359,56 @@ impl Engine {
     /// # Errors
     /// No such VM.
     pub fn delete(&self, vm: &VmId) -> Result<OperationView, Failure> {
-        self.send(vm, OpKind::DeleteVm, |op| Wish::Delete { op })
+        let only_stopped = false;
+        self.send(vm, OpKind::DeleteVm, |op| Wish::Delete { only_stopped, op })
+    }
+
+    /// Deletes a VM unless it runs, or is about to.
+    ///
+    /// # Errors
+    /// No such VM. That it runs is told by the operation.
+    pub fn delete_stopped(&self, vm: &VmId) -> Result<OperationView, Failure> {
+        let only_stopped = true;
+        self.send(vm, OpKind::DeleteVm, |op| Wish::Delete { only_stopped, op })
+    }
+
+    /// Stops a VM and starts it again. One that does not run is started.
+    ///
+    /// # Errors
+    /// No such VM.
+    pub fn restart(
+        &self,
+        vm: &VmId,
+        grace: Duration,
+        wait: Option<GuestState>,
+        timeout: Option<Duration>,
+    ) -> Result<OperationView, Failure> {
+        let deadline = timeout.unwrap_or(self.inner.config.boot_deadline);
+        self.send(vm, OpKind::RestartVm, |op| Wish::Restart {
+            grace,
+            wait,
+            deadline,
+            op,
+        })
+    }
+
+    /// Ends a VM's VMM by a signal; the VM is stopped afterwards.
+    ///
+    /// # Errors
+    /// No such VM. That it does not run is told by the operation.
+    pub fn kill(&self, vm: &VmId, signal: KillSignal) -> Result<OperationView, Failure> {
+        self.send(vm, OpKind::KillVm, |op| Wish::Kill { signal, op })
+    }
+
+    /// Changes a VM: NAT at any time, the rest while it is stopped. Disks only grow.
+    ///
+    /// # Errors
+    /// No such VM, or a change that no phase allows. What the phase forbids is told by the operation.
+    pub fn set(&self, vm: &VmId, change: SpecChange) -> Result<OperationView, Failure> {
+        let gone = || Failure::new(ErrorCode::VmNotFound, format!("there is no VM {vm}"));
+        let now = self.get(vm).ok_or_else(gone)?;
+        changed_spec(&self.inner.config, &now.spec, change)?;
+        self.send(vm, OpKind::SetVm, |op| Wish::Set { change, op })
     }
 
     fn send(
@@ -441,14 +503,11 @@ impl Engine {
         let reached = async {
             loop {
                 let now = view.borrow_and_update().clone();
-                if now.phase == Phase::Running && now.readiness >= Some(state) {
-                    return Ok(());
-                }
-                if !matches!(
-                    now.phase,
-                    Phase::Running | Phase::Starting | Phase::Provisioning
-                ) {
-                    return Err(not_running(&now));
+                if !matches!(now.phase, Phase::Starting | Phase::Provisioning) {
+                    now.is_awake()?;
+                    if now.readiness >= Some(state) {
+                        return Ok(());
+                    }
                 }
                 view.changed().await.map_err(|_| gone())?;
             }
@@ -462,16 +521,6 @@ impl Engine {
                 ))
             })
     }
-}
-
-fn not_running(view: &VmView) -> Failure {
-    let what = format!(
-        "the VM `{}` does not run: it is {}",
-        view.name,
-        view.phase.as_str()
-    );
-    Failure::new(ErrorCode::VmNotRunning, what)
-        .hint(format!("start it: banger vm start {}", view.name))
 }
 
 fn no_operation(id: &OpId) -> Failure {

@@ -156,6 +156,8 @@ async fn do_step(
                 .ensure_work_disk(vm, &image()?, row.spec.disk_size)
                 .await
         }
+        Step::GrowWorkDisk => ports.drives.grow_work_disk(vm, row.spec.disk_size).await,
+        Step::SetNat => ports.helper.set_nat(vm, row.spec.nat).await,
         Step::ClearVmm | Step::RemoveVmm => ports.helper.remove_vmm(vm).await,
         Step::Tap => {
             ports.helper.ensure_network().await?;

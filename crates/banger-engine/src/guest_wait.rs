@@ -22,6 +22,7 @@ pub(crate) enum Waited {
 enum Woken {
     Exit(Result<ExitFacts, Failure>),
     Wish,
+    Paused,
     Deadline,
     Guest(Result<(), Failure>),
 }
@@ -63,6 +64,7 @@ impl Actor {
     ) -> Waited {
         let vm = self.row.id.clone();
         let ports = self.inner.ports.clone();
+        let mut view = self.view.subscribe();
         loop {
             if self.is_preempted() || context.cancelled() {
                 return Waited::Preempted;
@@ -74,11 +76,15 @@ impl Actor {
                 // Cancel-safe: a received wish is kept.
                 Some(wish) = self.wishes.recv() => { self.pending.push_back(wish); Woken::Wish }
                 () = tokio::time::sleep_until(end) => Woken::Deadline,
+                // Cancel-safe: a view is looked at.
+                Ok(_) = view.wait_for(|view| view.paused.is_some()) => Woken::Paused,
                 // Cancel-safe: only observes.
                 result = ports.guests.wait(&vm, goal) => Woken::Guest(result),
             };
             match woken {
                 Woken::Wish => {}
+                // The VM stays as it is and boots on when it is resumed.
+                Woken::Paused => return Waited::Failed(self.view.borrow().stands_still()),
                 Woken::Guest(Ok(())) => return Waited::Reached,
                 Woken::Guest(Err(failure)) => {
                     // The connection broke: the guest is ending, or its backend has.
@@ -153,9 +159,9 @@ impl Actor {
                 _ = &mut clean => return true,
                 () = tokio::time::sleep_until(end) => return false,
                 Some(wish) = self.wishes.recv() => {
-                    let is_delete = matches!(wish, crate::inner::Wish::Delete { .. });
+                    let is_forced = wish.is_forced();
                     self.pending.push_back(wish);
-                    if is_delete {
+                    if is_forced {
                         return false;
                     }
                 }

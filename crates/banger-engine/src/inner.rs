@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use banger_core::{ErrorCode, OpId, VmId};
+use banger_core::{ErrorCode, KillSignal, OpId, SpecChange, VmId};
 use banger_store::{Store, StoreError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::engine::{EngineConfig, Ports};
 use crate::operation::{OpKind, OpState, Operation, OperationView, Operations};
+use crate::pausing::Pausing;
 use crate::ports::{Failure, GuestState, NamedGuest, VmFacts};
 use crate::view::VmView;
 
@@ -34,8 +35,28 @@ pub(crate) enum Wish {
         grace: std::time::Duration,
         op: Arc<Operation>,
     },
-    /// Remove it.
-    Delete { op: Arc<Operation> },
+    /// Stop it and start it again.
+    Restart {
+        grace: std::time::Duration,
+        wait: Option<GuestState>,
+        deadline: std::time::Duration,
+        op: Arc<Operation>,
+    },
+    /// End its VMM by a signal.
+    Kill {
+        signal: KillSignal,
+        op: Arc<Operation>,
+    },
+    /// Change its specification.
+    Set {
+        change: SpecChange,
+        op: Arc<Operation>,
+    },
+    /// Remove it; `only_stopped`: unless it runs.
+    Delete {
+        only_stopped: bool,
+        op: Arc<Operation>,
+    },
     /// Take up where an earlier daemon left off.
     Recover { facts: VmFacts },
 }
@@ -43,7 +64,25 @@ pub(crate) enum Wish {
 impl Wish {
     /// Whether it ends what is going on.
     pub(crate) const fn is_urgent(&self) -> bool {
-        matches!(self, Self::Stop { .. } | Self::Delete { .. })
+        match self {
+            Self::Stop { .. } | Self::Restart { .. } | Self::Kill { .. } => true,
+            Self::Delete { only_stopped, .. } => !*only_stopped,
+            Self::Create { .. } | Self::Start { .. } | Self::Set { .. } | Self::Recover { .. } => {
+                false
+            }
+        }
+    }
+
+    /// Whether it does not wait for a clean shutdown that goes on.
+    pub(crate) const fn is_forced(&self) -> bool {
+        match self {
+            Self::Kill { .. } => true,
+            Self::Stop { grace, .. } | Self::Restart { grace, .. } => grace.is_zero(),
+            Self::Delete { only_stopped, .. } => !*only_stopped,
+            Self::Create { .. } | Self::Start { .. } | Self::Set { .. } | Self::Recover { .. } => {
+                false
+            }
+        }
     }
 
     pub(crate) fn operation(&self) -> Option<&Arc<Operation>> {
@@ -51,7 +90,10 @@ impl Wish {
             Self::Create { op, .. }
             | Self::Start { op, .. }
             | Self::Stop { op, .. }
-            | Self::Delete { op } => Some(op),
+            | Self::Restart { op, .. }
+            | Self::Kill { op, .. }
+            | Self::Set { op, .. }
+            | Self::Delete { op, .. } => Some(op),
             Self::Recover { .. } => None,
         }
     }
@@ -61,6 +103,8 @@ impl Wish {
 #[derive(Debug)]
 pub(crate) struct VmHandle {
     pub(crate) view: watch::Receiver<VmView>,
+    /// Written by the actor; by the watch of the disk's room only whether it is paused.
+    pub(crate) written: Arc<watch::Sender<VmView>>,
     pub(crate) wishes: mpsc::UnboundedSender<Wish>,
 }
 
@@ -74,6 +118,7 @@ pub(crate) struct Inner {
     /// Operations that an earlier daemon left in the middle, for the actors that go on with them.
     pub(crate) resumed: Mutex<Vec<Arc<Operation>>>,
     pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
+    pub(crate) pausing: Pausing,
 }
 
 impl std::fmt::Debug for Inner {

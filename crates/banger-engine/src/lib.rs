@@ -4,23 +4,27 @@
 //! The actor asks [`plan`] what to do, has [`execute`] do it step by step, and publishes a view.
 
 mod actor;
+mod change;
 mod engine;
 mod execute;
 mod guest_wait;
 mod inner;
 mod names;
 mod operation;
+mod pausing;
 mod plan;
 pub mod ports;
 mod reconcile;
 mod resume;
+mod space;
 mod step;
 mod stored;
 mod view;
 
 pub use engine::{CreateVm, Engine, EngineConfig, Ports};
 pub use operation::{OpKind, OpState, OperationView, StageStatus, StageView, TaskContext};
-pub use plan::{plan_delete, plan_start, plan_teardown};
+pub use pausing::PauseReason;
+pub use plan::{plan_delete, plan_set, plan_start, plan_teardown};
 pub use reconcile::ReconcileReport;
 pub use step::Step;
 pub use view::VmView;

@@ -21,6 +21,12 @@ pub enum OpKind {
     StartVm,
     /// Stops a VM.
     StopVm,
+    /// Stops a VM and starts it again.
+    RestartVm,
+    /// Ends a VM's VMM by a signal.
+    KillVm,
+    /// Changes a VM's sizes or NAT.
+    SetVm,
     /// Deletes a VM.
     DeleteVm,
     /// Builds an image.

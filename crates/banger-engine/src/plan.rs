@@ -1,6 +1,8 @@
 //! Which steps lead from the facts to what is wanted. Pure. Steps of one group may run side by side;
 //! a group starts when the one before it is done. Removals come first, then additions.
 
+use banger_core::VmSpec;
+
 use crate::ports::VmFacts;
 use crate::step::Step;
 
@@ -28,6 +30,24 @@ pub(crate) fn plan_provision() -> Vec<Vec<Step>> {
         vec![Step::Folder],
         vec![Step::RootDisk, Step::WorkDisk],
     ]
+}
+
+/// From the specification `now` to `then`, which the VM's facts allow.
+#[must_use]
+pub fn plan_set(facts: &VmFacts, now: &VmSpec, then: &VmSpec) -> Vec<Vec<Step>> {
+    let mut plan = Vec::new();
+    if then.disk_size > now.disk_size {
+        // What is left of a VMM may still own the disk.
+        if facts.vmm.remains {
+            plan.extend([vec![Step::CollectConsole], vec![Step::ClearVmm]]);
+        }
+        plan.push(vec![Step::GrowWorkDisk]);
+    }
+    // Without a tap the next start makes one that is right.
+    if facts.tap.is_some_and(|tap| tap.nat != then.nat) {
+        plan.push(vec![Step::SetNat]);
+    }
+    plan
 }
 
 /// From anything to nothing that runs. The disks stay.
@@ -66,6 +86,7 @@ mod tests {
             vmm: VmmFacts {
                 vmm: Some(1),
                 backend: Some(2),
+                paused: false,
                 remains: true,
             },
             tap: Some(TapFacts {
@@ -86,6 +107,30 @@ mod tests {
     fn a_delete_ends_the_vmm_before_it_takes_its_files() {
         let plan: Vec<Step> = plan_delete(&everything()).concat();
         assert_eq!(plan, [Step::RemoveVmm, Step::RemoveTap, Step::RemoveFolder]);
+    }
+
+    #[test]
+    fn a_change_does_only_what_differs() {
+        let now = VmSpec::FLOOR;
+        let larger = VmSpec {
+            disk_size: banger_core::ByteSize::gib(16),
+            ..now.clone()
+        };
+        let open = VmSpec {
+            nat: true,
+            ..now.clone()
+        };
+        let nothing = VmFacts::default();
+        assert!(plan_set(&everything(), &now, &now).is_empty());
+        assert_eq!(
+            plan_set(&nothing, &now, &larger).concat(),
+            [Step::GrowWorkDisk]
+        );
+        assert_eq!(
+            plan_set(&everything(), &now, &open).concat(),
+            [Step::SetNat]
+        );
+        assert!(plan_set(&nothing, &now, &open).is_empty());
     }
 
     #[test]

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use banger_core::{
-    ByteSize, Digest, ErrorCode, ImageName, KernelName, RootStorage, VmId, VmName, VmSpec,
+    ByteSize, Digest, ErrorCode, ImageName, KernelName, KillSignal, RootStorage, VmId, VmName,
+    VmSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -168,13 +169,16 @@ pub trait Drives: Send + Sync {
         image: &ResolvedImage,
         storage: RootStorage,
     ) -> Result<(), Failure>;
-    /// The work disk, cloned from the seed. Never replaces an existing one.
+    /// The work disk, cloned from the seed. Never replaces an existing one; finishes a growth that a
+    /// dead daemon left in the middle.
     async fn ensure_work_disk(
         &self,
         vm: &VmId,
         image: &ResolvedImage,
         size: ByteSize,
     ) -> Result<(), Failure>;
+    /// Grows the work disk of a VM that does not run, file system included. Never shrinks it; absent is Ok.
+    async fn grow_work_disk(&self, vm: &VmId, size: ByteSize) -> Result<(), Failure>;
     /// Writes the config drive anew (before each launch).
     async fn write_config(&self, identity: &GuestIdentity) -> Result<(), Failure>;
     /// The last lines of this boot's console, for people.
@@ -209,6 +213,8 @@ pub struct VmmFacts {
     pub vmm: Option<u32>,
     /// Process id of the vsock backend, when there is one, it lives and is ours.
     pub backend: Option<u32>,
+    /// Whether the VMM was stopped by a signal (`SIGSTOP`) and not continued since.
+    pub paused: bool,
     /// Whether anything of them (directory, ledger entry) is there to be removed.
     pub remains: bool,
 }
@@ -245,8 +251,14 @@ pub trait RootHelper: Send + Sync {
     /// Starts the VMM with the guest in it, and its vsock backend where it needs one. A VMM of this VM
     /// that already runs is a failure; what was started of a launch that fails may remain.
     async fn launch(&self, request: &LaunchRequest) -> Result<VmmFacts, Failure>;
-    /// Ends the VMM at once and waits until it is gone. Absent is Ok.
-    async fn kill(&self, vm: &VmId) -> Result<(), Failure>;
+    /// Switches NAT of a VM whose tap exists.
+    async fn set_nat(&self, vm: &VmId, nat: bool) -> Result<(), Failure>;
+    /// Signals the VMM to end. Does not wait until it has.
+    async fn signal(&self, vm: &VmId, signal: KillSignal) -> Result<(), Failure>;
+    /// Stops the VMM where it stands (`SIGSTOP`): the guest notices nothing but lost time.
+    async fn pause(&self, vm: &VmId) -> Result<(), Failure>;
+    /// Lets the VMM go on, also when it has paused its guest by itself because a disk was full.
+    async fn resume(&self, vm: &VmId) -> Result<(), Failure>;
     /// Ends what lives of VMM and backend, and removes their directory and ledger entry.
     async fn remove_vmm(&self, vm: &VmId) -> Result<(), Failure>;
     /// What exists, of every VM, in one go.
@@ -311,6 +323,13 @@ pub struct NamedGuest {
 pub trait Names: Send + Sync {
     /// The whole zone, swapped at once.
     async fn publish(&self, names: Vec<NamedGuest>);
+}
+
+/// Room on the file system of the VMs' disks.
+#[async_trait]
+pub trait Space: Send + Sync {
+    /// What is free for the owner.
+    async fn free(&self) -> Result<ByteSize, Failure>;
 }
 
 /// Time and the identity of this boot of the host.

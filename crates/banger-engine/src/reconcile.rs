@@ -115,19 +115,28 @@ impl Actor {
         match self.row.phase {
             Phase::Deleting => return self.delete(op.as_ref()).await.map(|()| true),
             Phase::Starting | Phase::Running | Phase::Stopping if !same_boot => {
+                let was_wanted = self.row.intent == Intent::Running;
+                self.row.intent = Intent::Stopped;
                 self.enter(Event::HostRebooted).await?;
                 self.clear_remains(facts).await?;
-                if self.row.intent == Intent::Running {
+                if was_wanted {
                     op.as_ref().map_or(Ok(()), |_| Err(host_rebooted()))?;
                 }
             }
-            Phase::Stopping => self.tear_down(context.as_ref()).await?,
+            Phase::Stopping => {
+                self.tear_down(context.as_ref()).await?;
+                // The middle of a restart, or of a reboot by the guest.
+                if self.row.intent == Intent::Running {
+                    self.boot(context.as_ref(), None).await?;
+                }
+            }
             // Watched: nothing that this actor does not know.
             Phase::Running if self.watching => {}
             Phase::Running => {
                 // A VMM that has ended meanwhile is found by the watch, with its farewell.
                 self.watching = true;
                 self.view.send_modify(|view| view.vmm_pid = facts.vmm.vmm);
+                self.set_nat_as_stored().await;
             }
             Phase::Starting if lives => {
                 self.watching = true;
@@ -136,6 +145,13 @@ impl Actor {
             }
             Phase::Starting => self.boot(context.as_ref(), None).await?,
             Phase::Provisioning => {
+                if !same_boot {
+                    // Its disks are finished; that it runs was a wish of before.
+                    self.row.intent = Intent::Stopped;
+                    if let Some(op) = op.take() {
+                        self.inner.finish(&op, Err(host_rebooted())).await;
+                    }
+                }
                 let (inner, row) = (&self.inner, &self.row);
                 let begin =
                     || inner.begin(OpKind::StartVm, row.name.to_string(), Some(row.id.clone()));

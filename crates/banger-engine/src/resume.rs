@@ -19,9 +19,11 @@ const fn goes_on(kind: OpKind, phase: Phase) -> bool {
             Phase::Provisioning | Phase::Starting | Phase::Running
         ),
         OpKind::StartVm => matches!(phase, Phase::Starting | Phase::Running),
-        OpKind::StopVm => matches!(phase, Phase::Stopping),
+        OpKind::StopVm | OpKind::KillVm => matches!(phase, Phase::Stopping),
+        // A restart keeps the wish that the VM runs: recovery goes on from whichever half it was in.
+        OpKind::RestartVm => matches!(phase, Phase::Stopping | Phase::Starting | Phase::Running),
         OpKind::DeleteVm => matches!(phase, Phase::Deleting),
-        OpKind::BuildImage | OpKind::ImportKernel => false,
+        OpKind::SetVm | OpKind::BuildImage | OpKind::ImportKernel => false,
     }
 }
 

@@ -13,6 +13,10 @@ pub enum Step {
     RootDisk,
     /// The work disk for `/root`.
     WorkDisk,
+    /// Grows the work disk to its new size.
+    GrowWorkDisk,
+    /// Switches NAT.
+    SetNat,
     /// Takes away what is left of an earlier VMM.
     ClearVmm,
     /// The tap and its rules.
@@ -41,6 +45,8 @@ impl Step {
             Self::Folder => "folder",
             Self::RootDisk => "root_disk",
             Self::WorkDisk => "work_disk",
+            Self::GrowWorkDisk => "grow_work_disk",
+            Self::SetNat => "nat",
             Self::ClearVmm => "clear",
             Self::Tap => "network",
             Self::Config => "config",
@@ -61,6 +67,8 @@ impl Step {
             Self::Folder => "folder",
             Self::RootDisk => "root disk",
             Self::WorkDisk => "work disk",
+            Self::GrowWorkDisk => "growing the work disk",
+            Self::SetNat => "switching NAT",
             Self::ClearVmm => "clearing the last run",
             Self::Tap => "network",
             Self::Config => "identity",

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use banger_core::{Digest, ImageName, Intent, KernelName, Phase, SpecOrigin, VmId, VmName, VmSpec};
 use banger_store::VmRow;
 
+use crate::pausing::PauseReason;
 use crate::ports::{Failure, GuestState};
 
 /// A VM: what is durable of it, and what was last observed.
@@ -34,6 +35,8 @@ pub struct VmView {
     pub readiness: Option<GuestState>,
     /// Process id of the VMM, while it runs.
     pub vmm_pid: Option<u32>,
+    /// Why its guest stands still, while it does: an observation like the two above.
+    pub paused: Option<PauseReason>,
     /// Whether it goes away with its first command.
     pub ephemeral: bool,
     /// RFC 3339, UTC.
@@ -59,6 +62,7 @@ impl VmView {
             address: row.address,
             readiness: None,
             vmm_pid: None,
+            paused: None,
             ephemeral: row.ephemeral,
             created_at: row.created_at.clone(),
             started_at: row.started_at.clone(),

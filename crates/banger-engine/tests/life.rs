@@ -6,7 +6,9 @@ mod common;
 
 use std::time::Duration;
 
-use banger_core::{ErrorCode, Phase, RootStorage, VmSpec, VmmKind};
+use banger_core::{
+    ByteSize, ErrorCode, KillSignal, MemoryMib, Phase, RootStorage, SpecChange, VmSpec, VmmKind,
+};
 use banger_engine::ports::{Failure, Farewell, GuestState};
 use banger_engine::{CreateVm, OpState};
 use banger_testkit::{FailMode, Failpoint, FakeHost};
@@ -164,6 +166,11 @@ enum Deed {
     Create,
     Start,
     Stop,
+    Restart,
+    Kill,
+    Terminate,
+    Grow,
+    Nat,
     Delete,
 }
 
@@ -193,18 +200,34 @@ async fn fail_once(deed: Deed, vmm: VmmKind, failpoint: Failpoint) -> bool {
     };
     let vm = match deed {
         Deed::Create => None,
-        Deed::Stop | Deed::Delete => Some(running().await),
-        Deed::Start => {
+        Deed::Stop | Deed::Restart | Deed::Kill | Deed::Terminate | Deed::Nat | Deed::Delete => {
+            Some(running().await)
+        }
+        Deed::Start | Deed::Grow => {
             let vm = running().await;
             end(&engine, engine.stop(&vm, GRACE)).await;
             Some(vm)
         }
+    };
+    let grow = SpecChange {
+        memory_mib: Some(MemoryMib(2048)),
+        disk_size: Some(ByteSize::gib(16)),
+        ..SpecChange::default()
+    };
+    let nat = SpecChange {
+        nat: Some(true),
+        ..SpecChange::default()
     };
     host.set_failpoint(Some(failpoint));
     let operation = match (deed, &vm) {
         (Deed::Create, _) => engine.create(request.clone()).await,
         (Deed::Start, Some(vm)) => engine.start(vm, None, None),
         (Deed::Stop, Some(vm)) => engine.stop(vm, Duration::from_millis(50)),
+        (Deed::Restart, Some(vm)) => engine.restart(vm, Duration::from_millis(50), None, None),
+        (Deed::Kill, Some(vm)) => engine.kill(vm, KillSignal::Kill),
+        (Deed::Terminate, Some(vm)) => engine.kill(vm, KillSignal::Term),
+        (Deed::Grow, Some(vm)) => engine.set(vm, grow),
+        (Deed::Nat, Some(vm)) => engine.set(vm, nat),
         (Deed::Delete, Some(vm)) => engine.delete(vm),
         (_, None) => unreachable!("made above"),
     };
@@ -229,6 +252,12 @@ async fn fail_once(deed: Deed, vmm: VmmKind, failpoint: Failpoint) -> bool {
         let state = end(&engine, engine.start(&vm, Some(GuestState::Ready), None)).await;
         assert_eq!(state, OpState::Succeeded, "{deed:?} {failpoint:?}");
         assert_eq!(host.living(), 1, "{deed:?} {failpoint:?}");
+        // What is shown is what is there; a disk may have grown before the daemon's death.
+        let (shown, real) = (engine.get(&vm).unwrap().spec, host.real_spec(&vm).unwrap());
+        assert!(shown.disk_size <= real.disk_size, "{deed:?} {failpoint:?}");
+        let disk_size = real.disk_size;
+        let shown = VmSpec { disk_size, ..shown };
+        assert_eq!(shown, real, "{deed:?} {failpoint:?}");
     }
     if let Ok(operation) = engine.delete(&vm) {
         let state = end(&engine, Ok(operation)).await;
@@ -251,13 +280,23 @@ async fn fail_once(deed: Deed, vmm: VmmKind, failpoint: Failpoint) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_call_of_every_deed_may_fail_or_be_the_daemons_last() {
     for vmm in VmmKind::ALL {
-        for deed in [Deed::Create, Deed::Start, Deed::Stop, Deed::Delete] {
+        for (deed, least) in [
+            (Deed::Create, 8),
+            (Deed::Start, 3),
+            (Deed::Stop, 3),
+            (Deed::Restart, 6),
+            (Deed::Kill, 3),
+            (Deed::Terminate, 3),
+            (Deed::Grow, 1),
+            (Deed::Nat, 1),
+            (Deed::Delete, 3),
+        ] {
             for mode in FailMode::ALL {
                 let mut at = 0;
                 while fail_once(deed, vmm, Failpoint { at, mode }).await {
                     at += 1;
                 }
-                assert!(at >= 3, "{deed:?} makes only {at} calls");
+                assert!(at >= least, "{deed:?} makes only {at} calls");
             }
         }
     }

@@ -117,6 +117,8 @@ pub struct OwnedVmm {
     pub vm: VmId,
     /// The VMM process.
     pub vmm: ProcessState,
+    /// Whether it lives and was stopped by a signal (`T` in proc_pid_stat(5)).
+    pub paused: bool,
     /// The vsock backend, of a VMM that needs one.
     pub backend: Option<ProcessState>,
     /// How full the store of its root disk is, when that is a snapshot that stands.

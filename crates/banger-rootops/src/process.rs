@@ -23,6 +23,8 @@ pub(crate) fn boot_id() -> Result<String, std::io::Error> {
 pub(crate) struct Alive {
     pub(crate) identity: ProcessIdentity,
     pub(crate) pidfd: OwnedFd,
+    /// Whether a signal has stopped it.
+    pub(crate) is_stopped: bool,
 }
 
 /// What has become of it, for the reply.
@@ -48,6 +50,7 @@ pub(crate) fn probe(identity: &ProcessIdentity) -> Option<Alive> {
     (same && same_boot).then(|| Alive {
         identity: identity.clone(),
         pidfd,
+        is_stopped: state == 'T',
     })
 }
 
@@ -189,6 +192,17 @@ mod tests {
             .unwrap();
         let identity = identify(child.id(), Path::new("/bin/cat")).unwrap();
         assert!(probe(&identity).is_some());
+        let stands = |stopped| {
+            let signal = if stopped { Signal::STOP } else { Signal::CONT };
+            pidfd_send_signal(open_pidfd(identity.pid).unwrap(), signal).unwrap();
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while probe(&identity).unwrap().is_stopped != stopped {
+                assert!(Instant::now() < deadline, "never {signal:?}");
+                std::thread::yield_now();
+            }
+        };
+        stands(true);
+        stands(false);
         let later = ProcessIdentity {
             start_ticks: identity.start_ticks + 1,
             ..identity.clone()

@@ -129,8 +129,9 @@ fn drive_value(drive: DriveSpec, cache: CacheMode) -> String {
     };
     value += match (drive.read_only, cache) {
         (true, _) => ",read-only=on",
-        (false, CacheMode::Writeback) => ",cache=writeback,discard=unmap",
-        (false, CacheMode::Unsafe) => ",cache=unsafe,discard=unmap",
+        // A full disk stops the guest and is told to nobody in it; the owner lets it go on.
+        (false, CacheMode::Writeback) => ",cache=writeback,discard=unmap,werror=enospc",
+        (false, CacheMode::Unsafe) => ",cache=unsafe,discard=unmap,werror=enospc",
     };
     value
 }

@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Probed {
     pub(crate) vmm: ProcessState,
+    pub(crate) paused: bool,
     pub(crate) backend: Option<ProcessState>,
     pub(crate) pidfds: Vec<OwnedFd>,
 }
@@ -35,6 +36,7 @@ impl Helper {
         let backend = entry.and_then(|entry| alive(entry.backend.as_ref()));
         Probed {
             vmm: process::state(vmm.as_ref()),
+            paused: vmm.as_ref().is_some_and(|vmm| vmm.is_stopped),
             backend: entry
                 .filter(|entry| entry.has_backend())
                 .map(|_| process::state(backend.as_ref())),
@@ -55,10 +57,16 @@ impl Helper {
             .any(|entry| entry.snapshot_of.is_some());
         let mapper = snapshots.then(|| DeviceMapper::open().ok()).flatten();
         let owned = |vm: &VmId| {
-            let Probed { vmm, backend, .. } = self.probe(vm);
+            let Probed {
+                vmm,
+                paused,
+                backend,
+                ..
+            } = self.probe(vm);
             OwnedVmm {
                 vm: vm.clone(),
                 vmm,
+                paused,
                 backend,
                 store: self.store_fill(mapper.as_ref(), vm),
             }

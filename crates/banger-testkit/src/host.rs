@@ -3,13 +3,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use banger_core::{ErrorCode, VmId};
+use banger_core::{ByteSize, ErrorCode, VmId, VmSpec};
 use banger_engine::Ports;
 use banger_engine::ports::{Failure, Farewell};
 use tokio::sync::{Notify, watch};
 
 use crate::failpoint::{FailMode, Failpoint};
-use crate::model::Model;
+use crate::model::{Model, Vmm};
 
 /// A modelled host. Clones are the same one; it survives the engine.
 #[derive(Debug, Clone, Default)]
@@ -52,6 +52,7 @@ impl FakeHost {
             helper: host.clone(),
             guests: host.clone(),
             names: host.clone(),
+            space: host.clone(),
             clock: host,
         }
     }
@@ -87,6 +88,50 @@ impl FakeHost {
             vmm.farewell = farewell;
         }
         self.changed();
+    }
+
+    /// What is free for disks from here on; None: plenty.
+    pub fn set_free(&self, free: Option<ByteSize>) {
+        self.model().free = free;
+    }
+
+    /// Somebody else stops or continues this VM's VMM.
+    pub fn signal_from_outside(&self, vm: &VmId, paused: bool) {
+        if let Some(vmm) = self.model().vmms.get_mut(vm) {
+            vmm.paused = paused;
+        }
+        self.changed();
+    }
+
+    /// Whether the guest of that name may ask for names of the world.
+    #[must_use]
+    pub fn asks_the_world(&self, name: &str) -> bool {
+        self.model().open_names.contains(name)
+    }
+
+    /// How many VMMs stand still.
+    #[must_use]
+    pub fn paused(&self) -> usize {
+        let model = self.model();
+        let stands = |vmm: &&Vmm| vmm.lives && vmm.paused;
+        model.vmms.values().filter(stands).count()
+    }
+
+    /// How many guests were shut down cleanly.
+    #[must_use]
+    pub fn shutdowns(&self) -> u32 {
+        self.model().shutdowns
+    }
+
+    /// The VM as the host has it: its VMM's processors and memory, its disk's size and its tap's NAT.
+    #[must_use]
+    pub fn real_spec(&self, vm: &VmId) -> Option<VmSpec> {
+        let model = self.model();
+        Some(VmSpec {
+            disk_size: model.folders.get(vm)?.work_disk?,
+            nat: model.taps.get(vm)?.1,
+            ..model.vmms.get(vm)?.spec.clone()
+        })
     }
 
     /// From here on guests hang: no agent answers.

@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use banger_core::VmId;
+use banger_core::{ByteSize, VmId, VmSpec};
 use banger_engine::ports::Farewell;
 
 /// A VM's files.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Folder {
     pub(crate) overlay: bool,
-    pub(crate) work_disk: bool,
+    pub(crate) work_disk: Option<ByteSize>,
+    /// Whether the disks were given to a VMM and not given back.
+    pub(crate) is_lent: bool,
     pub(crate) config: bool,
 }
 
@@ -22,6 +24,9 @@ pub(crate) struct Vmm {
     /// Whether the guest was started in it: a Firecracker waits to be told.
     pub(crate) has_guest: bool,
     pub(crate) lives: bool,
+    pub(crate) paused: bool,
+    pub(crate) dies_when_resumed: bool,
+    pub(crate) spec: VmSpec,
     pub(crate) farewell: Option<Farewell>,
 }
 
@@ -35,5 +40,11 @@ pub(crate) struct Model {
     pub(crate) taps: BTreeMap<VmId, (Ipv4Addr, bool)>,
     pub(crate) vmms: BTreeMap<VmId, Vmm>,
     pub(crate) names: BTreeSet<String>,
+    /// Those of them that may ask for names of the world.
+    pub(crate) open_names: BTreeSet<String>,
     pub(crate) launches: u32,
+    /// How many guests were shut down cleanly.
+    pub(crate) shutdowns: u32,
+    /// What is free for disks; None: plenty.
+    pub(crate) free: Option<ByteSize>,
 }

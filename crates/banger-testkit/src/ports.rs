@@ -3,11 +3,13 @@
 use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
-use banger_core::{ByteSize, Digest, ErrorCode, ImageName, KernelName, RootStorage, VmId, VmmKind};
+use banger_core::{
+    ByteSize, Digest, ErrorCode, ImageName, KernelName, KillSignal, RootStorage, VmId, VmmKind,
+};
 use banger_engine::ports::{
     Clock, Drives, ExitFacts, Failure, Farewell, GuestIdentity, GuestState, Guests, Images,
     Kernels, LaunchRequest, NamedGuest, Names, Progress, ResolvedImage, ResolvedKernel, RootHelper,
-    TapFacts, VmFacts, VmmFacts,
+    Space, TapFacts, VmFacts, VmmFacts,
 };
 
 use crate::host::FakeHost;
@@ -31,6 +33,18 @@ fn image() -> ResolvedImage {
         rootfs: "/images/rootfs".into(),
         work_seed: None,
         kernel: None,
+    }
+}
+
+fn living<'a>(model: &'a mut Model, vm: &VmId) -> Result<&'a mut Vmm, Failure> {
+    let vmm = model.vmms.get_mut(vm).filter(|vmm| vmm.lives);
+    vmm.ok_or_else(|| broken("the VM has no VMM that lives"))
+}
+
+#[async_trait]
+impl Space for FakeHost {
+    async fn free(&self) -> Result<ByteSize, Failure> {
+        Ok(self.model().free.unwrap_or(ByteSize::gib(1 << 10)))
     }
 }
 
@@ -98,10 +112,29 @@ impl Drives for FakeHost {
         &self,
         vm: &VmId,
         _: &ResolvedImage,
-        _: ByteSize,
+        size: ByteSize,
     ) -> Result<(), Failure> {
-        self.act(|model| folder(model, vm).map(|folder| folder.work_disk = true))
-            .await
+        self.act(|model| {
+            folder(model, vm).map(|folder| {
+                folder.work_disk.get_or_insert(size);
+            })
+        })
+        .await
+    }
+
+    async fn grow_work_disk(&self, vm: &VmId, size: ByteSize) -> Result<(), Failure> {
+        self.act(|model| {
+            if model.vmms.get(vm).is_some_and(|vmm| vmm.lives) {
+                return Err(broken("the VMM uses the disk"));
+            }
+            let folder = folder(model, vm)?;
+            if folder.is_lent {
+                return Err(broken("the disk belongs to a VMM"));
+            }
+            folder.work_disk = folder.work_disk.map(|now| now.max(size));
+            Ok(())
+        })
+        .await
     }
 
     async fn write_config(&self, identity: &GuestIdentity) -> Result<(), Failure> {
@@ -178,7 +211,7 @@ impl RootHelper for FakeHost {
         let is_firecracker = request.spec.vmm == VmmKind::Firecracker;
         let launched = self.act(|model| {
             let folder = folder(model, &request.vm)?;
-            if !(folder.overlay && folder.work_disk && folder.config) {
+            if !(folder.overlay && folder.work_disk.is_some() && folder.config) {
                 return Err(broken("a drive is missing"));
             }
             if !model.taps.contains_key(&request.vm) {
@@ -186,6 +219,9 @@ impl RootHelper for FakeHost {
             }
             if model.vmms.contains_key(&request.vm) {
                 return Err(broken("a VMM of this VM is there already"));
+            }
+            if let Some(folder) = model.folders.get_mut(&request.vm) {
+                folder.is_lent = true;
             }
             model.launches += 1;
             let pid = 1000 + model.launches;
@@ -197,12 +233,16 @@ impl RootHelper for FakeHost {
                     backend,
                     has_guest: !is_firecracker,
                     lives: true,
+                    paused: false,
+                    dies_when_resumed: false,
+                    spec: request.spec.clone(),
                     farewell: None,
                 },
             );
             Ok(VmmFacts {
                 vmm: Some(pid),
                 backend,
+                paused: false,
                 remains: true,
             })
         });
@@ -218,19 +258,49 @@ impl RootHelper for FakeHost {
         Ok(launched)
     }
 
-    async fn kill(&self, vm: &VmId) -> Result<(), Failure> {
+    async fn set_nat(&self, vm: &VmId, nat: bool) -> Result<(), Failure> {
         self.act(|model| {
-            if let Some(vmm) = model.vmms.get_mut(vm) {
-                vmm.lives = false;
-            }
+            let tap = model.taps.get_mut(vm);
+            tap.ok_or_else(|| broken("the VM has no tap"))?.1 = nat;
             Ok(())
         })
         .await
     }
 
+    async fn signal(&self, vm: &VmId, signal: KillSignal) -> Result<(), Failure> {
+        self.act(|model| {
+            let vmm = living(model, vm)?;
+            // What is stopped hears only what it cannot ignore, until it is continued.
+            vmm.dies_when_resumed = vmm.paused && signal == KillSignal::Term;
+            vmm.lives = vmm.dies_when_resumed;
+            Ok(())
+        })
+        .await
+    }
+
+    // Not counted: they come beside what an engine is asked for, when the room is looked at.
+    async fn pause(&self, vm: &VmId) -> Result<(), Failure> {
+        living(&mut self.model(), vm)?.paused = true;
+        self.changed();
+        Ok(())
+    }
+
+    async fn resume(&self, vm: &VmId) -> Result<(), Failure> {
+        let mut model = self.model();
+        let vmm = living(&mut model, vm)?;
+        vmm.paused = false;
+        vmm.lives = !vmm.dies_when_resumed;
+        drop(model);
+        self.changed();
+        Ok(())
+    }
+
     async fn remove_vmm(&self, vm: &VmId) -> Result<(), Failure> {
         self.act(|model| {
             model.vmms.remove(vm);
+            if let Some(folder) = model.folders.get_mut(vm) {
+                folder.is_lent = false;
+            }
             Ok(())
         })
         .await
@@ -249,6 +319,7 @@ impl RootHelper for FakeHost {
             facts.entry(vm.clone()).or_default().vmm = VmmFacts {
                 vmm: (vmm.lives && vmm.has_guest).then_some(vmm.pid),
                 backend: vmm.backend.filter(|_| vmm.lives),
+                paused: vmm.lives && vmm.paused,
                 remains: true,
             };
         }
@@ -295,7 +366,8 @@ impl Guests for FakeHost {
         loop {
             let answers = |model: &Model| {
                 let vmm = model.vmms.get(vm);
-                !model.guests_hang && vmm.is_some_and(|vmm| vmm.lives && vmm.has_guest)
+                !model.guests_hang
+                    && vmm.is_some_and(|vmm| vmm.lives && vmm.has_guest && !vmm.paused)
             };
             if answers(&self.model()) {
                 return Ok(());
@@ -308,7 +380,10 @@ impl Guests for FakeHost {
     }
 
     async fn shutdown(&self, vm: &VmId) -> Result<(), Failure> {
+        // A guest that stands still hears nothing.
+        self.wait(vm, GuestState::Reachable).await?;
         self.act(|model| {
+            model.shutdowns += 1;
             let vmm = model
                 .vmms
                 .get_mut(vm)
@@ -324,10 +399,10 @@ impl Guests for FakeHost {
 #[async_trait]
 impl Names for FakeHost {
     async fn publish(&self, names: Vec<NamedGuest>) {
-        self.model().names = names
-            .into_iter()
-            .map(|guest| guest.name.to_string())
-            .collect();
+        let name = |guest: &NamedGuest| guest.name.to_string();
+        let mut model = self.model();
+        model.names = names.iter().map(name).collect();
+        model.open_names = names.iter().filter(|guest| guest.nat).map(name).collect();
     }
 }
 

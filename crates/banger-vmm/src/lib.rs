@@ -4,9 +4,11 @@
 mod accel;
 mod boot_args;
 pub mod firecracker;
+mod qmp;
 mod sys;
 mod tsc;
 
 pub use accel::{AccelProbe, probe_kvm};
 pub use boot_args::{GuestClock, firecracker_boot_args, qemu_boot_args};
+pub use qmp::{QmpError, resume_guest};
 pub use tsc::measure_tsc_khz;

@@ -1,12 +1,14 @@
-//! `vm stop`, `vm start`, `vm delete`: several at once, each result told.
+//! `vm stop`, `start`, `restart`, `kill`, `set`, `delete`: several at once, each result told.
 
-use banger_api::{Operation, Readiness, StopVmRequest};
+use banger_api::{
+    KillVmRequest, Operation, Readiness, RestartVmRequest, SetVmRequest, StopVmRequest,
+};
 use banger_client::{Client, ClientError};
 use futures_util::future::join_all;
 use serde::Serialize;
 
 use super::{CommandResult, Context};
-use crate::cli::{StartArgs, StopArgs, VmRefs};
+use crate::cli::{KillArgs, RestartArgs, SetArgs, StartArgs, StopArgs, VmRefs};
 use crate::error::CommandError;
 use crate::interrupt::Interrupts;
 use crate::operation::{OnInterrupt, follow};
@@ -39,6 +41,41 @@ pub(crate) async fn start(context: &Context<'_>, args: StartArgs) -> CommandResu
     each(context, &client, &args.vms, "started", begin).await
 }
 
+/// `vm restart`.
+pub(crate) async fn restart(context: &Context<'_>, args: RestartArgs) -> CommandResult {
+    let client = context.client(Needs::Helper).await?;
+    let request = RestartVmRequest {
+        grace_s: args.grace,
+        wait: args.wait.map(Readiness::from),
+        timeout_s: args.timeout,
+    };
+    let begin = async |vm: &str| client.restart_vm(vm, &request).await;
+    each(context, &client, &args.vms, "restarted", begin).await
+}
+
+/// `vm kill`.
+pub(crate) async fn kill(context: &Context<'_>, args: KillArgs) -> CommandResult {
+    let client = context.client(Needs::Helper).await?;
+    let request = KillVmRequest {
+        signal: args.signal,
+    };
+    let begin = async |vm: &str| client.kill_vm(vm, &request).await;
+    each(context, &client, &args.vms, "killed", begin).await
+}
+
+/// `vm set`.
+pub(crate) async fn set(context: &Context<'_>, args: SetArgs) -> CommandResult {
+    let client = context.client(Needs::Helper).await?;
+    let request = SetVmRequest {
+        vcpu: args.vcpu,
+        memory_mib: args.memory,
+        disk_size: args.disk_size,
+        nat: (args.nat || args.no_nat).then_some(args.nat),
+    };
+    let begin = async |vm: &str| client.set_vm(vm, &request).await;
+    each(context, &client, &args.vms, "changed", begin).await
+}
+
 /// `vm delete`.
 pub(crate) async fn delete(context: &Context<'_>, args: VmRefs) -> CommandResult {
     let client = context.client(Needs::Helper).await?;
@@ -47,19 +84,16 @@ pub(crate) async fn delete(context: &Context<'_>, args: VmRefs) -> CommandResult
 }
 
 /// Begins for each VM, follows all to their ends, and tells each. One VM shows its stages.
-async fn each(
+pub(super) async fn each(
     context: &Context<'_>,
     client: &Client,
     vms: &VmRefs,
     done: &str,
     begin: impl AsyncFn(&str) -> Result<Operation, ClientError>,
 ) -> CommandResult {
+    let vms = without_repeats(&vms.vms);
     let quiet = Ui::new(Output::Json);
-    let ui = if vms.vms.len() == 1 {
-        context.ui
-    } else {
-        &quiet
-    };
+    let ui = if vms.len() == 1 { context.ui } else { &quiet };
     let one = async |vm: &str| -> Result<(), CommandError> {
         let mut interrupts = Interrupts::watch()?;
         let operation = begin(vm).await?;
@@ -67,7 +101,7 @@ async fn each(
             .await
             .map(drop)
     };
-    let results = join_all(vms.vms.iter().map(|vm| one(vm))).await;
+    let results = join_all(vms.iter().map(|vm| one(vm))).await;
     if let (1, Some(Err(error))) = (results.len(), results.first()) {
         return Err(error.clone());
     }
@@ -77,11 +111,10 @@ async fn each(
         .map(|e| e.0.code)
         .next();
     let outcomes: Vec<Outcome> = vms
-        .vms
-        .iter()
+        .into_iter()
         .zip(results)
         .map(|(vm, result)| Outcome {
-            vm: vm.clone(),
+            vm: vm.to_owned(),
             ok: result.is_ok(),
             error: result.err().map(|e| e.0),
         })
@@ -99,4 +132,26 @@ async fn each(
         outcomes.iter().map(line).collect::<Vec<_>>().join("\n")
     });
     Ok(failed.map_or(0, |code| code.exit_code() as u8))
+}
+
+/// Each word once: naming a VM twice asks for nothing more.
+fn without_repeats(vms: &[String]) -> Vec<&str> {
+    let mut once: Vec<&str> = Vec::new();
+    for vm in vms {
+        if !once.contains(&vm.as_str()) {
+            once.push(vm);
+        }
+    }
+    once
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_that_is_named_twice_is_one() {
+        let vms = ["b", "a", "b"].map(str::to_owned);
+        assert_eq!(without_repeats(&vms), ["b", "a"]);
+    }
 }

@@ -7,6 +7,7 @@ mod image;
 mod kernel;
 mod lifecycle;
 mod logs;
+mod prune;
 mod run;
 mod show;
 mod ssh;
@@ -104,6 +105,10 @@ async fn vm(context: &Context<'_>, command: VmCommand) -> CommandResult {
         VmCommand::Logs(args) => logs::logs(context, &args).await,
         VmCommand::Stop(args) => lifecycle::stop(context, args).await,
         VmCommand::Start(args) => lifecycle::start(context, args).await,
+        VmCommand::Restart(args) => lifecycle::restart(context, args).await,
+        VmCommand::Kill(args) => lifecycle::kill(context, args).await,
+        VmCommand::Set(args) => lifecycle::set(context, args).await,
+        VmCommand::Prune(args) => prune::prune(context, &args).await,
         VmCommand::Delete(args) => lifecycle::delete(context, args).await,
     }
 }

@@ -47,6 +47,11 @@ pub(crate) async fn list(context: &Context<'_>) -> CommandResult {
         ];
         table(&header, vms.vms.iter().map(row).collect())
     });
+    for vm in &vms.vms {
+        if let Some(reason) = &vm.pause_reason {
+            context.ui.note(&format!("{} is paused: {reason}", vm.name));
+        }
+    }
     Ok(0)
 }
 
@@ -106,6 +111,9 @@ fn describe(vm: &Vm) -> String {
             rows.push(("root fill", format!("{used} of {total} written")));
         }
         rows.extend(fill.warning.clone().map(|warning| ("warning", warning)));
+    }
+    if let Some(reason) = &vm.pause_reason {
+        rows.insert(3, ("paused", reason.clone()));
     }
     if let Some(error) = &vm.last_error {
         rows.insert(

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use banger_core::{ByteSize, ErrorCode, RootStorage, VmId};
 use banger_engine::ports::{Drives, Failure, GuestIdentity, ResolvedImage};
 use banger_guest_proto::{GENERATION, GuestConfig, MachineId};
-use banger_image::{DiskError, make_root_disk, make_work_disk, mend_store};
+use banger_image::{DiskError, grow_work_disk, make_root_disk, make_work_disk, mend_store};
 
 use super::{blocking, clock, console};
 use crate::keys;
@@ -162,6 +162,22 @@ impl Drives for VmDrives {
         let (seed, to) = (image.work_seed.clone(), self.folder(vm).join("work.ext4"));
         blocking(move || {
             make_work_disk(seed.as_deref(), &to, size).map_err(|error| disk_failure(&error))
+        })
+        .await
+    }
+
+    async fn grow_work_disk(&self, vm: &VmId, size: ByteSize) -> Result<(), Failure> {
+        let disk = self.folder(vm).join("work.ext4");
+        blocking(move || {
+            grow_work_disk(&disk, size).map_err(|error| {
+                let path = disk.display();
+                let failure = Failure::because(
+                    disk_failure(&error).code,
+                    "the work disk could not be grown",
+                    &error,
+                );
+                failure.hint(format!("`e2fsck -f {path}` looks after its file system"))
+            })
         })
         .await
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use banger_core::{ErrorCode, RootStorage, VmId, VmmKind};
+use banger_core::{ErrorCode, KillSignal, RootStorage, VmId, VmmKind};
 use banger_dns::DnsServer;
 use banger_engine::ports::{
     ExitFacts, Failure, LaunchRequest, RootHelper, TapFacts, VmFacts, VmmFacts,
@@ -20,12 +20,16 @@ use banger_root_proto::{
     Accel, CacheMode, CallError, Client, DriveFormat, DriveRole, DriveSpec, HelperInfo, LaunchSpec,
     OwnedVmm, ProcessState, RefusalCode, Reply, Request, StoreFill, VmmSignal, VmmSpec,
 };
+use banger_vmm::resume_guest;
 use futures_util::future::join_all;
 use rustix::fs::{Mode, OFlags};
 
 use super::network::{self, NetworkNeeds};
 use super::{blocking, console, firecracker};
 use crate::args::Args;
+
+/// How long QEMU's monitor may take to answer.
+const QMP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a VMM may take to vanish after its backend has noticed.
 const DYING: Duration = Duration::from_secs(10);
@@ -115,6 +119,13 @@ impl HelperLink {
         Ok(stores
             .filter_map(|vmm| Some((vmm.vm, vmm.store?)))
             .collect())
+    }
+
+    async fn send_signal(&self, vm: &VmId, signal: VmmSignal) -> Result<(), Failure> {
+        let vm = vm.clone();
+        self.call(Request::SignalVmm { vm, signal }, vec![])
+            .await
+            .map(drop)
     }
 
     fn folder(&self, vm: &VmId) -> PathBuf {
@@ -249,21 +260,44 @@ impl RootHelper for HelperLink {
         Ok(VmmFacts {
             vmm: Some(vmm.pid),
             backend: backend.map(|backend| backend.pid),
+            paused: false,
             remains: true,
         })
     }
 
-    async fn kill(&self, vm: &VmId) -> Result<(), Failure> {
-        let signal = VmmSignal::Kill;
-        self.call(
-            Request::SignalVmm {
-                vm: vm.clone(),
-                signal,
-            },
-            vec![],
-        )
+    async fn set_nat(&self, vm: &VmId, nat: bool) -> Result<(), Failure> {
+        let vm = vm.clone();
+        self.call(Request::SetNat { vm, nat }, vec![])
+            .await
+            .map(drop)
+    }
+
+    async fn signal(&self, vm: &VmId, signal: KillSignal) -> Result<(), Failure> {
+        let signal = match signal {
+            KillSignal::Kill => VmmSignal::Kill,
+            KillSignal::Term => VmmSignal::Term,
+        };
+        self.send_signal(vm, signal).await
+    }
+
+    async fn pause(&self, vm: &VmId) -> Result<(), Failure> {
+        self.send_signal(vm, VmmSignal::Stop).await
+    }
+
+    async fn resume(&self, vm: &VmId) -> Result<(), Failure> {
+        self.send_signal(vm, VmmSignal::Cont).await?;
+        let socket = self.folder(vm).join("run/api");
+        let name = vm.to_string();
+        blocking(move || {
+            match resume_guest(&socket, QMP_PATIENCE) {
+                Ok(true) => tracing::warn!(vm = name, "QEMU goes on: it had met a full disk"),
+                Ok(false) => {}
+                // Another VMM, or one that ends: the exit watch is the one to tell.
+                Err(error) => tracing::debug!(vm = name, %error, "QEMU was not asked to go on"),
+            }
+            Ok(())
+        })
         .await
-        .map(drop)
     }
 
     async fn remove_vmm(&self, vm: &VmId) -> Result<(), Failure> {
@@ -294,12 +328,16 @@ impl RootHelper for HelperLink {
             let run = self.folder(&owned.vm).join("run");
             // A Firecracker that waits to be told what to do is nobody's guest.
             let has_guest = match (&owned.vmm, &owned.backend) {
-                (ProcessState::Alive(_), None) => firecracker::guest_lives(&run, &owned.vm).await,
+                // One that is stopped answers nobody; only what had a guest is ever stopped.
+                (ProcessState::Alive(_), None) if !owned.paused => {
+                    firecracker::guest_lives(&run, &owned.vm).await
+                }
                 _ => true,
             };
             VmmFacts {
                 vmm: pid(&owned.vmm).filter(|_| has_guest),
                 backend: owned.backend.as_ref().and_then(pid),
+                paused: owned.paused,
                 remains: true,
             }
         };

@@ -12,6 +12,7 @@ mod kernels;
 mod names;
 mod network;
 mod readable;
+mod space;
 
 pub(crate) use blocking::blocking;
 pub(crate) use clock::HostClock;
@@ -24,3 +25,4 @@ pub(crate) use kernels::{LocalKernels, import_failure, unknown_kernel};
 pub(crate) use names::ZoneNames;
 pub(crate) use network::NetworkNeeds;
 pub(crate) use readable::watched;
+pub(crate) use space::{DiskSpace, is_stopped};

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CONNECTION, UPGRADE};
 use axum::response::{IntoResponse, Response};
 use banger_api::{ApiError, CONNECT_PROTOCOL, Readiness};
-use banger_core::{ErrorCode, Phase, VmId};
+use banger_core::{ErrorCode, VmId};
 use banger_engine::ports::Failure;
 use banger_guest::GuestAddress;
 use hyper_util::rt::TokioIo;
@@ -20,6 +20,7 @@ use tokio::net::UnixStream;
 use super::Problem;
 use super::problem::Query;
 use super::vms::{WaitQuery, goal};
+use crate::adapters::is_stopped;
 use crate::state::Shared;
 
 /// Deadline where nobody sets one.
@@ -77,12 +78,15 @@ async fn reach(
 ) -> Result<UnixStream, Failure> {
     if let Some(goal) = goal(wait) {
         state.engine.wait_guest(vm, goal, deadline).await?;
-    } else if state
-        .engine
-        .get(vm)
-        .is_none_or(|view| view.phase != Phase::Running)
-    {
-        return Err(Failure::new(ErrorCode::VmNotRunning, "the VM does not run"));
+    }
+    let view = state.engine.get(vm).ok_or_else(|| {
+        let what = format!("there is no VM {vm}");
+        Failure::new(ErrorCode::VmNotFound, what)
+    })?;
+    view.is_awake()?;
+    // One that somebody else has stopped a moment ago.
+    if view.vmm_pid.is_some_and(is_stopped) {
+        return Err(view.stands_still());
     }
     let address = GuestAddress::new(state.vm_folder(vm).join("run/v"));
     let unreachable = |error: &(dyn std::error::Error + 'static)| {

@@ -1,5 +1,6 @@
 //! The owner API's routes: each reads its request, asks the engine or a store, and answers.
 
+mod change;
 mod connect;
 mod images;
 mod kernels;
@@ -33,9 +34,11 @@ fn build() -> OpenApiRouter<Shared> {
         .routes(routes!(system::stop))
         .routes(routes!(system::doctor))
         .routes(routes!(vms::list, vms::create))
-        .routes(routes!(vms::show, vms::delete))
+        .routes(routes!(vms::show, change::set, vms::delete))
         .routes(routes!(vms::start))
         .routes(routes!(vms::stop))
+        .routes(routes!(change::restart))
+        .routes(routes!(change::kill))
         .routes(routes!(vms::ssh))
         .routes(routes!(connect::connect))
         .routes(routes!(logs::logs))

@@ -5,8 +5,10 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use banger_api::{CreateVmRequest, Operation, Readiness, SshTarget, StopVmRequest, Vm, VmList};
-use banger_core::{ErrorCode, RootStorage};
+use banger_api::{
+    CreateVmRequest, DeleteQuery, Operation, Readiness, SshTarget, StopVmRequest, Vm, VmList,
+};
+use banger_core::RootStorage;
 use banger_engine::CreateVm;
 use banger_engine::ports::{Failure, GuestState};
 use banger_image::Recipe;
@@ -20,10 +22,10 @@ use crate::state::Shared;
 use crate::stores::root_fill;
 use crate::vmm_choice::choose;
 
-type Accepted = (StatusCode, Json<Operation>);
+pub(super) type Accepted = (StatusCode, Json<Operation>);
 
 /// How long a clean shutdown may take where nobody says otherwise.
-const GRACE: Duration = Duration::from_secs(60);
+pub(super) const GRACE: Duration = Duration::from_secs(60);
 
 /// How far a wait goes.
 pub(super) fn goal(readiness: Readiness) -> Option<GuestState> {
@@ -123,14 +125,19 @@ pub(crate) async fn show(
     Ok(Json(vm))
 }
 
-/// Deletes a VM, whatever it does.
-#[utoipa::path(delete, path = "/v1/vms/{ref}", params(("ref" = String, Path,)), responses((status = 202, body = Operation)))]
+/// Deletes a VM: whatever it does, or only unless it runs.
+#[utoipa::path(delete, path = "/v1/vms/{ref}", params(("ref" = String, Path,), DeleteQuery), responses((status = 202, body = Operation)))]
 pub(crate) async fn delete(
     State(state): State<Shared>,
     Path(reference): Path<String>,
+    Query(query): Query<DeleteQuery>,
 ) -> Result<Accepted, Problem> {
     let vm = state.engine.resolve(&reference)?.id;
-    let view = state.engine.delete(&vm)?;
+    let view = if query.only_stopped {
+        state.engine.delete_stopped(&vm)?
+    } else {
+        state.engine.delete(&vm)?
+    };
     Ok((
         StatusCode::ACCEPTED,
         Json(convert::operation(&state, &view)),
@@ -192,16 +199,7 @@ pub(crate) async fn ssh(
     Path(reference): Path<String>,
 ) -> Result<Json<SshTarget>, Problem> {
     let view = state.engine.resolve(&reference)?;
-    if view.phase != banger_core::Phase::Running {
-        let what = format!(
-            "the VM `{}` does not run: it is {}",
-            view.name,
-            view.phase.as_str()
-        );
-        let failure = Failure::new(ErrorCode::VmNotRunning, what)
-            .hint(format!("banger vm start {}", view.name));
-        return Err(failure.into());
-    }
+    view.is_awake()?;
     Ok(Json(SshTarget {
         host: view.address.to_string(),
         user: "root".to_owned(),

@@ -6,11 +6,14 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
-use banger_core::{MemoryMib, Phase, SpecOrigin, VmId, VmSpec};
+use banger_core::{ByteSize, MemoryMib, Phase, SpecOrigin, VmId, VmSpec};
 use banger_engine::ports::{Failure, GuestState};
 use banger_engine::{CreateVm, Engine, EngineConfig, OpState, OperationView};
 use banger_store::Store;
 use banger_testkit::FakeHost;
+
+/// What is kept free in these tests.
+pub(crate) const RESERVE: ByteSize = ByteSize(512 << 20);
 
 pub(crate) async fn open(host: &FakeHost, dir: &Path) -> Engine {
     open_within(host, dir, Ipv4Addr::new(172, 16, 0, 254)).await
@@ -23,6 +26,7 @@ pub(crate) async fn open_within(host: &FakeHost, dir: &Path, last: Ipv4Addr) -> 
         guest_addresses: (Ipv4Addr::new(172, 16, 0, 1), last),
         host_cpus: 4,
         host_memory: MemoryMib(8192),
+        disk_reserve: RESERVE,
         boot_deadline: Duration::from_secs(5),
     };
     let store = Store::open(&dir.join("banger.db")).unwrap();
