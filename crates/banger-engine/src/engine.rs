@@ -1,6 +1,6 @@
 //! The engine as the daemon uses it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -116,12 +116,16 @@ impl Engine {
             pausing: Pausing::default(),
         });
         let engine = Self { inner };
+        let mut found = BTreeSet::new();
         for row in engine.inner.store(Store::vms).await? {
+            found.insert(row.id.clone());
             engine.add_actor(row);
         }
         engine.inner.take_up_operations().await?;
         engine.inner.publish_names().await;
-        engine.inner.spawn(watch_space(Arc::clone(&engine.inner)));
+        engine
+            .inner
+            .spawn(watch_space(Arc::clone(&engine.inner), found));
         Ok(engine)
     }
 

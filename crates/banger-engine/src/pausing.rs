@@ -175,17 +175,17 @@ pub(crate) const fn can_be_paused(phase: Phase) -> bool {
 /// What the task remembers from look to look.
 struct Looks {
     levels: Levels,
-    /// Whether VMs that were found paused have been dealt with.
-    is_settled: bool,
+    /// VMs that an earlier daemon may have paused, until they have been dealt with.
+    found: BTreeSet<VmId>,
     /// When the processes were last looked at.
     probed: Option<Instant>,
 }
 
-/// Looks as long as the engine lives.
-pub(crate) async fn watch_space(inner: Arc<Inner>) {
+/// Looks as long as the engine lives. `found`: the VMs that were there when it began.
+pub(crate) async fn watch_space(inner: Arc<Inner>, found: BTreeSet<VmId>) {
     let mut looks = Looks {
         levels: Levels::of(inner.config.disk_reserve),
-        is_settled: false,
+        found,
         probed: None,
     };
     loop {
@@ -214,17 +214,18 @@ impl Looks {
         };
         let was_low = inner.pausing.is_low.load(Ordering::Acquire);
         let room = self.levels.judge(free, was_low);
-        let is_over = was_low || !self.is_settled;
         let is_due = self.probed.is_none_or(|at| at.elapsed() >= FAR);
-        if room != Room::Enough || is_over || is_due {
+        if room != Room::Enough || was_low || is_due {
             // Before the first VM is paused: no start comes in between.
             inner
                 .pausing
                 .is_low
                 .store(room != Room::Enough || was_low, Ordering::Release);
+            // One that was paused by a signal of somebody else's since then is not ours to resume.
+            let is_over = |vm: &VmId| was_low || self.found.contains(vm);
             match each(inner, room, is_over).await {
                 Ok(()) => {
-                    self.is_settled = true;
+                    self.found.clear();
                     self.probed = Some(Instant::now());
                     let is_low = room != Room::Enough;
                     inner.pausing.is_low.store(is_low, Ordering::Release);
@@ -241,7 +242,7 @@ impl Looks {
 }
 
 /// Pauses and resumes VMs, and notes which stand still.
-async fn each(inner: &Inner, room: Room, is_over: bool) -> Result<(), Failure> {
+async fn each(inner: &Inner, room: Room, is_over: impl Fn(&VmId) -> bool) -> Result<(), Failure> {
     let spared = inner.pausing.spared.lock().await;
     let facts = inner.ports.helper.facts().await?;
     let fact_of = |vm: &VmId| {
@@ -259,7 +260,12 @@ async fn each(inner: &Inner, room: Room, is_over: bool) -> Result<(), Failure> {
             continue;
         }
         let helper = &inner.ports.helper;
-        let verdict = decide(room, vmm.paused, spared.contains(&view.id), is_over);
+        let verdict = decide(
+            room,
+            vmm.paused,
+            spared.contains(&view.id),
+            is_over(&view.id),
+        );
         let done = match verdict {
             Verdict::Pause => helper.pause(&view.id).await.map(|()| true),
             Verdict::Resume => helper.resume(&view.id).await.map(|()| false),
