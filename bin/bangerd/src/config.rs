@@ -289,6 +289,20 @@ mod tests {
     }
 
     #[test]
+    fn every_key_is_documented() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        for key in KEYS {
+            let quoted = [
+                format!("`{key}`"),
+                format!("`[{key}]`"),
+                format!("`[[{key}]]`"),
+            ];
+            assert!(quoted.iter().any(|key| text.contains(key)), "{key}");
+        }
+    }
+
+    #[test]
     fn vmm_and_storage_are_one_of_their_words() {
         let config = parsed("vmm = \"firecracker\"\nstorage = \"copy\"").unwrap();
         assert_eq!(config.vmm, Choice::This(VmmKind::Firecracker));

@@ -4,12 +4,14 @@
 //! network namespace of their own: guests have private addresses, and nothing may leave the machine.
 
 mod banger;
+mod beyond;
 mod boots;
 mod elsewhere;
 mod terminal;
 mod wait;
 
 pub use banger::{Banger, Finished, Vm};
+pub use beyond::Beyond;
 pub use boots::{Boots, boots};
 pub use elsewhere::Elsewhere;
 pub use terminal::Terminal;
