@@ -21,9 +21,18 @@ pub(crate) async fn open(host: &FakeHost, dir: &Path) -> Engine {
 
 /// The same with another last address.
 pub(crate) async fn open_within(host: &FakeHost, dir: &Path, last: Ipv4Addr) -> Engine {
+    open_in(host, dir, (Ipv4Addr::new(172, 16, 0, 1), last)).await
+}
+
+/// The same with other addresses for guests.
+pub(crate) async fn open_in(
+    host: &FakeHost,
+    dir: &Path,
+    guest_addresses: (Ipv4Addr, Ipv4Addr),
+) -> Engine {
     let config = EngineConfig {
         bridge_ip: Ipv4Addr::new(172, 16, 0, 1),
-        guest_addresses: (Ipv4Addr::new(172, 16, 0, 1), last),
+        guest_addresses,
         host_cpus: 4,
         host_memory: MemoryMib(8192),
         disk_reserve: RESERVE,
