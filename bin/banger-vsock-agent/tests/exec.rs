@@ -317,9 +317,10 @@ fn much_data_in_both_directions_at_once_arrives_whole() {
 
 #[test]
 fn an_output_that_nobody_takes_holds_up_neither_the_other_nor_the_input() {
-    // Standard output stalls at once; input goes in, and its digest comes out of standard error.
+    // Standard output stalls soon; input goes in, and its digest comes out of standard error. On a busy
+    // machine `yes` may be ended before it ran: one line stands in any case.
     const SIZE: usize = 16 << 20;
-    let script = "{ yes stalled & } ; sha256sum >&2; kill %1; exit 3";
+    let script = "echo stalled; { yes stalled & } ; sha256sum >&2; kill %1; exit 3";
     let (_agent, stream) = Agent::start();
     let (stdin, mut write) = std::io::pipe().unwrap();
     let (stalled, stdout) = std::io::pipe().unwrap();
