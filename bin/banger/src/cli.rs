@@ -108,6 +108,9 @@ pub(crate) enum VmCommand {
         after_help = "Examples:\n  banger vm exec demo -- ls -la\n  banger vm exec -it demo -- bash\n  echo hi | banger vm exec demo -- cat"
     )]
     Exec(ExecArgs),
+    /// List who listens in a VM, where the host reaches it, and the URLs of web servers.
+    #[command(after_help = "Examples:\n  banger vm ports demo\n  banger vm ports demo -o json")]
+    Ports(VmRef),
     /// Print a VM's serial console, of this and earlier boots.
     #[command(after_help = "Example:\n  banger vm logs -f demo")]
     Logs(LogsArgs),

@@ -10,6 +10,7 @@ mod doctor;
 mod host_vmms;
 mod keys;
 mod listen;
+mod ports;
 mod root_config;
 mod routes;
 mod sizes;

@@ -6,6 +6,7 @@ mod error;
 mod image;
 mod kernel;
 mod operation;
+mod ports;
 mod system;
 mod vm;
 
@@ -13,6 +14,7 @@ pub use error::ApiError;
 pub use image::{BuildImageRequest, Image, ImageList};
 pub use kernel::{ImportKernelRequest, Kernel, KernelList, KernelSource};
 pub use operation::{Operation, OperationEvent, OperationKind, OperationState, Stage, StageState};
+pub use ports::{Port, PortList, PortProtocol};
 pub use system::{
     Check, CheckResult, Component, DaemonStatus, Doctor, EffectiveDefault, HelperStatus, Version,
 };

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use banger_api::{
     ApiError, BuildImageRequest, CreateVmRequest, DaemonStatus, Doctor, Image, ImageList,
-    ImportKernelRequest, Kernel, KernelList, KillVmRequest, Operation, OperationEvent, Readiness,
-    RestartVmRequest, SetVmRequest, SshTarget, StopVmRequest, Version, Vm, VmList,
+    ImportKernelRequest, Kernel, KernelList, KillVmRequest, Operation, OperationEvent, PortList,
+    Readiness, RestartVmRequest, SetVmRequest, SshTarget, StopVmRequest, Version, Vm, VmList,
 };
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -282,6 +282,15 @@ impl Client {
     /// See [`ClientError`].
     pub async fn ssh_target(&self, reference: &str) -> Result<SshTarget, ClientError> {
         self.get(&format!("/v1/vms/{}/ssh", escape(reference)))
+            .await
+    }
+
+    /// Who listens in a guest.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn ports(&self, reference: &str) -> Result<PortList, ClientError> {
+        self.get(&format!("/v1/vms/{}/ports", escape(reference)))
             .await
     }
 

@@ -100,6 +100,8 @@ error_codes! {
     GuestBooting = "guest_booting" => Conflict,
     /// The agent in the guest does not answer.
     AgentUnreachable = "agent_unreachable" => Failed,
+    /// The agent in the guest is older than what was asked of it.
+    AgentTooOld = "agent_too_old" => Conflict,
     /// The command could not be started in the guest.
     ExecFailed = "exec_failed" => Failed,
     /// A deadline passed.

@@ -24,14 +24,17 @@
 
 mod config_drive;
 mod exec;
+mod figures;
 mod flow;
 mod frame;
 mod guest_config;
 mod message;
+mod ports;
 mod status;
 
 pub use config_drive::{ConfigDriveError, MAX_CONFIG, decode, encode};
 pub use exec::{ExecRequest, ExitStatus, TtySize};
+pub use figures::{Figures, FileSystem};
 pub use flow::{ReceiveWindow, SendWindow, WindowExceeded};
 pub use frame::{
     Decoder, Frame, FrameError, MAX_FRAME, ReadFrameError, Stream, encode_control, encode_data,
@@ -39,10 +42,13 @@ pub use frame::{
 };
 pub use guest_config::{GuestConfig, MachineId, ParseMachineIdError, SshHostKey};
 pub use message::{AgentError, AgentErrorCode, AgentMessage, ClientMessage, Hello, ShutdownVerb};
+pub use ports::{Listener, Listeners, MAX_LISTENERS, MAX_OWNER_NAME, Transport};
 pub use status::{InitKind, Readiness, Status};
 
 /// The generation of this build's protocol. See the crate's documentation for when to raise it.
-pub const GENERATION: u32 = 1;
+///
+/// 2: [`ClientMessage::Listeners`], [`ClientMessage::Figures`] and their answers.
+pub const GENERATION: u32 = 2;
 
 /// The vsock port that the agent listens on.
 pub const AGENT_PORT: u32 = 1024;

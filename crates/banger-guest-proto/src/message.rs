@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ExecRequest, ExitStatus, Readiness, Status, Stream, TtySize};
+use crate::{ExecRequest, ExitStatus, Figures, Listeners, Readiness, Status, Stream, TtySize};
 
 /// What both sides say first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +88,21 @@ pub enum ClientMessage {
         /// How.
         verb: ShutdownVerb,
     },
+    /// Generation 2. Answered by [`AgentMessage::Listeners`].
+    Listeners,
+    /// Generation 2. Answered by [`AgentMessage::Figures`].
+    Figures,
+}
+
+impl ClientMessage {
+    /// The generation that an agent must have to understand it.
+    #[must_use]
+    pub const fn generation(&self) -> u32 {
+        match self {
+            Self::Listeners | Self::Figures => 2,
+            _ => 1,
+        }
+    }
 }
 
 /// From the agent.
@@ -113,6 +128,10 @@ pub enum AgentMessage {
     Exited(ExitStatus),
     /// The end has begun.
     ShuttingDown,
+    /// Generation 2. Who listens in the guest.
+    Listeners(Listeners),
+    /// Generation 2. What the guest uses.
+    Figures(Figures),
     /// The request was refused or failed.
     Error(AgentError),
 }

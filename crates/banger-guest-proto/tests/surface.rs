@@ -4,8 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use banger_guest_proto::{
-    AgentError, AgentErrorCode, AgentMessage, ClientMessage, ExecRequest, ExitStatus, GuestConfig,
-    Hello, InitKind, Readiness, ShutdownVerb, SshHostKey, Status, Stream, TtySize, decode, encode,
+    AgentError, AgentErrorCode, AgentMessage, ClientMessage, ExecRequest, ExitStatus, Figures,
+    FileSystem, GuestConfig, Hello, InitKind, Listener, Listeners, Readiness, ShutdownVerb,
+    SshHostKey, Status, Stream, Transport, TtySize, decode, encode,
 };
 
 fn hello() -> Hello {
@@ -110,6 +111,71 @@ fn surface() -> Vec<String> {
     }));
     let config = serde_json::to_string(&config()).unwrap();
     lines.push(format!("1 config {config}"));
+    lines.extend(second_generation());
+    lines
+}
+
+fn second_generation() -> Vec<String> {
+    let mut lines = vec![];
+    for message in [ClientMessage::Listeners, ClientMessage::Figures] {
+        assert_eq!(message.generation(), 2);
+        let json = serde_json::to_string(&message).unwrap();
+        assert_eq!(
+            serde_json::from_str::<ClientMessage>(&json).unwrap(),
+            message
+        );
+        lines.push(format!("2 client {json}"));
+    }
+    let answers = [
+        AgentMessage::Listeners(Listeners {
+            listeners: vec![
+                Listener {
+                    transport: Transport::Tcp,
+                    address: "::".parse().unwrap(),
+                    port: 8080,
+                    uid: 1000,
+                    user: Some("me".to_owned()),
+                    pid: Some(42),
+                    process: Some("node".to_owned()),
+                },
+                Listener {
+                    transport: Transport::Udp,
+                    address: "127.0.0.1".parse().unwrap(),
+                    port: 53,
+                    uid: 7,
+                    user: None,
+                    pid: None,
+                    process: None,
+                },
+            ],
+            cut: true,
+        }),
+        AgentMessage::Figures(Figures {
+            uptime_ms: 1,
+            cpus: 2,
+            cpu_busy_ms: 3,
+            cpu_steal_ms: 4,
+            load_centi: 5,
+            memory_total: 6,
+            memory_available: 7,
+            processes: 8,
+            network_received: 9,
+            network_sent: 10,
+            file_systems: vec![FileSystem {
+                path: "/".to_owned(),
+                total: 11,
+                used: 12,
+            }],
+        }),
+    ];
+    for message in answers {
+        let json = serde_json::to_string(&message).unwrap();
+        assert_eq!(
+            serde_json::from_str::<AgentMessage>(&json).unwrap(),
+            message
+        );
+        lines.push(format!("2 agent {json}"));
+    }
     lines
 }
 

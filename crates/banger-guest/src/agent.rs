@@ -3,8 +3,8 @@
 use std::io;
 
 use banger_guest_proto::{
-    AgentError, AgentMessage, ClientMessage, Frame, FrameError, Hello, MAX_FRAME, Readiness,
-    ShutdownVerb, Status, encode_control,
+    AgentError, AgentMessage, ClientMessage, Figures, Frame, FrameError, Hello, Listeners,
+    MAX_FRAME, MAX_LISTENERS, MAX_OWNER_NAME, Readiness, ShutdownVerb, Status, encode_control,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -27,6 +27,15 @@ pub enum AgentCallError {
     /// The agent answered another question.
     #[error("the agent gave an answer that does not fit the question")]
     Unexpected,
+    /// The agent is older than the question.
+    #[error(
+        "the agent in this guest is of banger {version} and cannot answer that; it is renewed when the \
+         VM is stopped and started"
+    )]
+    Older {
+        /// The agent's version.
+        version: String,
+    },
     /// The agent refused.
     #[error("the agent refused")]
     Refused(#[source] AgentError),
@@ -40,6 +49,25 @@ pub enum AgentCallError {
 pub struct AgentClient {
     stream: UnixStream,
     hello: Option<Hello>,
+}
+
+/// A text from a guest, short and with nothing that a terminal would obey.
+fn printable(text: &str) -> String {
+    let shown = text.chars().take(MAX_OWNER_NAME);
+    shown
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}
+
+/// What a guest says of its ports, within the protocol's bounds whatever it sent.
+fn bounded(mut listeners: Listeners) -> Listeners {
+    listeners.cut |= listeners.listeners.len() > MAX_LISTENERS;
+    listeners.listeners.truncate(MAX_LISTENERS);
+    for listener in &mut listeners.listeners {
+        listener.user = listener.user.as_deref().map(printable);
+        listener.process = listener.process.as_deref().map(printable);
+    }
+    listeners
 }
 
 impl AgentClient {
@@ -125,6 +153,28 @@ impl AgentClient {
         }
     }
 
+    /// Who listens in the guest. What it says is the guest's word, within the protocol's bounds.
+    ///
+    /// # Errors
+    /// [`AgentCallError`] when the connection fails or the agent is too old.
+    pub async fn listeners(&mut self) -> Result<Listeners, AgentCallError> {
+        match self.call(ClientMessage::Listeners).await? {
+            AgentMessage::Listeners(listeners) => Ok(bounded(listeners)),
+            _ => Err(AgentCallError::Unexpected),
+        }
+    }
+
+    /// What the guest uses.
+    ///
+    /// # Errors
+    /// [`AgentCallError`] when the connection fails or the agent is too old.
+    pub async fn figures(&mut self) -> Result<Figures, AgentCallError> {
+        match self.call(ClientMessage::Figures).await? {
+            AgentMessage::Figures(figures) => Ok(figures),
+            _ => Err(AgentCallError::Unexpected),
+        }
+    }
+
     /// Asks for a clean end; returns when it has begun.
     ///
     /// # Errors
@@ -137,6 +187,16 @@ impl AgentClient {
     }
 
     async fn call(&mut self, message: ClientMessage) -> Result<AgentMessage, AgentCallError> {
+        // What not every agent knows is only sent to one that does: that costs a round trip.
+        let wanted = message.generation();
+        if wanted > 1 {
+            let hello = self.hello().await?;
+            if hello.common_generation() < wanted {
+                return Err(AgentCallError::Older {
+                    version: printable(&hello.version),
+                });
+            }
+        }
         if self.hello.is_some() {
             self.send(&[message]).await?;
         } else {
@@ -184,5 +244,79 @@ impl AgentClient {
             }
             Err(_) => Err(AgentCallError::Unexpected),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An agent that says these messages, whatever it is asked.
+    fn agent(messages: Vec<AgentMessage>) -> AgentClient {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        tokio::spawn(async move {
+            let mut bytes = vec![];
+            for message in &messages {
+                encode_control(&mut bytes, message);
+            }
+            let _ = theirs.write_all(&bytes).await;
+            let _ = tokio::io::copy(&mut theirs, &mut tokio::io::sink()).await;
+        });
+        AgentClient::over(ours)
+    }
+
+    fn hello(generation: u32) -> AgentMessage {
+        AgentMessage::Hello(Hello {
+            generation,
+            version: "0.0.9\u{1b}[2J".to_owned(),
+        })
+    }
+
+    #[tokio::test]
+    async fn an_older_agent_is_not_asked_what_it_cannot_know() {
+        let error = agent(vec![hello(1)]).listeners().await.unwrap_err();
+        let told = error.to_string();
+        assert!(matches!(error, AgentCallError::Older { .. }), "{error:?}");
+        assert!(told.contains("banger 0.0.9?[2J"), "{told:?}");
+        let error = agent(vec![hello(1)]).figures().await.unwrap_err();
+        assert!(matches!(error, AgentCallError::Older { .. }));
+        let pong = agent(vec![hello(1), AgentMessage::Pong]).ping().await;
+        assert!(pong.is_ok(), "what it does know, it is asked");
+    }
+
+    #[tokio::test]
+    async fn what_a_guest_says_is_cut_and_cleaned() {
+        let listener = banger_guest_proto::Listener {
+            transport: banger_guest_proto::Transport::Tcp,
+            address: std::net::Ipv4Addr::UNSPECIFIED.into(),
+            port: 1,
+            uid: 0,
+            user: Some("\u{1b}]0;x\u{7}".to_owned()),
+            pid: Some(1),
+            process: Some("y".repeat(500)),
+        };
+        let many = Listeners {
+            listeners: vec![listener; 2 * MAX_LISTENERS + 1],
+            cut: false,
+        };
+        let mut client = agent(vec![
+            hello(2),
+            AgentMessage::Listeners(bounded(many.clone())),
+        ]);
+        assert_eq!(
+            client.listeners().await.unwrap().listeners.len(),
+            MAX_LISTENERS
+        );
+        let found = bounded(many);
+        assert!(found.cut);
+        assert_eq!(found.listeners[0].user.as_deref(), Some("?]0;x?"));
+        let name = found.listeners[0].process.as_deref();
+        assert_eq!(name.map(str::len), Some(MAX_OWNER_NAME));
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_another_question_is_an_error() {
+        let error = agent(vec![hello(2), AgentMessage::Pong]).listeners().await;
+        assert!(matches!(error, Err(AgentCallError::Unexpected)));
     }
 }

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::state::State;
-use super::{ending, session};
+use super::{ending, figures, listeners, session};
 
 /// How often a waiting client is looked at: whether it is still there.
 const LOOK: Duration = Duration::from_millis(500);
@@ -72,6 +72,10 @@ impl Connection {
                     Ok(()) => self.send(&AgentMessage::ShuttingDown)?,
                     Err(what) => self.send(&error(AgentErrorCode::Internal, what))?,
                 },
+                ClientMessage::Listeners => {
+                    self.send(&AgentMessage::Listeners(listeners::find()))?;
+                }
+                ClientMessage::Figures => self.send(&AgentMessage::Figures(figures::read()))?,
                 ClientMessage::Exec(request) => return session::run(self, request, state),
                 ClientMessage::StdinEof
                 | ClientMessage::Resize(_)

@@ -7,6 +7,7 @@ mod image;
 mod kernel;
 mod lifecycle;
 mod logs;
+mod ports;
 mod prune;
 mod run;
 mod show;
@@ -102,6 +103,7 @@ async fn vm(context: &Context<'_>, command: VmCommand) -> CommandResult {
         VmCommand::Show(args) => show::show(context, &args.vm).await,
         VmCommand::Ssh(args) => ssh::ssh(context, &args).await,
         VmCommand::Exec(args) => exec::exec(context, args).await,
+        VmCommand::Ports(args) => ports::ports(context, &args.vm).await,
         VmCommand::Logs(args) => logs::logs(context, &args).await,
         VmCommand::Stop(args) => lifecycle::stop(context, args).await,
         VmCommand::Start(args) => lifecycle::start(context, args).await,

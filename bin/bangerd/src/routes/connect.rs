@@ -70,7 +70,7 @@ pub(crate) async fn connect(
 }
 
 /// A stream to the agent of a guest that is as far as it has to be.
-async fn reach(
+pub(super) async fn reach(
     state: &Shared,
     vm: &VmId,
     wait: Readiness,

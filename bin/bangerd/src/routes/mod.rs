@@ -2,6 +2,7 @@
 
 mod change;
 mod connect;
+mod guest;
 mod images;
 mod kernels;
 mod logs;
@@ -41,6 +42,7 @@ fn build() -> OpenApiRouter<Shared> {
         .routes(routes!(change::kill))
         .routes(routes!(vms::ssh))
         .routes(routes!(connect::connect))
+        .routes(routes!(guest::list_ports))
         .routes(routes!(logs::logs))
         .routes(routes!(images::list))
         .routes(routes!(images::show))

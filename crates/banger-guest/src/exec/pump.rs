@@ -184,9 +184,11 @@ impl<'a> Pump<'a> {
                 | AgentMessage::ExecStarted { .. }
                 | AgentMessage::StdoutEof
                 | AgentMessage::StderrEof => {}
-                AgentMessage::Pong | AgentMessage::Status(_) | AgentMessage::ShuttingDown => {
-                    return Err(ExecError::Unexpected);
-                }
+                AgentMessage::Pong
+                | AgentMessage::Status(_)
+                | AgentMessage::Listeners(_)
+                | AgentMessage::Figures(_)
+                | AgentMessage::ShuttingDown => return Err(ExecError::Unexpected),
             },
         }
         Ok(Step::Continue)

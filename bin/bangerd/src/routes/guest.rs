@@ -1,0 +1,64 @@
+//! What is asked of a guest.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use banger_api::{PortList, Readiness};
+use banger_core::{ErrorCode, VmId};
+use banger_engine::VmView;
+use banger_engine::ports::Failure;
+use banger_guest::{AgentCallError, AgentClient};
+
+use super::Problem;
+use super::connect::reach;
+use crate::ports;
+use crate::state::Shared;
+
+/// How long a guest that still boots is waited for.
+const BOOT: Duration = Duration::from_secs(60);
+/// How long an agent that has answered before may take to do so again.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// A connection to the agent of a guest that runs.
+async fn agent(state: &Shared, vm: &VmId) -> Result<AgentClient, Failure> {
+    let stream = reach(state, vm, Readiness::Reachable, BOOT).await?;
+    Ok(AgentClient::over(stream))
+}
+
+/// An agent's answer, in time.
+async fn answer<T>(asking: impl Future<Output = Result<T, AgentCallError>>) -> Result<T, Failure> {
+    match tokio::time::timeout(ANSWER, asking).await {
+        Ok(result) => result.map_err(|error| failure(&error)),
+        Err(_) => Err(failure(&AgentCallError::Deadline)),
+    }
+}
+
+fn failure(error: &AgentCallError) -> Failure {
+    match error {
+        AgentCallError::Older { .. } => {
+            Failure::new(ErrorCode::AgentTooOld, error.to_string())
+                .hint("banger vm stop VM, then banger vm start VM")
+        }
+        error => Failure::because(
+            ErrorCode::AgentUnreachable,
+            "the guest's agent cannot be asked",
+            error,
+        )
+        .hint("`banger vm logs` shows the console; stopping and starting the VM brings the agent back"),
+    }
+}
+
+/// Who listens in the guest, and which of it are web servers.
+#[utoipa::path(get, path = "/v1/vms/{ref}/ports", params(("ref" = String, Path,)), responses((status = 200, body = PortList)))]
+pub(crate) async fn list_ports(
+    State(state): State<Shared>,
+    Path(reference): Path<String>,
+) -> Result<Json<PortList>, Problem> {
+    let VmView {
+        id, name, address, ..
+    } = state.engine.resolve(&reference)?;
+    let mut agent = agent(&state, &id).await?;
+    let found = answer(agent.listeners()).await?;
+    Ok(Json(ports::describe(&name, address, found).await))
+}
