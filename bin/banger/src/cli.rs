@@ -46,6 +46,9 @@ pub(crate) enum Command {
     /// Kernels that VMs boot.
     #[command(subcommand)]
     Kernel(KernelCommand),
+    /// The configuration in force.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Check this host; exit 1 when something fails.
     #[command(after_help = "Example:\n  banger doctor -o json")]
     Doctor,
@@ -406,6 +409,13 @@ pub(crate) struct ImportArgs {
     /// Name in the catalog; without it, the release.
     #[arg(long)]
     pub(crate) name: Option<KernelName>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Show every key, its value, and where that comes from: file and line, environment, default.
+    #[command(after_help = "Examples:\n  banger config show\n  banger config show -o json")]
+    Show,
 }
 
 #[derive(Debug, Subcommand)]

@@ -295,6 +295,8 @@ impl HelperConfig {
         config.cidr = get("BANGER_CIDR").or(config.cidr);
         let ip = get("BANGER_BRIDGE_IP").and_then(|text| text.parse().ok());
         config.bridge_ip = ip.or(config.bridge_ip);
+        let firecracker = std::env::var_os("BANGER_FIRECRACKER_BIN").map(PathBuf::from);
+        config.firecracker_bin = firecracker.or(config.firecracker_bin);
         config
     }
 

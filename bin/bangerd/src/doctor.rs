@@ -8,7 +8,7 @@ use banger_api::{Check, CheckResult, Doctor, EffectiveDefault};
 use banger_core::{ByteSize, SpecOrigin};
 use banger_engine::ports::Failure;
 
-use crate::sizes::{Asked, effective};
+use crate::sizes::{Asked, effective_each};
 use crate::state::State;
 use crate::vmm_choice::{HostVmms, choose};
 
@@ -276,42 +276,47 @@ fn image(state: &State) -> Check {
 }
 
 fn defaults(state: &State) -> Vec<EffectiveDefault> {
-    let (spec, _) = effective(Asked::default(), &state.config.vm_defaults, state.host);
-    let config = &state.config.vm_defaults;
-    let one = |key: &str, value: String, configured: bool| {
-        let origin = if configured {
-            SpecOrigin::Config
-        } else {
-            SpecOrigin::Host
-        };
-        let origin = format!("{origin:?}").to_lowercase();
-        EffectiveDefault {
-            key: key.to_owned(),
-            value,
-            origin,
-        }
+    let (spec, [vcpu, memory, disk]) =
+        effective_each(Asked::default(), &state.config.vm_defaults, state.host);
+    let image = match state.config.default_image_name {
+        Some(_) => SpecOrigin::Config,
+        None => SpecOrigin::Floor,
+    };
+    let reserve = match state.config.disk_reserve {
+        Some(_) => SpecOrigin::Config,
+        None => SpecOrigin::Floor,
+    };
+    let one = |key: &str, value: String, origin: SpecOrigin, path: &str| EffectiveDefault {
+        key: key.to_owned(),
+        value,
+        origin: format!("{origin:?}").to_lowercase(),
+        source: state.origins.of(path),
     };
     vec![
-        one("vcpu", spec.vcpu.to_string(), config.vcpu.is_some()),
+        one("vcpu", spec.vcpu.to_string(), vcpu, "vm_defaults.vcpu"),
         one(
             "memory",
             spec.memory_mib.to_string(),
-            config.memory_mib.is_some(),
+            memory,
+            "vm_defaults.memory_mib",
         ),
         one(
             "disk_size",
             spec.disk_size.to_string(),
-            config.disk_size.is_some(),
+            disk,
+            "vm_defaults.disk_size",
         ),
         one(
             "image",
             state.default_image.to_string(),
-            state.config.default_image_name.is_some(),
+            image,
+            "default_image_name",
         ),
         one(
             "disk_reserve",
             state.config.disk_reserve().to_string(),
-            state.config.disk_reserve.is_some(),
+            reserve,
+            "disk_reserve",
         ),
     ]
 }

@@ -44,6 +44,23 @@ pub(crate) struct Asked {
 
 /// The sizes, and where the least specific of them came from.
 pub(crate) fn effective(asked: Asked, defaults: &VmDefaults, host: Host) -> (VmSpec, SpecOrigin) {
+    let (spec, origins) = effective_each(asked, defaults, host);
+    let rank = |origin: &SpecOrigin| match origin {
+        SpecOrigin::Flag => 0,
+        SpecOrigin::Config => 1,
+        SpecOrigin::Host => 2,
+        SpecOrigin::Floor => 3,
+    };
+    let least = origins.into_iter().max_by_key(rank);
+    (spec, least.unwrap_or(SpecOrigin::Floor))
+}
+
+/// The sizes, and where each came from: processors, memory, disk.
+pub(crate) fn effective_each(
+    asked: Asked,
+    defaults: &VmDefaults,
+    host: Host,
+) -> (VmSpec, [SpecOrigin; 3]) {
     // VMM and storage are chosen elsewhere.
     let floor = VmSpec::FLOOR;
     let host_vcpu = (host.cpus / 4).clamp(1, 4);
@@ -89,19 +106,7 @@ pub(crate) fn effective(asked: Asked, defaults: &VmDefaults, host: Host) -> (VmS
         nat: asked.nat.unwrap_or(false),
         ..floor
     };
-    let rank = |origin: &SpecOrigin| match origin {
-        SpecOrigin::Flag => 0,
-        SpecOrigin::Config => 1,
-        SpecOrigin::Host => 2,
-        SpecOrigin::Floor => 3,
-    };
-    (
-        spec,
-        origins
-            .into_iter()
-            .max_by_key(rank)
-            .unwrap_or(SpecOrigin::Floor),
-    )
+    (spec, origins)
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ use crate::adapters::{
 };
 use crate::args::Args;
 use crate::builds::Builder;
-use crate::config::{self, Config, LogLevel};
+use crate::config::{self, Config, LogLevel, Origins};
 use crate::host_vmms::HostProbe;
 use crate::root_config::RootConfig;
 use crate::sizes::Host;
@@ -96,13 +96,16 @@ async fn serve(args: Args) -> Result<()> {
     let Some(_lock) = lock else {
         bail!("another daemon runs on {}", state_dir.display())
     };
-    let mut config = config::load(&args.config_dir.join("config.toml"))?;
+    let config::Loaded {
+        mut config,
+        origins,
+    } = config::load(&args.config_dir.join("config.toml"))?;
     let overruled = match &args.root_config {
         Some(path) => RootConfig::load(path)?.overrule(&mut config),
         None => vec![],
     };
     start_log(&state_dir, config.log_level.unwrap_or(LogLevel::Info))?;
-    let state = Arc::new(wire(args, config, overruled).await?);
+    let state = Arc::new(wire(args, (config, origins), overruled).await?);
     let listener = listen::bind(&state.args.socket).context("the socket cannot be used")?;
     let router = routes::router(Arc::clone(&state));
     taken_up(&state).await;
@@ -242,7 +245,11 @@ fn chain(error: &dyn std::error::Error) -> String {
     all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-async fn wire(args: Args, config: Config, overruled: Vec<&'static str>) -> Result<State> {
+async fn wire(
+    args: Args,
+    (config, origins): (Config, Origins),
+    overruled: Vec<&'static str>,
+) -> Result<State> {
     let state_dir = args.state_dir.clone();
     let vms = state_dir.join("vms");
     let (needs, dns) = network(&args, &config).await?;
@@ -328,6 +335,7 @@ async fn wire(args: Args, config: Config, overruled: Vec<&'static str>) -> Resul
         .map_err(|failure| anyhow!("{failure}: {}", failure.causes.join(": ")))?;
     Ok(State {
         config,
+        origins,
         overruled,
         builder,
         host,

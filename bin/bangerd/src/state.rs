@@ -13,7 +13,7 @@ use banger_kernel::KernelStore;
 use crate::adapters::HelperLink;
 use crate::args::Args;
 use crate::builds::Builder;
-use crate::config::Config;
+use crate::config::{Config, Origins};
 use crate::host_vmms::HostProbe;
 use crate::listen::Stop;
 use crate::sizes::Host;
@@ -24,6 +24,8 @@ use crate::vmm_choice::HostVmms;
 pub(crate) struct State {
     pub(crate) args: Args,
     pub(crate) config: Config,
+    /// Where its values come from.
+    pub(crate) origins: Origins,
     /// Keys of the owner's configuration that root decided otherwise.
     pub(crate) overruled: Vec<&'static str>,
     pub(crate) builder: Builder,

@@ -2,6 +2,7 @@
 //!
 //! Requests refuse unknown fields; replies may gain fields. Times are RFC 3339 strings in UTC.
 
+mod config;
 mod error;
 mod image;
 mod kernel;
@@ -10,6 +11,7 @@ mod ports;
 mod system;
 mod vm;
 
+pub use config::{ConfigEntry, ConfigOrigin, ConfigView};
 pub use error::ApiError;
 pub use image::{BuildImageRequest, Image, ImageList};
 pub use kernel::{ImportKernelRequest, Kernel, KernelList, KernelSource};

@@ -106,6 +106,8 @@ pub struct EffectiveDefault {
     pub key: String,
     /// Its value.
     pub value: String,
-    /// `config`, `host` or `floor`.
+    /// `config`, `host` (derived from what it has) or `floor` (built in).
     pub origin: String,
+    /// Of one that is configured: `FILE:LINE`, or the environment's variable.
+    pub source: Option<String>,
 }

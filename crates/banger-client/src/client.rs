@@ -4,9 +4,10 @@ use std::io;
 use std::path::PathBuf;
 
 use banger_api::{
-    ApiError, BuildImageRequest, CreateVmRequest, DaemonStatus, Doctor, Image, ImageList,
-    ImportKernelRequest, Kernel, KernelList, KillVmRequest, Operation, OperationEvent, PortList,
-    Readiness, RestartVmRequest, SetVmRequest, SshTarget, StopVmRequest, Version, Vm, VmList,
+    ApiError, BuildImageRequest, ConfigView, CreateVmRequest, DaemonStatus, Doctor, Image,
+    ImageList, ImportKernelRequest, Kernel, KernelList, KillVmRequest, Operation, OperationEvent,
+    PortList, Readiness, RestartVmRequest, SetVmRequest, SshTarget, StopVmRequest, Version, Vm,
+    VmList,
 };
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -149,6 +150,14 @@ impl Client {
         self.call::<Option<()>>(Method::POST, "/v1/daemon/stop", vec![])
             .await
             .map(drop)
+    }
+
+    /// The configuration in force.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn config(&self) -> Result<ConfigView, ClientError> {
+        self.get("/v1/config").await
     }
 
     /// What the host has and lacks.

@@ -12,6 +12,7 @@ mod size;
 mod spec;
 mod spec_change;
 mod suggest;
+mod time_span;
 mod vmm_kind;
 
 pub use cow_store::{
@@ -28,4 +29,5 @@ pub use size::{ByteSize, MemoryMib, ParseSizeError};
 pub use spec::{Intent, MacAddr, SpecError, SpecOrigin, VmSpec};
 pub use spec_change::{ChangeError, SpecChange};
 pub use suggest::nearest;
+pub use time_span::{ParseTimeSpanError, TimeSpan};
 pub use vmm_kind::{Choice, ParseWordError, RootStorage, VmmKind};

@@ -26,7 +26,10 @@ pub(crate) async fn doctor(context: &Context<'_>) -> CommandResult {
         let defaults: Vec<String> = doctor
             .defaults
             .iter()
-            .map(|d| format!("{}={} ({})", d.key, d.value, d.origin))
+            .map(|d| {
+                let origin = d.source.as_ref().unwrap_or(&d.origin);
+                format!("{}={} ({origin})", d.key, d.value)
+            })
             .collect();
         format!("{checks}defaults: {}", defaults.join("  "))
     });

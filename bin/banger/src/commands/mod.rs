@@ -1,5 +1,6 @@
 //! One file for each group of verbs.
 
+mod config;
 mod daemon;
 mod doctor;
 mod exec;
@@ -20,7 +21,7 @@ use banger_client::Client;
 use banger_core::ErrorCode;
 use banger_install::{RECORD, Record};
 
-use crate::cli::{Cli, Command, ImageCommand, KernelCommand, VmCommand};
+use crate::cli::{Cli, Command, ConfigCommand, ImageCommand, KernelCommand, VmCommand};
 use crate::error::CommandError;
 use crate::paths::{CHECKOUT, Paths};
 use crate::start::{self, Needs};
@@ -60,6 +61,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> CommandResult {
         Command::Kernel(KernelCommand::List) => kernel::list(&context).await,
         Command::Kernel(KernelCommand::Show { name }) => kernel::show(&context, &name).await,
         Command::Kernel(KernelCommand::Import(args)) => kernel::import(&context, args).await,
+        Command::Config(ConfigCommand::Show) => config::show(&context).await,
         Command::Doctor => doctor::doctor(&context).await,
         Command::Daemon(command) => daemon::daemon(&context, &command).await,
         Command::Version => daemon::version(&context).await,

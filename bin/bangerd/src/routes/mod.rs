@@ -1,6 +1,7 @@
 //! The owner API's routes: each reads its request, asks the engine or a store, and answers.
 
 mod change;
+mod config;
 mod connect;
 mod guest;
 mod images;
@@ -34,6 +35,7 @@ fn build() -> OpenApiRouter<Shared> {
         .routes(routes!(system::daemon))
         .routes(routes!(system::stop))
         .routes(routes!(system::doctor))
+        .routes(routes!(config::show))
         .routes(routes!(vms::list, vms::create))
         .routes(routes!(vms::show, change::set, vms::delete))
         .routes(routes!(vms::start))
