@@ -19,6 +19,16 @@ pub(super) fn tests() -> Vec<Test> {
             Length::Smoke,
             ends,
         ),
+        Test::each(
+            "life/one-that-is-paused-goes-on-and-can-be-ended",
+            Length::Whole,
+            paused,
+        ),
+        Test::each(
+            "life/vms-stand-still-while-the-disk-is-nearly-full",
+            Length::Whole,
+            nearly_full,
+        ),
         Test::each("life/two-vms-share-a-base-image", Length::Smoke, two),
         Test::each("life/debian-create-ssh-exec-delete", Length::Smoke, debian),
     ]
@@ -143,4 +153,97 @@ fn debian(host: &Host, vmm: Vmm) -> Result<()> {
     let gone = host.banger(&["vm", "show", &guest.name])?;
     ensure!(gone.code == 4, "it is still there: {}", gone.describe());
     Ok(())
+}
+
+/// Stops its VMM as an administrator might; it is in a unit of its own.
+fn freeze(host: &Host, guest: &Guest<'_>, why: &str) -> Result<()> {
+    let pid = guest.field("vmm_pid")?;
+    host.root(&format!("kill -STOP {pid}"))?;
+    guest.wait_for_phase("paused")?;
+    assert_paused(host, guest, why)
+}
+
+/// It stands still, which is told with the reason, and its unit goes on.
+fn assert_paused(host: &Host, guest: &Guest<'_>, why: &str) -> Result<()> {
+    let pid = guest.field("vmm_pid")?;
+    let state = host.root(&format!("cut -d' ' -f3 /proc/{pid}/stat"))?;
+    ensure!(state == "T", "the VMM is in state {state}");
+    let unit = format!("banger-vm-{}.service", guest.field("id")?);
+    let unit = host.root(&format!("systemctl is-active {unit}"))?;
+    ensure!(unit == "active", "its unit is {unit}");
+    let reason = guest.field("pause_reason")?;
+    ensure!(reason.contains(why), "{reason}");
+    let asked = guest.exec(&["true"])?;
+    ensure!(
+        asked.code == 125 && asked.stderr.contains("[vm_paused]") && asked.stderr.contains(why),
+        "{}",
+        asked.describe()
+    );
+    Ok(())
+}
+
+fn paused(host: &Host, vmm: Vmm) -> Result<()> {
+    let guest = Guest::minimal(host, vmm, &[])?;
+    let why = "by a signal";
+    guest.sh("echo kept > /root/kept; sync")?;
+    let boot = guest.boot_id()?;
+    freeze(host, &guest, why)?;
+    // A daemon and a helper that start anew see it.
+    host.root("systemctl restart bangerd-root.service bangerd.service")?;
+    guest.wait_for_phase("running")?;
+    ensure!(guest.boot_id()? == boot, "it was not paused but restarted");
+    freeze(host, &guest, why)?;
+    guest.vm("start")?;
+    ensure!(guest.boot_id()? == boot, "it was not paused but restarted");
+    for verb in ["stop", "kill"] {
+        freeze(host, &guest, why)?;
+        guest.vm(verb)?;
+        ensure!(guest.field("phase")? == "stopped", "{}", guest.show()?);
+        guest.vm("start")?;
+        ensure!(guest.sh("cat /root/kept")? == "kept", "after {verb}");
+    }
+    freeze(host, &guest, why)?;
+    guest.vm("delete")
+}
+
+fn nearly_full(host: &Host, vmm: Vmm) -> Result<()> {
+    let guest = Guest::minimal(host, vmm, &[])?;
+    guest.sh("(while :; do cat /proc/uptime >> /root/log; sleep 1; done) >/dev/null 2>&1 &")?;
+    let boot = guest.boot_id()?;
+    let filler = Filler::leave(host, 300)?;
+    guest.wait_for_phase("paused")?;
+    assert_paused(host, &guest, "disk is nearly full")?;
+    let started = host.banger(&["vm", "create", "--image", "debian-minimal"])?;
+    ensure!(
+        started.code == 1 && started.stderr.contains("[disk_full]"),
+        "{}",
+        started.describe()
+    );
+    drop(filler);
+    guest.wait_for_phase("running")?;
+    ensure!(guest.boot_id()? == boot, "it was restarted");
+    let errors = guest.sh("dmesg | grep -ciE 'i/o error|ext4-fs error|remounting' || true")?;
+    ensure!(errors == "0", "{errors} errors in the guest's log");
+    guest.vm("stop")
+}
+
+/// A file that takes what is free where VMs are, but for a rest; removed with the value.
+struct Filler<'a>(&'a Host);
+
+impl<'a> Filler<'a> {
+    const PATH: &'static str = "/var/lib/banger/filler";
+
+    fn leave(host: &'a Host, mib: u64) -> Result<Self> {
+        let avail = host.root("df --output=avail -k /var/lib/banger | tail -n 1")?;
+        let kib = avail.trim().parse::<u64>()?.saturating_sub(mib << 10);
+        let filler = Self(host);
+        host.root(&format!("fallocate -l {kib}K {}", Self::PATH))?;
+        Ok(filler)
+    }
+}
+
+impl Drop for Filler<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.root(&format!("rm -f {}", Self::PATH));
+    }
 }
