@@ -1,6 +1,7 @@
 //! The pure domain of banger: identifiers, names, sizes, what a VM is, and the total transition
 //! function of its phases. Nothing here does I/O or reads a clock.
 
+mod admission;
 mod cow_store;
 mod error_code;
 mod ids;
@@ -15,6 +16,7 @@ mod suggest;
 mod time_span;
 mod vmm_kind;
 
+pub use admission::{Answer, Situation, Turn, Verb, VmmState, answer, turn};
 pub use cow_store::{
     COW_CHUNK_SECTORS, COW_HEADER, COW_VALID_AT, CowStoreState, SECTOR, cow_store_size,
     cow_store_state,

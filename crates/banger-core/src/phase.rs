@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub enum Phase {
     /// Its drives are being made.
     Provisioning,
-    /// Its drives exist; nothing runs.
+    /// Nothing runs; its drives are as they are.
     Stopped,
     /// The VMM is being started.
     Starting,
@@ -112,7 +112,9 @@ pub fn step_phase(now: Phase, event: Event) -> Result<Phase, Rejected> {
     use Phase as P;
     let next = match (now, event) {
         (P::Provisioning, E::Provisioned) => P::Stopped,
-        (P::Stopped | P::Failed, E::StartAccepted) => P::Starting,
+        // What is missing of its drives, a start makes.
+        (P::Provisioning, E::StopAccepted) => P::Stopped,
+        (P::Provisioning | P::Stopped | P::Failed, E::StartAccepted) => P::Starting,
         (P::Starting, E::VmmUp) => P::Running,
         (P::Provisioning | P::Starting | P::Running | P::Stopping, E::StepFailed) => P::Failed,
         (P::Starting | P::Running, E::VmmDied) => P::Failed,
@@ -130,10 +132,7 @@ pub fn step_phase(now: Phase, event: Event) -> Result<Phase, Rejected> {
         (P::Deleting, E::HostRebooted | E::DeleteAccepted | E::StepFailed | E::VmmDied) => {
             P::Deleting
         }
-        (
-            P::Provisioning,
-            E::StartAccepted | E::VmmUp | E::StopAccepted | E::VmmDied | E::TornDown,
-        )
+        (P::Provisioning, E::VmmUp | E::VmmDied | E::TornDown)
         | (
             P::Stopped,
             E::Provisioned | E::VmmUp | E::StepFailed | E::StopAccepted | E::VmmDied | E::TornDown,

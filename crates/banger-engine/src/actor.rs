@@ -32,6 +32,8 @@ pub(crate) struct Actor {
     /// Whether the VMM's end is to be watched for.
     pub(crate) watching: bool,
     pub(crate) reboots: Vec<Instant>,
+    /// Whether what an earlier daemon left of it was taken up, or is being.
+    pub(crate) taken_up: bool,
 }
 
 /// Why a plan was not finished.
@@ -106,6 +108,15 @@ impl Actor {
 
     /// Does what is wished; true when the VM is gone.
     async fn act(&mut self, wish: Wish) -> bool {
+        if !self.taken_up && !matches!(wish, Wish::Recover { .. }) {
+            return self.take_up_before(wish).await;
+        }
+        if let Err(failure) = self.admit(&wish).await {
+            if let Some(op) = wish.operation() {
+                self.inner.finish(op, Err(failure)).await;
+            }
+            return false;
+        }
         match wish {
             Wish::Create {
                 start,
@@ -133,7 +144,7 @@ impl Actor {
                 self.inner.finish(&op, result).await;
                 false
             }
-            Wish::Kill { signal, op } => {
+            Wish::Kill { signal, op, .. } => {
                 let result = self.kill(signal, &op).await;
                 self.inner.finish(&op, result).await;
                 false
@@ -143,18 +154,30 @@ impl Actor {
                 self.inner.finish(&op, result).await;
                 false
             }
-            Wish::Delete { only_stopped, op } => {
-                let result = match self.row.phase {
-                    Phase::Stopped | Phase::Failed => self.delete(Some(&op)).await,
-                    _ if only_stopped => Err(running(&self.row)),
-                    _ => self.delete(Some(&op)).await,
-                };
+            Wish::Delete { op, .. } => {
+                let result = self.delete(Some(&op)).await;
                 let is_gone = result.is_ok();
                 self.inner.finish(&op, result).await;
                 is_gone
             }
             Wish::Recover { facts } => self.recover(facts).await,
         }
+    }
+
+    /// Takes up what an earlier daemon left before anything is done; true when the VM is gone.
+    async fn take_up_before(&mut self, wish: Wish) -> bool {
+        let facts = match self.facts().await {
+            Ok(facts) => facts,
+            Err(failure) => {
+                if let Some(op) = wish.operation() {
+                    self.inner.finish(op, Err(failure)).await;
+                }
+                return false;
+            }
+        };
+        // It may come in between the steps of the recovery, or be the last that is told.
+        self.pending.push_back(wish);
+        self.recover(facts).await
     }
 
     /// Makes the VM; true when nothing of it is left.
@@ -215,10 +238,20 @@ impl Actor {
         provisioned: Option<Findings>,
     ) -> Result<(), Failure> {
         let context = TaskContext::new(Arc::clone(op));
+        if self.row.phase == Phase::Stopping {
+            // A teardown that was not finished.
+            self.bring_down(Duration::ZERO, Some(op)).await?;
+        }
         if self.row.phase == Phase::Running {
             self.inner.unpause(&self.row.id).await?;
         } else {
-            self.boot(Some(&context), provisioned).await?;
+            let booted = self.boot(Some(&context), provisioned).await;
+            let was_left = booted.is_err() && self.row.phase == Phase::Starting;
+            if was_left && !self.is_preempted() {
+                // It was cancelled, and nobody comes after it.
+                self.stop(Duration::ZERO, None).await?;
+            }
+            booted?;
         }
         let Some(state) = wait else { return Ok(()) };
         match self.wait_for_guest(state, deadline, &context).await {
@@ -234,7 +267,14 @@ impl Actor {
         context: Option<&TaskContext>,
         provisioned: Option<Findings>,
     ) -> Result<(), Failure> {
-        self.inner.has_room().await?;
+        let ready = match self.inner.has_room().await {
+            Ok(()) => self.facts().await,
+            Err(failure) => Err(failure),
+        };
+        let facts = match ready {
+            Ok(facts) => facts,
+            Err(failure) => return Err(self.stays_down(failure).await),
+        };
         self.row.intent = Intent::Running;
         self.row.failure = None;
         self.row.boot_id = Some(self.inner.ports.clock.boot_id());
@@ -242,7 +282,6 @@ impl Actor {
         if self.row.phase != Phase::Starting {
             self.enter(Event::StartAccepted).await?;
         }
-        let facts = self.facts().await?;
         let plan = plan_start(&facts, provisioned.is_some());
         let findings = provisioned.unwrap_or_default();
         let outcome = self.run_plan(plan, &findings, context).await;
@@ -262,6 +301,15 @@ impl Actor {
         self.enter(Event::VmmUp).await?;
         self.inner.pausing.look_again();
         Ok(())
+    }
+
+    /// Nothing was begun: whoever waits for a boot of this VM waits no longer.
+    async fn stays_down(&mut self, failure: Failure) -> Failure {
+        self.row.intent = Intent::Stopped;
+        if let Err(problem) = self.save().await {
+            tracing::error!(vm = %self.row.id, %problem, "that it does not start could not be stored");
+        }
+        failure
     }
 
     pub(crate) async fn stop(
@@ -287,7 +335,7 @@ impl Actor {
             Phase::Stopped => return Ok(()),
             Phase::Provisioning => {
                 // Nothing runs: what is missing of the drives is made by the next start.
-                return self.enter(Event::StepFailed).await;
+                return self.enter(Event::StopAccepted).await;
             }
             Phase::Stopping => {}
             _ => self.enter(Event::StopAccepted).await?,
@@ -313,7 +361,10 @@ impl Actor {
             view.readiness = None;
             view.paused = None;
         });
-        let facts = self.facts().await?;
+        let facts = match self.facts().await {
+            Ok(facts) => facts,
+            Err(failure) => return Err(self.fail(failure).await),
+        };
         for group in plan_teardown(&facts) {
             let result = run_group(
                 &self.inner,
@@ -430,7 +481,9 @@ impl Actor {
         while let Ok(wish) = self.wishes.try_recv() {
             self.pending.push_back(wish);
         }
-        self.pending.iter().any(Wish::is_urgent)
+        let row = &self.row;
+        let interrupts = |wish: &Wish| wish.interrupts(row.phase, &row.spec);
+        self.pending.iter().any(interrupts)
     }
 
     fn note_findings(&mut self, findings: &Findings) {
@@ -559,13 +612,6 @@ pub(crate) fn preempted() -> Failure {
         ErrorCode::Cancelled,
         "a stop, restart, kill or delete came in between",
     )
-}
-
-/// What was asked is only for VMs that do not run.
-pub(crate) fn running(row: &VmRow) -> Failure {
-    let phase = row.phase.as_str();
-    let what = format!("the VM `{}` is not stopped: it is {phase}", row.name);
-    Failure::new(ErrorCode::VmRunning, what).hint(format!("stop it: banger vm stop {}", row.name))
 }
 
 fn backend_lost() -> Failure {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use banger_core::{ErrorCode, Event, Intent, KillSignal, Phase, SpecChange, VmSpec};
 use banger_store::VmRow;
 
-use crate::actor::{Actor, preempted, running};
+use crate::actor::{Actor, preempted};
 use crate::engine::EngineConfig;
 use crate::execute::{Findings, run_group};
 use crate::operation::{Operation, TaskContext};
@@ -57,10 +57,10 @@ impl Actor {
         signal: KillSignal,
         op: &Arc<Operation>,
     ) -> Result<(), Failure> {
-        if self.row.phase == Phase::Stopped {
-            return Err(nothing_to_kill(&self.row));
-        }
         self.row.intent = Intent::Stopped;
+        if self.row.phase == Phase::Stopped {
+            return self.save().await;
+        }
         if !matches!(self.row.phase, Phase::Provisioning | Phase::Stopping) {
             self.enter(Event::StopAccepted).await?;
         }
@@ -90,12 +90,6 @@ impl Actor {
             return Ok(());
         }
         let facts = self.facts().await?;
-        if SpecChange::needs_stop(&now, &then) {
-            let is_down = matches!(self.row.phase, Phase::Stopped | Phase::Failed);
-            if !is_down || facts.vmm.vmm.is_some() || facts.vmm.backend.is_some() {
-                return Err(running(&self.row));
-            }
-        }
         let context = TaskContext::new(Arc::clone(op));
         let plan = plan_set(&facts, &now, &then);
         // What is stored is what was done: the specification changes last.
@@ -132,9 +126,4 @@ impl Actor {
             tracing::warn!(vm = %self.row.id, %failure, "NAT is not as it is stored");
         }
     }
-}
-
-fn nothing_to_kill(row: &VmRow) -> Failure {
-    let what = format!("the VM `{}` does not run: it is stopped", row.name);
-    Failure::new(ErrorCode::VmNotRunning, what)
 }

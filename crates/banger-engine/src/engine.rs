@@ -119,7 +119,7 @@ impl Engine {
         let mut found = BTreeSet::new();
         for row in engine.inner.store(Store::vms).await? {
             found.insert(row.id.clone());
-            engine.add_actor(row);
+            engine.add_actor(row, false);
         }
         engine.inner.take_up_operations().await?;
         engine.inner.publish_names().await;
@@ -129,7 +129,7 @@ impl Engine {
         Ok(engine)
     }
 
-    fn add_actor(&self, row: VmRow) -> Arc<VmHandle> {
+    fn add_actor(&self, row: VmRow, taken_up: bool) -> Arc<VmHandle> {
         let (view, seen) = watch::channel(VmView::of(&row));
         let (wishes, heard) = mpsc::unbounded_channel();
         let view = Arc::new(view);
@@ -153,6 +153,7 @@ impl Engine {
             pending: VecDeque::new(),
             watching: false,
             reboots: vec![],
+            taken_up,
         };
         self.inner.spawn(actor.run());
         handle
@@ -295,7 +296,7 @@ impl Engine {
         let op = self
             .inner
             .begin(OpKind::CreateVm, row.name.to_string(), Some(row.id.clone()));
-        let handle = self.add_actor(row);
+        let handle = self.add_actor(row, true);
         let deadline = request.timeout.unwrap_or(config.boot_deadline);
         let (start, wait) = (request.start, request.wait);
         // The actor was made a line above and lives until its VM is deleted.
@@ -401,7 +402,12 @@ impl Engine {
     /// # Errors
     /// No such VM. That it does not run is told by the operation.
     pub fn kill(&self, vm: &VmId, signal: KillSignal) -> Result<OperationView, Failure> {
-        self.send(vm, OpKind::KillVm, |op| Wish::Kill { signal, op })
+        let asked_in = self.get(vm).map_or(Phase::Stopped, |view| view.phase);
+        self.send(vm, OpKind::KillVm, |op| Wish::Kill {
+            signal,
+            asked_in,
+            op,
+        })
     }
 
     /// Changes a VM: NAT at any time, the rest while it is stopped. Disks only grow.
@@ -507,7 +513,7 @@ impl Engine {
         let reached = async {
             loop {
                 let now = view.borrow_and_update().clone();
-                if !matches!(now.phase, Phase::Starting | Phase::Provisioning) {
+                if !now.comes_up() {
                     now.is_awake()?;
                     if now.readiness >= Some(state) {
                         return Ok(());

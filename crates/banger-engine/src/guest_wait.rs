@@ -159,9 +159,9 @@ impl Actor {
                 _ = &mut clean => return true,
                 () = tokio::time::sleep_until(end) => return false,
                 Some(wish) = self.wishes.recv() => {
-                    let is_forced = wish.is_forced();
+                    let interrupts = wish.interrupts(self.row.phase, &self.row.spec);
                     self.pending.push_back(wish);
-                    if is_forced {
+                    if interrupts {
                         return false;
                     }
                 }

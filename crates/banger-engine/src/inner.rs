@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use banger_core::{ErrorCode, KillSignal, OpId, SpecChange, VmId};
+use banger_core::{ErrorCode, KillSignal, OpId, Phase, SpecChange, Turn, Verb, VmId, VmSpec, turn};
 use banger_store::{Store, StoreError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -45,6 +45,8 @@ pub(crate) enum Wish {
     /// End its VMM by a signal.
     Kill {
         signal: KillSignal,
+        /// What whoever asked saw.
+        asked_in: Phase,
         op: Arc<Operation>,
     },
     /// Change its specification.
@@ -62,27 +64,43 @@ pub(crate) enum Wish {
 }
 
 impl Wish {
-    /// Whether it ends what is going on.
-    pub(crate) const fn is_urgent(&self) -> bool {
-        match self {
-            Self::Stop { .. } | Self::Restart { .. } | Self::Kill { .. } => true,
-            Self::Delete { only_stopped, .. } => !*only_stopped,
-            Self::Create { .. } | Self::Start { .. } | Self::Set { .. } | Self::Recover { .. } => {
-                false
-            }
-        }
+    /// What it asks of a VM that is as `now` says. None: it comes from the engine itself.
+    pub(crate) fn verb(&self, now: &VmSpec) -> Option<Verb> {
+        Some(match self {
+            Self::Create { .. } | Self::Recover { .. } => return None,
+            Self::Start { .. } => Verb::Start,
+            Self::Stop { .. } => Verb::Stop,
+            Self::Restart { .. } => Verb::Restart,
+            Self::Kill { .. } => Verb::Kill,
+            Self::Set { change, .. } => match change.apply(now) {
+                Ok(then) if SpecChange::needs_stop(now, &then) => Verb::SetSizes,
+                // What is invalid is told before any phase matters.
+                Ok(_) | Err(_) => Verb::SetNat,
+            },
+            Self::Delete {
+                only_stopped: true, ..
+            } => Verb::Prune,
+            Self::Delete {
+                only_stopped: false,
+                ..
+            } => Verb::Delete,
+        })
     }
 
-    /// Whether it does not wait for a clean shutdown that goes on.
-    pub(crate) const fn is_forced(&self) -> bool {
-        match self {
-            Self::Kill { .. } => true,
+    /// Whether it ends what goes on in that phase.
+    pub(crate) fn interrupts(&self, phase: Phase, now: &VmSpec) -> bool {
+        let verb = self.verb(now);
+        let is_hasty = match self {
             Self::Stop { grace, .. } | Self::Restart { grace, .. } => grace.is_zero(),
-            Self::Delete { only_stopped, .. } => !*only_stopped,
-            Self::Create { .. } | Self::Start { .. } | Self::Set { .. } | Self::Recover { .. } => {
-                false
-            }
-        }
+            _ => false,
+        };
+        verb.is_some_and(|verb| turn(phase, verb) == Turn::Interrupts)
+            || (is_hasty && phase == Phase::Stopping)
+    }
+
+    /// Whether it is to end a VM that was not stopped when that was asked.
+    pub(crate) fn came_to_a_vm_that_ran(&self) -> bool {
+        matches!(self, Self::Kill { asked_in, .. } if *asked_in != Phase::Stopped)
     }
 
     pub(crate) fn operation(&self) -> Option<&Arc<Operation>> {

@@ -4,6 +4,7 @@
 //! The actor asks [`plan`] what to do, has [`execute`] do it step by step, and publishes a view.
 
 mod actor;
+mod admission;
 mod change;
 mod engine;
 mod execute;

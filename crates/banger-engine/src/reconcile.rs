@@ -77,6 +77,7 @@ async fn remove_orphan(inner: &Inner, vm: &VmId, facts: &VmFacts) -> Result<(), 
 impl Actor {
     /// Takes up from the stored phase and from what exists; true when the VM is gone afterwards.
     pub(crate) async fn recover(&mut self, facts: VmFacts) -> bool {
+        self.taken_up = true;
         let mut resumed = self.inner.resumed_of(&self.row.id);
         let mut op = (!resumed.is_empty()).then(|| resumed.remove(0));
         self.inner.end_resumed(resumed).await;
@@ -164,7 +165,7 @@ impl Actor {
                     deadline,
                     op,
                 };
-                self.pending.push_back(wish);
+                self.pending.push_front(wish);
             }
             Phase::Stopped | Phase::Failed if !lives => {}
             Phase::Stopped => {

@@ -48,6 +48,16 @@ pub struct VmView {
 }
 
 impl VmView {
+    /// Whether it is about to run.
+    pub(crate) fn comes_up(&self) -> bool {
+        match self.phase {
+            Phase::Provisioning | Phase::Starting => true,
+            // Within a restart, or between a create's two halves.
+            Phase::Stopped | Phase::Stopping => self.intent == Intent::Running,
+            Phase::Running | Phase::Failed | Phase::Deleting => false,
+        }
+    }
+
     pub(crate) fn of(row: &VmRow) -> Self {
         Self {
             id: row.id.clone(),

@@ -11,10 +11,12 @@ pub enum FailMode {
     CrashBefore,
     /// The daemon dies after the call's effect, before it hears of it.
     CrashAfter,
+    /// It takes until [`crate::FakeHost::release`].
+    Hold,
 }
 
 impl FailMode {
-    /// Every way.
+    /// Every way to fail.
     pub const ALL: [Self; 4] = [
         Self::Error,
         Self::DiskFull,

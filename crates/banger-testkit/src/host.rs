@@ -22,6 +22,8 @@ struct Inner {
     model: Mutex<Model>,
     calls: Mutex<(usize, Option<Failpoint>)>,
     crashed: Notify,
+    held: Notify,
+    released: Notify,
     changes: watch::Sender<u64>,
     chance: AtomicU64,
     boot: AtomicU64,
@@ -33,6 +35,8 @@ impl Default for Inner {
             model: Mutex::default(),
             calls: Mutex::default(),
             crashed: Notify::new(),
+            held: Notify::new(),
+            released: Notify::new(),
             changes: watch::channel(0).0,
             chance: AtomicU64::new(1),
             boot: AtomicU64::new(1),
@@ -79,6 +83,16 @@ impl FakeHost {
     /// Resolves when a crash was reached: the engine must be dropped then.
     pub async fn crashed(&self) {
         self.inner.crashed.notified().await;
+    }
+
+    /// Resolves when a call is held.
+    pub async fn held(&self) {
+        self.inner.held.notified().await;
+    }
+
+    /// Lets the call that is held, or will be, go on.
+    pub fn release(&self) {
+        self.inner.released.notify_one();
     }
 
     /// The guest of this VM ends by itself: with a farewell, or without one.
@@ -137,6 +151,12 @@ impl FakeHost {
     /// From here on guests hang: no agent answers.
     pub fn hang_guests(&self) {
         self.model().guests_hang = true;
+    }
+
+    /// Guests answer again.
+    pub fn heal_guests(&self) {
+        self.model().guests_hang = false;
+        self.changed();
     }
 
     /// The host starts anew: nothing runs.
@@ -220,6 +240,10 @@ impl FakeHost {
                 return Err(Failure::new(ErrorCode::DiskFull, "told to be full"));
             }
             Some(FailMode::CrashBefore) => self.crash().await,
+            Some(FailMode::Hold) => {
+                self.inner.held.notify_one();
+                self.inner.released.notified().await;
+            }
             Some(FailMode::CrashAfter) | None => {}
         }
         let result = effect(&mut self.model());

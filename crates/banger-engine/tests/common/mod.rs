@@ -16,6 +16,12 @@ use banger_testkit::FakeHost;
 pub(crate) const RESERVE: ByteSize = ByteSize(512 << 20);
 
 pub(crate) async fn open(host: &FakeHost, dir: &Path) -> Engine {
+    let engine = open_unreconciled(host, dir).await;
+    engine.reconcile().await.unwrap();
+    engine
+}
+
+pub(crate) async fn open_unreconciled(host: &FakeHost, dir: &Path) -> Engine {
     open_within(host, dir, Ipv4Addr::new(172, 16, 0, 254)).await
 }
 
@@ -39,9 +45,7 @@ pub(crate) async fn open_in(
         boot_deadline: Duration::from_secs(5),
     };
     let store = Store::open(&dir.join("banger.db")).unwrap();
-    let engine = Engine::open(host.ports(), store, config).await.unwrap();
-    engine.reconcile().await.unwrap();
-    engine
+    Engine::open(host.ports(), store, config).await.unwrap()
 }
 
 pub(crate) fn wanted(name: Option<&str>, start: bool) -> CreateVm {
