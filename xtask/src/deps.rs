@@ -15,6 +15,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("banger-guest-proto", &["banger-core"]),
     ("banger-client", &["banger-core", "banger-api"]),
     ("banger-store", &["banger-core"]),
+    ("banger-ext4", &[]),
+    ("banger-oci", &["banger-core", "banger-ext4"]),
     ("banger-image", &["banger-core"]),
     ("banger-kernel", &["banger-core"]),
     ("banger-vmm", &["banger-core"]),

@@ -5,6 +5,7 @@ mod admission;
 mod cow_store;
 mod error_code;
 mod ids;
+mod image_ref;
 mod kill_signal;
 mod name;
 mod network;
@@ -23,6 +24,7 @@ pub use cow_store::{
 };
 pub use error_code::{ErrorCode, ExitCode};
 pub use ids::{Digest, OpId, ParseIdError, TapName, VmId};
+pub use image_ref::{DEFAULT_REGISTRY, ImageRef, ParseImageRefError, RegistryRef};
 pub use kill_signal::{KillSignal, ParseSignalError};
 pub use name::{ImageName, KernelName, ParseNameError, VmName};
 pub use network::{NetworkPlan, NetworkPlanError, NetworkSettings};

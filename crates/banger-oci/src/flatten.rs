@@ -1,0 +1,164 @@
+//! Layers into a root file system and a work seed.
+
+use std::fs::File;
+use std::io;
+
+use banger_core::Digest;
+use banger_ext4::{DataWriter, FormatError, FsOptions, Tree, format};
+
+use crate::layer::{LayerBlob, LayerError, Target};
+use crate::merge::Merger;
+use crate::seed;
+use crate::watch::Watch;
+
+/// Free bytes of `/`, before it is sparse on the host.
+const FREE: u64 = 8 << 30;
+const ROOT_ROUND: u64 = 1 << 30;
+const ROOT_JOURNAL: u32 = 16 << 10;
+const SEED_FREE: u64 = 8 << 20;
+const SEED_ROUND: u64 = 64 << 20;
+const SEED_JOURNAL: u32 = 4 << 10;
+/// More files than any image has; each takes some 300 bytes of memory here.
+const FILES_MAX: usize = 4_000_000;
+/// On the host's file system so much stays free.
+const RESERVE: u64 = 256 << 20;
+
+/// What makes a file system the same each time.
+#[derive(Debug, Clone)]
+pub struct FlattenOptions {
+    /// Gives the file systems their UUIDs, and the seed of their names' hashes.
+    pub identity: Digest,
+    /// When the image was made, in seconds since 1970.
+    pub time: u32,
+}
+
+/// Why layers did not become file systems.
+#[derive(Debug, thiserror::Error)]
+pub enum FlattenError {
+    /// A layer is unusable.
+    #[error("layer {number} of the image cannot be used")]
+    Layer {
+        /// From 1, the lowest.
+        number: usize,
+        /// Why.
+        #[source]
+        source: LayerError,
+    },
+    /// The tree does not fit into ext4.
+    #[error("the image's files do not fit into ext4")]
+    Format(#[source] FormatError),
+    /// A file of ours could not be used.
+    #[error("the file system could not be written")]
+    Io(#[source] io::Error),
+}
+
+impl FlattenError {
+    /// Whether the host's file system was full.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        let is_full = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
+        match self {
+            Self::Layer { source, .. } => match source {
+                LayerError::Write(error) => is_full(error),
+                LayerError::Room { .. } => true,
+                _ => false,
+            },
+            Self::Format(FormatError::Io(error)) | Self::Io(error) => is_full(error),
+            Self::Format(_) => false,
+        }
+    }
+
+    /// Whether it ended because nobody wants it any more.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        matches!(
+            self,
+            Self::Layer {
+                source: LayerError::Cancelled,
+                ..
+            }
+        )
+    }
+}
+
+/// What became of them.
+#[derive(Debug)]
+pub struct Flattened {
+    /// All files.
+    pub tree: Tree,
+    /// Bytes of the layers' archives.
+    pub unpacked: u64,
+    /// Extended attributes that ext4 has no place for, or that belonged to the host they were made on.
+    pub dropped_attributes: u64,
+}
+
+/// Applies layers, the lowest first, as they come, and writes both file systems.
+///
+/// # Errors
+/// See [`FlattenError`], or what a layer's coming failed with. Nothing in the files is of any use then.
+pub fn flatten<E: From<FlattenError>>(
+    layers: impl Iterator<Item = Result<LayerBlob, E>>,
+    rootfs: File,
+    work_seed: File,
+    options: &FlattenOptions,
+    watch: &dyn Watch,
+) -> Result<Flattened, E> {
+    let room = rustix::fs::fstatvfs(&rootfs).map_err(|error| FlattenError::Io(error.into()))?;
+    let room = (room.f_bavail * room.f_frsize).saturating_sub(RESERVE);
+    let mut target = Target {
+        merger: Merger::new(FILES_MAX),
+        writer: DataWriter::new(rootfs),
+        room,
+        watch,
+        dropped: 0,
+        unpacked: 0,
+    };
+    for (blob, number) in layers.zip(1..) {
+        watch.line(&format!("layer {number}"));
+        let applied = target.apply(&blob?);
+        applied.map_err(|source| FlattenError::Layer { number, source })?;
+    }
+    let Target {
+        merger,
+        writer,
+        dropped,
+        unpacked,
+        ..
+    } = target;
+    let tree = merger.finish();
+    let root_options = fs_options(options, "root", FREE, ROOT_ROUND, ROOT_JOURNAL);
+    let rootfs = format(writer, &tree, &root_options).map_err(FlattenError::Format)?;
+    let seed_options = fs_options(options, "work", SEED_FREE, SEED_ROUND, SEED_JOURNAL);
+    let made = seed::make(&tree, &rootfs.file, work_seed, &seed_options);
+    made.map_err(FlattenError::Format)?;
+    rootfs.file.sync_data().map_err(FlattenError::Io)?;
+    Ok(Flattened {
+        tree,
+        unpacked,
+        dropped_attributes: dropped,
+    })
+}
+
+fn fs_options(
+    options: &FlattenOptions,
+    label: &str,
+    free: u64,
+    round: u64,
+    journal_blocks: u32,
+) -> FsOptions {
+    let identity = crate::hash::bytes_of(&format!("{} {label}", options.identity));
+    let (uuid, hash_seed) = identity.split_at(16);
+    let mut uuid: [u8; 16] = uuid.try_into().unwrap_or_default();
+    // A UUID of version 8: of one's own making.
+    uuid[6] = uuid[6] & 0x0f | 0x80;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    FsOptions {
+        label: label.to_owned(),
+        uuid,
+        hash_seed: hash_seed.try_into().unwrap_or_default(),
+        time: options.time,
+        free,
+        round,
+        journal_blocks,
+    }
+}

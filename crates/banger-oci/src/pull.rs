@@ -1,0 +1,479 @@
+//! Pulling: what a reference means, and its layers as file systems.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use banger_core::{Digest, ImageRef, RegistryRef};
+
+use crate::auth::AuthFiles;
+use crate::blobs::BlobStore;
+use crate::error::{Context, MalformedError, PullError, RegistryError};
+use crate::fetch::Fetching;
+use crate::flatten::{FlattenError, FlattenOptions, Flattened, flatten};
+use crate::hash;
+use crate::layer::{LayerBlob, LayerError};
+use crate::local::{DockerArchive, Layout, SavedImage};
+use crate::manifest::{
+    CONFIG_MAX, Choice, Config, Descriptor, Document, ImageConfig, MANIFEST_MAX, Manifest, Platform,
+};
+use crate::member::Members;
+use crate::registry::{Patience, Registry, Trust};
+use crate::watch::Watch;
+
+/// Part of what file systems are identified by: another number means other bytes for the same image.
+const FORMAT: u32 = 1;
+/// Index in index.
+const DEPTH_MAX: usize = 3;
+const NAMES_SHOWN: usize = 10;
+/// So much stays free when layers are fetched.
+const RESERVE: u64 = 256 << 20;
+
+/// How to pull.
+#[derive(Debug, Clone)]
+pub struct PullOptions {
+    /// Where layers are kept.
+    pub blobs: BlobStore,
+    /// Where credentials are looked for.
+    pub auth: AuthFiles,
+    /// Folders with a folder per registry, `HOST:PORT`, of its authorities' certificates (`*.crt`).
+    pub certificates: Vec<PathBuf>,
+    /// Speak plain HTTP.
+    pub plain_http: bool,
+    /// How long a registry is waited for.
+    pub patience: Patience,
+}
+
+/// An image whose manifest and configuration are known.
+pub struct Resolved {
+    config: Config,
+    /// Digest of the manifest, when there is one.
+    manifest: Option<Digest>,
+    identity: Digest,
+    layers: Layers,
+}
+
+enum Layers {
+    Registry {
+        runtime: tokio::runtime::Runtime,
+        registry: Box<Registry>,
+        store: BlobStore,
+        layers: Vec<Descriptor>,
+    },
+    Layout {
+        layout: Layout,
+        layers: Vec<Descriptor>,
+    },
+    Docker {
+        archive: DockerArchive,
+        image: SavedImage,
+    },
+}
+
+impl std::fmt::Debug for Resolved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resolved")
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Resolved {
+    /// Finds out what a reference means.
+    ///
+    /// # Errors
+    /// See [`PullError`].
+    pub fn of(image: &ImageRef, options: &PullOptions) -> Result<Self, PullError> {
+        match image {
+            ImageRef::Registry(reference) => in_registry(reference, options),
+            ImageRef::Layout { path, tag } => {
+                in_layout(Layout::Directory(path.clone()), image, tag.as_deref())
+            }
+            ImageRef::OciArchive { path, tag } => {
+                in_layout(Layout::Archive(Members::open(path)?), image, tag.as_deref())
+            }
+            ImageRef::DockerArchive { path, tag } => {
+                in_docker_archive(DockerArchive::open(path)?, image, tag.as_deref())
+            }
+        }
+    }
+
+    /// What the file systems will be: the same for the same image, however it comes.
+    #[must_use]
+    pub fn identity(&self) -> &Digest {
+        &self.identity
+    }
+
+    /// Digest of its manifest, unless it came in an archive without one.
+    #[must_use]
+    pub fn manifest(&self) -> Option<&Digest> {
+        self.manifest.as_ref()
+    }
+
+    /// How it wants to be run.
+    #[must_use]
+    pub fn config(&self) -> &ImageConfig {
+        &self.config.run
+    }
+
+    /// The blobs in the content store that it is made of.
+    #[must_use]
+    pub fn blobs(&self) -> Vec<Digest> {
+        match &self.layers {
+            Layers::Registry { layers, .. } => {
+                layers.iter().map(|layer| layer.digest.clone()).collect()
+            }
+            Layers::Layout { .. } | Layers::Docker { .. } => vec![],
+        }
+    }
+
+    /// Fetches the layers and writes the file systems as they come.
+    ///
+    /// # Errors
+    /// See [`PullError`].
+    pub fn flatten(
+        self,
+        rootfs: File,
+        work_seed: File,
+        watch: &dyn Watch,
+    ) -> Result<Flattened, PullError> {
+        let options = FlattenOptions {
+            identity: self.identity.clone(),
+            time: self.config.created,
+        };
+        let diff_ids = self.config.diff_ids;
+        match self.layers {
+            Layers::Registry {
+                runtime,
+                registry,
+                store,
+                layers,
+            } => {
+                room_for(&layers, &store)?;
+                let mut fetching =
+                    Fetching::start(runtime, *registry, store.clone(), layers.clone());
+                let blobs =
+                    layers
+                        .iter()
+                        .zip(&diff_ids)
+                        .enumerate()
+                        .map(|(number, (layer, diff_id))| {
+                            Ok(LayerBlob {
+                                file: fetching.layer(number, watch)?,
+                                offset: 0,
+                                length: layer.size,
+                                digest: None,
+                                diff_id: diff_id.clone(),
+                            })
+                        });
+                let made = flatten(blobs, rootfs, work_seed, &options, watch);
+                forget_damaged(&made, &layers, &store);
+                made
+            }
+            Layers::Layout { layout, layers } => {
+                let blobs = layers
+                    .iter()
+                    .zip(&diff_ids)
+                    .map(|(layer, id)| layout.layer(layer, id));
+                flatten(blobs, rootfs, work_seed, &options, watch)
+            }
+            Layers::Docker { archive, image } => {
+                let blobs = image
+                    .layers
+                    .iter()
+                    .zip(&diff_ids)
+                    .map(|(name, id)| archive.layer(name, id));
+                flatten(blobs, rootfs, work_seed, &options, watch)
+            }
+        }
+    }
+}
+
+/// A layer that was right when it was fetched and is not any more is fetched anew the next time.
+fn forget_damaged(made: &Result<Flattened, PullError>, layers: &[Descriptor], store: &BlobStore) {
+    if let Err(PullError::Flatten(FlattenError::Layer { number, source })) = made
+        && matches!(
+            source,
+            LayerError::Tar(_) | LayerError::DiffId { .. } | LayerError::Size { .. }
+        )
+    {
+        store.forget(&layers[number - 1].digest);
+    }
+}
+
+fn room_for(layers: &[Descriptor], store: &BlobStore) -> Result<(), PullError> {
+    let room = rustix::fs::statvfs(store.root()).map_err(std::io::Error::from);
+    let room = room.context("look at", store.root())?;
+    let free = (room.f_bavail * room.f_frsize).saturating_sub(RESERVE);
+    let missing = layers
+        .iter()
+        .filter(|layer| store.get(&layer.digest, layer.size).is_none());
+    let needed: u64 = missing.map(|layer| layer.size).fold(0, u64::saturating_add);
+    if needed > free {
+        return Err(PullError::Room { needed, free });
+    }
+    Ok(())
+}
+
+fn malformed(image: &ImageRef, source: MalformedError) -> PullError {
+    PullError::Malformed {
+        image: image.to_string(),
+        source,
+    }
+}
+
+fn in_registry(reference: &RegistryRef, options: &PullOptions) -> Result<Resolved, PullError> {
+    let image = ImageRef::Registry(reference.clone());
+    let credentials = options
+        .auth
+        .find(reference.host(), reference.repository())?;
+    let trust = Trust {
+        authorities: authorities(reference.host(), &options.certificates)?,
+        plain: options.plain_http,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.context("start", "the network's event loop")?;
+    let (registry, digest, manifest, config) = runtime.block_on(async {
+        let registry =
+            Registry::connect(reference, credentials, &trust, options.patience.clone()).await?;
+        let (digest, manifest) = find_manifest(&registry, reference, &image).await?;
+        let config = registry.small_blob(&manifest.config).await?;
+        Ok::<_, PullError>((registry, digest, manifest, config))
+    })?;
+    let config = checked_config(&config, manifest.layers.len(), &image)?;
+    Ok(Resolved {
+        identity: identity(&manifest.config.digest),
+        config,
+        manifest: Some(digest),
+        layers: Layers::Registry {
+            runtime,
+            registry: Box::new(registry),
+            store: options.blobs.clone(),
+            layers: manifest.layers,
+        },
+    })
+}
+
+async fn find_manifest(
+    registry: &Registry,
+    reference: &RegistryRef,
+    image: &ImageRef,
+) -> Result<(Digest, Manifest), PullError> {
+    let mut expected = reference.digest().cloned();
+    for _ in 0..DEPTH_MAX {
+        let name = match (&expected, reference.tag()) {
+            (Some(digest), _) => format!("sha256:{digest}"),
+            (None, tag) => tag.unwrap_or_default().to_owned(),
+        };
+        let bytes = registry.manifest(&name, MANIFEST_MAX).await?;
+        let actual = hash::of(&bytes);
+        if let Some(expected) = expected
+            && expected != actual
+        {
+            let url = image.to_string();
+            return Err(RegistryError::Digest {
+                url,
+                expected,
+                actual,
+            }
+            .into());
+        }
+        match Document::parse(&bytes).map_err(|error| malformed(image, error))? {
+            Document::Manifest(manifest) => return Ok((actual, manifest)),
+            Document::Index(choices) => expected = Some(for_here(&choices)?.digest.clone()),
+        }
+    }
+    Err(malformed(
+        image,
+        MalformedError::new("its indexes lead to indexes and no image"),
+    ))
+}
+
+/// The image for this machine.
+fn for_here(choices: &[Choice]) -> Result<&Descriptor, PullError> {
+    let here = Platform::here();
+    let fits = |choice: &&Choice| {
+        choice
+            .platform
+            .as_ref()
+            .is_none_or(|platform| *platform == here)
+    };
+    if let Some(choice) = choices.iter().find(fits) {
+        return Ok(&choice.manifest);
+    }
+    let others = choices.iter().filter_map(|choice| choice.platform.as_ref());
+    let others: Vec<String> = others
+        .map(ToString::to_string)
+        .filter(|name| name != "unknown/unknown")
+        .collect();
+    Err(PullError::Platform {
+        wanted: here.to_string(),
+        available: listed(&others),
+    })
+}
+
+fn listed(names: &[String]) -> String {
+    let shown = names
+        .iter()
+        .take(NAMES_SHOWN)
+        .map(|name| name.escape_debug().to_string());
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0 => "nothing".to_owned(),
+        count if count > NAMES_SHOWN => format!("{shown} and others"),
+        _ => shown,
+    }
+}
+
+fn in_layout(layout: Layout, image: &ImageRef, tag: Option<&str>) -> Result<Resolved, PullError> {
+    let mut document = layout.index()?;
+    let mut digest = None;
+    let mut wanted = tag;
+    for _ in 0..=DEPTH_MAX {
+        let choices = match document {
+            Document::Manifest(manifest) => {
+                let config = layout.small_blob(&manifest.config, CONFIG_MAX)?;
+                let config = checked_config(&config, manifest.layers.len(), image)?;
+                return Ok(Resolved {
+                    identity: identity(&manifest.config.digest),
+                    config,
+                    manifest: digest,
+                    layers: Layers::Layout {
+                        layout,
+                        layers: manifest.layers,
+                    },
+                });
+            }
+            Document::Index(choices) => choices,
+        };
+        let chosen = match wanted.take() {
+            Some(tag) => {
+                let named: Vec<Choice> = choices
+                    .iter()
+                    .filter(|choice| choice.is_named(tag))
+                    .cloned()
+                    .collect();
+                if named.is_empty() {
+                    return Err(which(image, &choices));
+                }
+                for_here(&named)?.clone()
+            }
+            None => {
+                let mut names: Vec<_> = choices.iter().map(|choice| &choice.name).collect();
+                names.dedup();
+                if names.len() > 1 {
+                    return Err(which(image, &choices));
+                }
+                for_here(&choices)?.clone()
+            }
+        };
+        let bytes = layout.small_blob(&chosen, MANIFEST_MAX)?;
+        document = Document::parse(&bytes).map_err(|error| malformed(image, error))?;
+        digest = Some(chosen.digest);
+    }
+    Err(malformed(
+        image,
+        MalformedError::new("its indexes lead to indexes and no image"),
+    ))
+}
+
+impl Choice {
+    fn is_named(&self, tag: &str) -> bool {
+        let name = self.name.as_deref().unwrap_or_default();
+        name == tag || name.rsplit_once(':').is_some_and(|(_, last)| last == tag)
+    }
+}
+
+fn which(image: &ImageRef, choices: &[Choice]) -> PullError {
+    let names: Vec<String> = choices
+        .iter()
+        .filter_map(|choice| choice.name.clone())
+        .collect();
+    PullError::WhichImage {
+        place: image.to_string(),
+        available: listed(&names),
+    }
+}
+
+fn in_docker_archive(
+    archive: DockerArchive,
+    image: &ImageRef,
+    tag: Option<&str>,
+) -> Result<Resolved, PullError> {
+    let images = archive.images()?;
+    let names = |image: &SavedImage| image.repo_tags.clone().unwrap_or_default();
+    let chosen = match tag {
+        Some(tag) => images.iter().find(|image| {
+            names(image)
+                .iter()
+                .any(|name| name == tag || name.ends_with(&format!(":{tag}")))
+        }),
+        None if images.len() == 1 => images.first(),
+        None => None,
+    };
+    let Some(chosen) = chosen.cloned() else {
+        return Err(PullError::WhichImage {
+            place: image.to_string(),
+            available: listed(&images.iter().flat_map(names).collect::<Vec<_>>()),
+        });
+    };
+    let bytes = archive.config(&chosen)?;
+    let config = checked_config(&bytes, chosen.layers.len(), image)?;
+    Ok(Resolved {
+        identity: identity(&hash::of(&bytes)),
+        config,
+        manifest: None,
+        layers: Layers::Docker {
+            archive,
+            image: chosen,
+        },
+    })
+}
+
+fn checked_config(bytes: &[u8], layers: usize, image: &ImageRef) -> Result<Config, PullError> {
+    let config = Config::parse(bytes).map_err(|error| malformed(image, error))?;
+    let here = Platform::here();
+    if config.platform != here {
+        return Err(PullError::Platform {
+            wanted: here.to_string(),
+            available: listed(&[config.platform.to_string()]),
+        });
+    }
+    if config.diff_ids.len() != layers {
+        let what = format!(
+            "it has {layers} layers, and the digests of {}",
+            config.diff_ids.len()
+        );
+        return Err(malformed(image, MalformedError::new(what)));
+    }
+    Ok(config)
+}
+
+fn identity(config: &Digest) -> Digest {
+    hash::of(format!("banger file system {FORMAT}\nsha256:{config}\n").as_bytes())
+}
+
+/// The certificates that the usual folders have for a registry.
+fn authorities(host: &str, folders: &[PathBuf]) -> Result<Vec<Vec<u8>>, PullError> {
+    let mut found = Vec::new();
+    for folder in folders {
+        let folder = folder.join(host);
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).context("read", folder),
+        };
+        let mut paths: Vec<PathBuf> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect();
+        paths.sort();
+        for path in paths
+            .iter()
+            .filter(|path| path.extension().is_some_and(|end| end == "crt"))
+        {
+            found.push(std::fs::read(path).context("read", path)?);
+        }
+    }
+    Ok(found)
+}
