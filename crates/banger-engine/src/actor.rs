@@ -1,6 +1,7 @@
 //! The one task that owns a VM's phase.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,14 +48,7 @@ pub(crate) enum Stopped {
 impl Actor {
     /// Lives until the VM is deleted.
     pub(crate) async fn run(mut self) {
-        loop {
-            let wish = match self.pending.pop_front() {
-                Some(wish) => wish,
-                None => match self.idle().await {
-                    Some(wish) => wish,
-                    None => return,
-                },
-            };
+        while let Some(wish) = self.idle().await {
             if self.act(wish).await {
                 return;
             }
@@ -64,6 +58,10 @@ impl Actor {
     /// Waits for a wish, and meanwhile for what the guest does by itself. None: the engine is gone.
     async fn idle(&mut self) -> Option<Wish> {
         loop {
+            // What came while a guest was seen to its end, too.
+            if let Some(wish) = self.pending.pop_front() {
+                return Some(wish);
+            }
             let vm = self.row.id.clone();
             let ports = self.inner.ports.clone();
             let readiness = self.view.borrow().readiness;
@@ -86,23 +84,25 @@ impl Actor {
                         self.view.send_modify(|view| view.readiness = Some(state));
                     } else {
                         // The backend is gone or the guest is ending: the exit watch will say so.
-                        return self.wait_for_exit_or_wish().await;
+                        if let ControlFlow::Break(wish) = self.wait_for_exit_or_wish().await {
+                            return wish;
+                        }
                     }
                 }
             }
         }
     }
 
-    async fn wait_for_exit_or_wish(&mut self) -> Option<Wish> {
+    async fn wait_for_exit_or_wish(&mut self) -> ControlFlow<Option<Wish>> {
         let vm = self.row.id.clone();
         let helper = Arc::clone(&self.inner.ports.helper);
         tokio::select! {
             biased;
             exit = helper.wait_exit(&vm), if self.watching => {
                 self.on_exit(exit).await;
-                Some(self.pending.pop_front().unwrap_or(Wish::Recover { facts: VmFacts::default() }))
+                ControlFlow::Continue(())
             }
-            wish = self.wishes.recv() => wish,
+            wish = self.wishes.recv() => ControlFlow::Break(wish),
         }
     }
 

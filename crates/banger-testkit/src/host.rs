@@ -182,15 +182,55 @@ impl FakeHost {
         self.model().launches
     }
 
+    /// Whether that VM's VMM lives.
+    #[must_use]
+    pub fn lives(&self, vm: &VmId) -> bool {
+        self.model().vmms.get(vm).is_some_and(|vmm| vmm.lives)
+    }
+
+    /// What tells the VM's disks from others; None while it has none.
+    #[must_use]
+    pub fn disks(&self, vm: &VmId) -> Option<u64> {
+        let model = self.model();
+        let folder = model.folders.get(vm)?;
+        folder.work_disk.map(|_| folder.serial)
+    }
+
+    /// What the VM has besides its disks, for people. Empty: it does not run.
+    #[must_use]
+    pub fn running_parts(&self, vm: &VmId) -> Vec<String> {
+        let model = self.model();
+        let tap = model.taps.get(vm).map(|_| format!("tap of {vm}"));
+        let vmm = model.vmms.get(vm).map(|_| format!("VMM of {vm}"));
+        tap.into_iter().chain(vmm).collect()
+    }
+
+    /// The names that the name service tells.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.model().names.iter().cloned().collect()
+    }
+
+    /// What is left on the host of VMs other than these, for people.
+    #[must_use]
+    pub fn leftovers_but_for(&self, known: &[VmId]) -> Vec<String> {
+        let model = self.model();
+        let folders = model.folders.keys().map(|vm| (vm, "folder"));
+        let taps = model.taps.keys().map(|vm| (vm, "tap"));
+        let vmms = model.vmms.keys().map(|vm| (vm, "VMM"));
+        let all = folders.chain(taps).chain(vmms);
+        let others = all.filter(|(vm, _)| !known.contains(vm));
+        others.map(|(vm, what)| format!("{what} of {vm}")).collect()
+    }
+
     /// What of VMs is left on the host, for people. Empty: a clean slate.
     #[must_use]
     pub fn leftovers(&self) -> Vec<String> {
-        let model = self.model();
-        let folders = model.folders.keys().map(|vm| format!("folder of {vm}"));
-        let taps = model.taps.keys().map(|vm| format!("tap of {vm}"));
-        let vmms = model.vmms.keys().map(|vm| format!("VMM of {vm}"));
-        let names = model.names.iter().map(|name| format!("name {name}"));
-        folders.chain(taps).chain(vmms).chain(names).collect()
+        let names = self.names().into_iter().map(|name| format!("name {name}"));
+        self.leftovers_but_for(&[])
+            .into_iter()
+            .chain(names)
+            .collect()
     }
 
     pub(crate) fn model(&self) -> MutexGuard<'_, Model> {

@@ -9,6 +9,8 @@ use banger_engine::ports::Farewell;
 /// A VM's files.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Folder {
+    /// Another for each folder that is made.
+    pub(crate) serial: u64,
     pub(crate) overlay: bool,
     pub(crate) work_disk: Option<ByteSize>,
     /// Whether the disks were given to a VMM and not given back.
@@ -45,6 +47,8 @@ pub(crate) struct Model {
     pub(crate) launches: u32,
     /// How many guests were shut down cleanly.
     pub(crate) shutdowns: u32,
+    /// How many folders were made.
+    pub(crate) folders_made: u64,
     /// What is free for disks; None: plenty.
     pub(crate) free: Option<ByteSize>,
 }

@@ -92,7 +92,14 @@ impl Kernels for FakeHost {
 impl Drives for FakeHost {
     async fn ensure_folder(&self, vm: &VmId) -> Result<(), Failure> {
         self.act(|model| {
-            model.folders.entry(vm.clone()).or_default();
+            if !model.folders.contains_key(vm) {
+                model.folders_made += 1;
+                let folder = Folder {
+                    serial: model.folders_made,
+                    ..Folder::default()
+                };
+                model.folders.insert(vm.clone(), folder);
+            }
             Ok(())
         })
         .await
