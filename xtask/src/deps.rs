@@ -21,7 +21,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("banger-kernel", &["banger-core"]),
     ("banger-vmm", &["banger-core"]),
     ("banger-dns", &["banger-core"]),
-    ("banger-guest", &["banger-core", "banger-guest-proto"]),
+    ("banger-files", &["banger-guest-proto"]),
+    (
+        "banger-guest",
+        &["banger-core", "banger-files", "banger-guest-proto"],
+    ),
     ("banger-rootops", &["banger-core", "banger-root-proto"]),
     ("banger-engine", &["banger-core", "banger-store"]),
     ("banger-install", &["banger-core"]),
@@ -40,6 +44,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "banger-core",
             "banger-api",
             "banger-client",
+            "banger-files",
             "banger-guest",
             "banger-guest-proto",
             "banger-install",
@@ -65,7 +70,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "bangerd-root",
         &["banger-core", "banger-root-proto", "banger-rootops"],
     ),
-    ("banger-vsock-agent", &["banger-core", "banger-guest-proto"]),
+    (
+        "banger-vsock-agent",
+        &["banger-core", "banger-files", "banger-guest-proto"],
+    ),
     ("banger-vhost-vsock", &[]),
     (
         "banger-e2e",

@@ -114,6 +114,11 @@ pub(crate) enum VmCommand {
     /// List who listens in a VM, where the host reaches it, and the URLs of web servers.
     #[command(after_help = "Examples:\n  banger vm ports demo\n  banger vm ports demo -o json")]
     Ports(VmRef),
+    /// Copy files and folders into a VM or out of it, without network or sshd.
+    #[command(
+        after_help = "Examples:\n  banger vm cp ./site demo:/srv/               into a folder of the guest\n  banger vm cp demo:/var/log/syslog demo:notes .   paths that are not absolute are below /root\n  banger vm cp ./a.conf demo:/etc/b.conf       under another name\n  tar c . | banger vm cp - demo:all.tar        from a stream\n  banger vm cp demo:all.tar - | tar t          to a stream\n\nFolders are copied with all they hold: modes, times, links and holes are kept. A local name with a\ncolon is written as ./a:b."
+    )]
+    Cp(CpArgs),
     /// Print a VM's serial console, of this and earlier boots.
     #[command(after_help = "Example:\n  banger vm logs -f demo")]
     Logs(LogsArgs),
@@ -335,6 +340,13 @@ pub(crate) struct ExecArgs {
     /// Command.
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CpArgs {
+    /// What to copy, and last where to: PATH, VM:PATH, or - for a stream.
+    #[arg(required = true, num_args = 2.., value_names = ["SRC", "DST"], add = ArgValueCandidates::new(complete::vm_paths))]
+    pub(crate) paths: Vec<std::ffi::OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -560,6 +572,7 @@ mod tests {
             &["vm", "set", "--memory", "1G"],
             &["vm", "set", "demo", "--disk-size", "-1"],
             &["vm", "prune", "demo"],
+            &["vm", "cp", "only-one"],
             &["kernel", "import", "f", "--host"],
             &["system", "install", "--owner", "u", "--bridge-ip", "here"],
         ] {

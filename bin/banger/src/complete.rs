@@ -21,6 +21,15 @@ pub(crate) fn vms() -> Vec<CompletionCandidate> {
     })
 }
 
+/// The VMs' names, to be followed by a path.
+pub(crate) fn vm_paths() -> Vec<CompletionCandidate> {
+    ask(async |client| {
+        let list = client.vms().await?;
+        let names = list.vms.into_iter().map(|vm| format!("{}:", vm.name));
+        Ok(names.map(|name| candidate(name, None)).collect())
+    })
+}
+
 /// The images' names.
 pub(crate) fn images() -> Vec<CompletionCandidate> {
     ask(async |client| {

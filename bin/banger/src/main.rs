@@ -7,6 +7,7 @@ mod error;
 mod interrupt;
 mod operation;
 mod paths;
+mod progress;
 mod start;
 mod ui;
 

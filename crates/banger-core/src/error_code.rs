@@ -104,6 +104,10 @@ error_codes! {
     AgentTooOld = "agent_too_old" => Conflict,
     /// The command could not be started in the guest.
     ExecFailed = "exec_failed" => Failed,
+    /// A file or folder is not there.
+    FileNotFound = "file_not_found" => NotFound,
+    /// Files could not be copied.
+    CopyFailed = "copy_failed" => Failed,
     /// A deadline passed.
     Timeout = "timeout" => Failed,
     /// The operation was cancelled.

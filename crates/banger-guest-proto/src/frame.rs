@@ -170,6 +170,15 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// What came after the last frame that was taken: it is no frame's of this kind.
+    #[must_use]
+    pub fn take_rest(&mut self) -> Vec<u8> {
+        let rest = self.buffer.split_off(self.start);
+        self.buffer.clear();
+        self.start = 0;
+        rest
+    }
+
     /// The next complete frame.
     ///
     /// # Errors

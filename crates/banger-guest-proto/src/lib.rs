@@ -6,8 +6,9 @@
 //! other's before it goes on, so a client writes its hello and its first request at once. A
 //! connection carries any number of [`Ping`](ClientMessage::Ping), [`Status`](ClientMessage::Status)
 //! and [`Wait`](ClientMessage::Wait), one after the other; an [`Exec`](ClientMessage::Exec) takes it
-//! over until its [`Exited`](AgentMessage::Exited). There is no half-close: every stream's end is a
-//! message.
+//! over until its [`Exited`](AgentMessage::Exited), and a transfer of files ([`GetFiles`],
+//! [`GetPaths`], [`PutFiles`]; generation 3) until its [`FilesDone`](AgentMessage::FilesDone). There is
+//! no half-close: every stream's end is a message.
 //!
 //! # Flow control
 //! Standard input, output and error each have a window of [`INITIAL_WINDOW`] bytes. A sender never
@@ -25,16 +26,20 @@
 mod config_drive;
 mod exec;
 mod figures;
+mod files;
 mod flow;
 mod frame;
 mod guest_config;
 mod message;
+mod path;
 mod ports;
 mod status;
+mod tree;
 
 pub use config_drive::{ConfigDriveError, MAX_CONFIG, decode, encode};
 pub use exec::{ExecRequest, ExitStatus, TtySize};
 pub use figures::{Figures, FileSystem};
+pub use files::{FileProblem, FilesDone, GetFiles, GetPaths, PutFiles};
 pub use flow::{ReceiveWindow, SendWindow, WindowExceeded};
 pub use frame::{
     Decoder, Frame, FrameError, MAX_FRAME, ReadFrameError, Stream, encode_control, encode_data,
@@ -42,13 +47,22 @@ pub use frame::{
 };
 pub use guest_config::{GuestConfig, MachineId, ParseMachineIdError, SshHostKey};
 pub use message::{AgentError, AgentErrorCode, AgentMessage, ClientMessage, Hello, ShutdownVerb};
+pub use path::{BadPath, MAX_PATH, RelPath, WirePath, shown};
 pub use ports::{Listener, Listeners, MAX_LISTENERS, MAX_OWNER_NAME, Transport};
 pub use status::{InitKind, Readiness, Status};
+pub use tree::{
+    Entry, EntryKind, FileTime, MAX_CONTENT, ReadRecordError, Record, RecordReader, RecordWriter,
+};
 
 /// The generation of this build's protocol. See the crate's documentation for when to raise it.
 ///
 /// 2: [`ClientMessage::Listeners`], [`ClientMessage::Figures`] and their answers.
-pub const GENERATION: u32 = 2;
+/// 3: [`ClientMessage::GetFiles`], [`ClientMessage::GetPaths`], [`ClientMessage::PutFiles`], their answer,
+/// and records.
+pub const GENERATION: u32 = 3;
+
+/// The first generation that copies files.
+pub const FILES_GENERATION: u32 = 3;
 
 /// The vsock port that the agent listens on.
 pub const AGENT_PORT: u32 = 1024;

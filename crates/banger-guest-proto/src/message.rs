@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ExecRequest, ExitStatus, Figures, Listeners, Readiness, Status, Stream, TtySize};
+use crate::{
+    ExecRequest, ExitStatus, Figures, FilesDone, GetFiles, GetPaths, Listeners, PutFiles,
+    Readiness, Status, Stream, TtySize,
+};
 
 /// What both sides say first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +86,12 @@ pub enum ClientMessage {
         /// Which.
         stream: Stream,
     },
+    /// Sends trees of files. Generation 3.
+    GetFiles(GetFiles),
+    /// Sends or lists what stands at given paths. Generation 3.
+    GetPaths(GetPaths),
+    /// Takes a tree of files. Generation 3.
+    PutFiles(PutFiles),
     /// Ends the guest. Answered by [`AgentMessage::ShuttingDown`] when it has begun.
     Shutdown {
         /// How.
@@ -100,6 +109,7 @@ impl ClientMessage {
     pub const fn generation(&self) -> u32 {
         match self {
             Self::Listeners | Self::Figures => 2,
+            Self::GetFiles(_) | Self::GetPaths(_) | Self::PutFiles(_) => 3,
             _ => 1,
         }
     }
@@ -126,6 +136,8 @@ pub enum AgentMessage {
     StderrEof,
     /// Exec: the program has ended; the connection's last message.
     Exited(ExitStatus),
+    /// Files: the transfer is over; the connection's last message.
+    FilesDone(FilesDone),
     /// The end has begun.
     ShuttingDown,
     /// Generation 2. Who listens in the guest.
@@ -167,6 +179,12 @@ pub enum AgentErrorCode {
     StillBooting,
     /// The guest is going down.
     ShuttingDown,
+    /// There is nothing at that path in the guest.
+    FileNotFound,
+    /// A file could not be read or written.
+    FileFailed,
+    /// A file system of the guest is full.
+    DiskFull,
     /// Something in the agent failed.
     Internal,
     /// A kind that this build does not know yet.

@@ -5,8 +5,9 @@
 
 use banger_guest_proto::{
     AgentError, AgentErrorCode, AgentMessage, ClientMessage, ExecRequest, ExitStatus, Figures,
-    FileSystem, GuestConfig, Hello, InitKind, Listener, Listeners, Readiness, ShutdownVerb,
-    SshHostKey, Status, Stream, Transport, TtySize, decode, encode,
+    FileProblem, FileSystem, FilesDone, GetFiles, GetPaths, GuestConfig, Hello, InitKind, Listener,
+    Listeners, PutFiles, Readiness, ShutdownVerb, SshHostKey, Status, Stream, Transport, TtySize,
+    WirePath, decode, encode,
 };
 
 fn hello() -> Hello {
@@ -112,6 +113,7 @@ fn surface() -> Vec<String> {
     let config = serde_json::to_string(&config()).unwrap();
     lines.push(format!("1 config {config}"));
     lines.extend(second_generation());
+    lines.extend(files());
     lines
 }
 
@@ -175,6 +177,55 @@ fn second_generation() -> Vec<String> {
             message
         );
         lines.push(format!("2 agent {json}"));
+    }
+    lines
+}
+
+/// What generation 3 added.
+fn files() -> Vec<String> {
+    let path = |bytes: &[u8]| WirePath(bytes.to_vec());
+    let client = [
+        ClientMessage::GetFiles(GetFiles {
+            sources: vec![path(b"/etc"), path(b"odd%\xff")],
+        }),
+        ClientMessage::GetPaths(GetPaths {
+            base: path(b"/root/repo"),
+            content: true,
+            recursive: true,
+        }),
+        ClientMessage::PutFiles(PutFiles {
+            target: path(b"~/x"),
+            into: true,
+            file: true,
+            exact: true,
+        }),
+    ];
+    let agent = [AgentMessage::FilesDone(FilesDone {
+        files: 3,
+        bytes: 1024,
+        problems: vec![FileProblem {
+            path: "a".to_owned(),
+            what: "permission denied".to_owned(),
+        }],
+        more_problems: 1,
+    })];
+    let mut lines = vec![];
+    for message in client {
+        assert_eq!(message.generation(), 3);
+        let json = serde_json::to_string(&message).unwrap();
+        assert_eq!(
+            serde_json::from_str::<ClientMessage>(&json).unwrap(),
+            message
+        );
+        lines.push(format!("3 client {json}"));
+    }
+    for message in agent {
+        let json = serde_json::to_string(&message).unwrap();
+        assert_eq!(
+            serde_json::from_str::<AgentMessage>(&json).unwrap(),
+            message
+        );
+        lines.push(format!("3 agent {json}"));
     }
     lines
 }

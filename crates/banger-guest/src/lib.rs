@@ -9,6 +9,7 @@
 mod agent;
 mod dial;
 pub mod exec;
+pub mod files;
 mod terminal;
 
 pub use agent::{AgentCallError, AgentClient};

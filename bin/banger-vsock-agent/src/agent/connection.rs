@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::state::State;
-use super::{ending, figures, listeners, session};
+use super::{ending, figures, files, listeners, session};
 
 /// How often a waiting client is looked at: whether it is still there.
 const LOOK: Duration = Duration::from_millis(500);
@@ -76,6 +76,9 @@ impl Connection {
                     self.send(&AgentMessage::Listeners(listeners::find()))?;
                 }
                 ClientMessage::Figures => self.send(&AgentMessage::Figures(figures::read()))?,
+                ClientMessage::GetFiles(request) => return files::get(self, &request),
+                ClientMessage::GetPaths(request) => return files::get_paths(self, &request),
+                ClientMessage::PutFiles(request) => return files::put(self, &request),
                 ClientMessage::Exec(request) => return session::run(self, request, state),
                 ClientMessage::StdinEof
                 | ClientMessage::Resize(_)

@@ -6,6 +6,8 @@ mod connection;
 mod ending;
 mod environment;
 mod figures;
+mod files;
+mod linger;
 mod listeners;
 mod lookup;
 mod ready;

@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
 
 use banger_guest_proto::{
     AgentMessage, ClientMessage, ExecRequest, ExitStatus, Frame, MAX_DATA, ReceiveWindow,
@@ -19,15 +18,13 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use super::connection::Connection;
+use super::linger::linger;
 use super::start::{self, Program};
 use super::state::State;
 use super::terminal;
 
 /// Output is not read while this much waits to be sent.
 const SEND_BUFFER: usize = 4 * MAX_DATA;
-
-/// How long a client has to take the last message and hang up.
-const LINGER: Duration = Duration::from_secs(5);
 
 /// End of input on a terminal (termios(3), VEOF).
 const CONTROL_D: u8 = 4;
@@ -431,30 +428,6 @@ fn has_input(fd: &OwnedFd) -> bool {
     let now = Timespec::default();
     matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(1))
         && fds[0].revents().contains(PollFlags::IN)
-}
-
-/// Reads and drops what the client still sends until it hangs up: closing a vsock stream with unread
-/// data resets it, and the reset can overtake the last message.
-fn linger(connection: &mut Connection) {
-    let deadline = Instant::now() + LINGER;
-    let mut buffer = [0; 4096];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let Ok(left) = Timespec::try_from(left) else {
-            return;
-        };
-        let mut fds = [PollFd::new(&connection.stream, PollFlags::IN)];
-        match rustix::event::poll(&mut fds, Some(&left)) {
-            Ok(0) => return,
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(_) => return,
-        }
-        match rustix::io::read(&connection.stream, &mut buffer) {
-            Ok(0) => return,
-            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(_) => return,
-        }
-    }
 }
 
 struct Ready {

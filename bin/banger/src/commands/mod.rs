@@ -1,6 +1,7 @@
 //! One file for each group of verbs.
 
 mod config;
+mod cp;
 mod daemon;
 mod doctor;
 mod exec;
@@ -106,6 +107,7 @@ async fn vm(context: &Context<'_>, command: VmCommand) -> CommandResult {
         VmCommand::Ssh(args) => ssh::ssh(context, &args).await,
         VmCommand::Exec(args) => exec::exec(context, args).await,
         VmCommand::Ports(args) => ports::ports(context, &args.vm).await,
+        VmCommand::Cp(args) => cp::cp(context, args).await,
         VmCommand::Logs(args) => logs::logs(context, &args).await,
         VmCommand::Stop(args) => lifecycle::stop(context, args).await,
         VmCommand::Start(args) => lifecycle::start(context, args).await,

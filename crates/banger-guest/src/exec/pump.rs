@@ -188,6 +188,7 @@ impl<'a> Pump<'a> {
                 | AgentMessage::Status(_)
                 | AgentMessage::Listeners(_)
                 | AgentMessage::Figures(_)
+                | AgentMessage::FilesDone(_)
                 | AgentMessage::ShuttingDown => return Err(ExecError::Unexpected),
             },
         }
