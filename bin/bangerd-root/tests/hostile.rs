@@ -164,7 +164,13 @@ fn request(rng: &mut Rng) -> (Request, Vec<usize>) {
         [127, 0, 0, 1],
     ][rng.usize(..5)];
     let nat = rng.bool();
-    let request = match rng.u8(..12) {
+    let request = match rng.u8(..15) {
+        12 => Request::TendNetwork {
+            names: [None, Some(0), Some(53), Some(u16::MAX)][rng.usize(..4)],
+            pool: [0, 0, 2, u8::MAX][rng.usize(..4)],
+        },
+        13 => Request::InspectNetwork {},
+        14 => Request::OpenGuestDns {},
         0 => Request::EnsureNetwork {},
         1 => Request::RemoveNetwork {},
         2 | 3 => Request::EnsureTap {

@@ -22,6 +22,15 @@ pub(crate) enum Vmm {
 }
 
 impl Vmm {
+    /// The one that new VMs get on this host.
+    pub(super) fn of(host: &Host) -> Result<Self> {
+        let found = host.root("test -e /usr/lib/banger/firecracker && echo yes || true")?;
+        Ok(match found.as_str() {
+            "yes" => Self::Firecracker,
+            _ => Self::Qemu,
+        })
+    }
+
     /// As flags and replies call it.
     pub(crate) const fn name(self) -> &'static str {
         match self {

@@ -1,11 +1,9 @@
 //! The host itself: what the other tests stand on, and what is made offline in it.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 
 use super::{Length, Test};
-use crate::host::{Host, User};
+use crate::host::Host;
 
 /// What a host with banger is.
 pub(super) fn first() -> Vec<Test> {
@@ -18,15 +16,6 @@ pub(super) fn first() -> Vec<Test> {
         Test::new("host/setup-says-everything-is-there", Length::Smoke, setup),
         Test::new("host/doctor-and-status-find-nothing", Length::Smoke, doctor),
     ]
-}
-
-/// What takes long.
-pub(super) fn late() -> Vec<Test> {
-    vec![Test::new(
-        "host/image-and-kernel-are-made-offline",
-        Length::Whole,
-        offline,
-    )]
 }
 
 fn host_is_one(host: &Host) -> Result<()> {
@@ -77,16 +66,4 @@ fn doctor(host: &Host) -> Result<()> {
         "KVM is not used: {vmm:?}"
     );
     host.banger(&["system", "status"])?.ok().map(drop)
-}
-
-fn offline(host: &Host) -> Result<()> {
-    let long = Duration::from_secs(900);
-    for line in [
-        "banger image build debian-minimal --force",
-        "banger kernel import",
-    ] {
-        let done = host.run_within(User::Dev, line, long)?;
-        ensure!(done.code == 0, "{}", done.describe());
-    }
-    Ok(())
 }

@@ -1,14 +1,18 @@
 //! The tests, and which of them run.
 
 mod absence;
+mod beside;
 mod confinement;
 mod deaths;
+mod faults;
 mod guest;
 mod leaks;
 mod life;
 mod machine;
 mod network;
+mod readme;
 mod storage;
+mod world;
 
 use anyhow::Result;
 
@@ -57,19 +61,28 @@ impl Test {
         };
         [Vmm::Qemu, Vmm::Firecracker].map(one).into()
     }
+
+    /// One test in the VMM that the host has chosen: what is tested does not depend on it.
+    fn best(name: &str, length: Length, run: fn(&Host, Vmm) -> Result<()>) -> Vec<Self> {
+        vec![Self::new(name, length, move |host| {
+            run(host, Vmm::of(host)?)
+        })]
+    }
 }
 
 /// All tests, in the order in which they run.
 pub(crate) fn all() -> Vec<Test> {
     let parts = [
         machine::first(),
+        readme::tests(),
         life::tests(),
         storage::tests(),
         network::tests(),
+        beside::tests(),
         confinement::tests(),
         absence::tests(),
+        faults::tests(),
         deaths::tests(),
-        machine::late(),
         leaks::tests(),
     ];
     parts.into_iter().flatten().collect()

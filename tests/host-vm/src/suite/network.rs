@@ -1,19 +1,27 @@
-//! What guests reach: each other by name; with NAT a second network namespace, without it nothing.
+//! What guests reach: each other by name; with NAT a second network namespace, without it nothing; and of the
+//! host names and echoes.
 
 use anyhow::{Result, ensure};
 
-use super::guest::Guest;
+use super::guest::{Guest, PATIENCE};
+use super::world::{World, fetch};
 use super::{Length, Test, Vmm};
-use crate::host::Host;
+use crate::host::{Host, User};
+use crate::wait;
 
 /// The tests of this file.
 pub(super) fn tests() -> Vec<Test> {
     [
-        Test::each("network/vm-to-vm-by-name", Length::Smoke, by_name),
+        Test::each("network/names-pages-and-vm-to-vm", Length::Smoke, by_name),
         Test::each(
             "network/nat-reaches-the-world-and-without-it-nothing-does",
             Length::Smoke,
             nat,
+        ),
+        Test::best(
+            "network/forged-addresses-are-dropped",
+            Length::Whole,
+            forged,
         ),
     ]
     .into_iter()
@@ -26,52 +34,26 @@ fn by_name(host: &Host, vmm: Vmm) -> Result<()> {
         Guest::minimal(host, vmm, &[])?,
         Guest::minimal(host, vmm, &[])?,
     );
-    one.sh("mkdir /www && echo from-one > /www/page && httpd -p 80 -h /www")?;
-    let page = other.sh(&format!("wget -q -O - http://{}.vm/page", one.name))?;
-    ensure!(page == "from-one", "{page}");
+    one.sh("mkdir /www && echo from-one > /www/page && httpd -p 8080 -h /www")?;
+    let url = format!("http://{}.vm:8080/page", one.name);
+    let page = fetch(&other, &url)?;
+    ensure!(page.stdout == "from-one\n", "{}", page.describe());
     // The host knows the names as well, through systemd-resolved.
-    let page = host.dev(&format!(
-        "curl -sS --max-time 20 http://{}.vm/page",
-        one.name
-    ))?;
+    let page = host.dev(&format!("curl -sS --max-time 20 {url}"))?;
     ensure!(page == "from-one", "{page}");
+    let address = one.field("address")?;
+    let entry = host.dev(&format!("getent hosts {}.vm", one.name))?;
+    ensure!(entry.starts_with(&format!("{address} ")), "{entry}");
+
+    host.root("systemctl restart systemd-resolved")?;
+    wait::until("the restarted resolver knows .vm", PATIENCE, || {
+        let asked = host.run(User::Dev, &format!("getent hosts {}.vm", one.name))?;
+        Ok((asked.code == 0 && asked.stdout.starts_with(&address)).then_some(()))
+    })?;
+    drop(one);
+    let gone = host.run(User::Dev, &format!("curl -sS --max-time 20 {url}"))?;
+    ensure!(gone.code != 0, "a deleted VM serves: {}", gone.describe());
     Ok(())
-}
-
-/// The internet of these tests: a network namespace with a web server, which knows no way back to guests.
-struct World<'a>(&'a Host);
-
-impl<'a> World<'a> {
-    fn make(host: &'a Host) -> Result<Self> {
-        let world = Self(host);
-        host.root(
-            "set -e
-             ip netns add world
-             ip link add to-world type veth peer name uplink netns world
-             ip addr add 198.51.100.1/24 dev to-world; ip link set to-world up
-             ip -n world addr add 198.51.100.2/24 dev uplink; ip -n world link set uplink up; ip -n world link set lo up
-             ip route add 203.0.113.0/24 via 198.51.100.2
-             ip netns exec world nft 'add table ip seen; add chain ip seen in { type filter hook prerouting priority 0; }
-               add rule ip seen in ip saddr 172.16.0.0/12 counter comment \"guests\"'
-             mkdir -p /run/world && echo from-the-world > /run/world/page
-             systemd-run --quiet --unit=world -p NetworkNamespacePath=/run/netns/world \
-               python3 -m http.server --bind 198.51.100.2 --directory /run/world 80
-             for i in $(seq 100); do curl -s -o /dev/null http://198.51.100.2/page && exit 0; sleep 0.2; done; exit 1",
-        )?;
-        Ok(world)
-    }
-
-    /// Packets that came with a guest's own address.
-    fn unmasked(&self) -> Result<String> {
-        self.0
-            .root("ip netns exec world nft list chain ip seen in | grep -o 'packets [0-9]*'")
-    }
-}
-
-impl Drop for World<'_> {
-    fn drop(&mut self) {
-        let _ = self.0.root("systemctl stop world; ip netns del world; ip link del to-world 2>/dev/null; rm -rf /run/world");
-    }
 }
 
 fn nat(host: &Host, vmm: Vmm) -> Result<()> {
@@ -80,29 +62,121 @@ fn nat(host: &Host, vmm: Vmm) -> Result<()> {
         Guest::minimal(host, vmm, &["--nat"])?,
         Guest::minimal(host, vmm, &[])?,
     );
-    // Not by wget's own -T: that of Debian's static busybox crashes.
-    let ask = [
-        "timeout",
-        "10",
-        "wget",
-        "-q",
-        "-O",
-        "-",
-        "http://198.51.100.2/page",
-    ];
-    let page = with.exec(&ask)?;
-    ensure!(page.stdout == "from-the-world\n", "{}", page.describe());
-    let page = without.exec(&ask)?;
+    world.check(&with, &without)?;
+
+    // Names of the world: with NAT, through the host's resolver; without, neither so nor past it.
+    world.resolves_for_the_host()?;
+    let named = "http://with.example/page";
+    wait::until("the guest with NAT gets names", PATIENCE, || {
+        let page = fetch(&with, named)?;
+        Ok((page.stdout == "from-the-world\n").then_some(()))
+    })?;
+    for line in [
+        "timeout 8 nslookup without.example",
+        "timeout 8 nslookup without.example 198.51.100.2",
+        "timeout 8 ping -c 1 198.51.100.2",
+        "timeout 8 nc 198.51.100.2 80 </dev/null",
+        "timeout 8 ping -c 1 10.0.2.2",
+    ] {
+        let said = without.exec(&["sh", "-c", line])?;
+        ensure!(said.code != 0, "without NAT: {}", said.describe());
+    }
+    let asked = world.asked()?;
     ensure!(
-        page.code != 0 && page.stdout.is_empty(),
-        "without NAT: {}",
-        page.describe()
+        asked.contains("with.example") && !asked.contains("without.example"),
+        "the world was asked: {asked}"
     );
-    // Dropped, not just without a way back: nothing of it comes out.
-    let seen = world.unmasked()?;
-    ensure!(
-        seen == "packets 0",
-        "the world saw guests' addresses: {seen}"
-    );
+
+    // Services of the host on all interfaces, by each of its addresses: not for guests.
+    host.root(
+        "systemd-run --quiet --collect --unit=on-all python3 -m http.server --bind 0.0.0.0 --directory /run/world 8099
+         for i in $(seq 100); do curl -s -o /dev/null http://172.16.0.1:8099/page && exit 0; sleep 0.2; done; exit 1",
+    )?;
+    let reached = (|| {
+        for guest in [&with, &without] {
+            for address in ["172.16.0.1", "198.51.100.1", "10.0.2.15"] {
+                let page = fetch(guest, &format!("http://{address}:8099/page"))?;
+                ensure!(page.code != 0, "the host serves: {}", page.describe());
+            }
+            let ssh = guest.exec(&["sh", "-c", "timeout 5 nc 172.16.0.1 22 </dev/null"])?;
+            ensure!(ssh.stdout.is_empty(), "sshd: {}", ssh.describe());
+            guest.sh("ping -c 1 -W 5 172.16.0.1; nslookup ns.vm 172.16.0.1")?;
+        }
+        Ok(())
+    })();
+    host.root("systemctl stop on-all")?;
+    reached?;
+
+    // Nobody outside begins a conversation with a guest, even one that knows the way.
+    with.sh("mkdir /www && echo inside > /www/page && httpd -p 80 -h /www")?;
+    let url = format!("http://{}/page", with.field("address")?);
+    ensure!(host.dev(&format!("curl -sS {url}"))? == "inside", "control");
+    host.root("ip -n world route add 172.16.0.0/24 via 198.51.100.1")?;
+    let line = format!("ip netns exec world curl -sS --max-time 5 {url}");
+    let said = host.run(User::Root, &line)?;
+    ensure!(said.code != 0, "the world is let in: {}", said.describe());
+    let said = host.run(User::Root, &line.replace("curl", "curl --interface uplink"))?;
+    ensure!(said.code != 0, "the world is let in: {}", said.describe());
     Ok(())
+}
+
+/// What another guest gets to see while one lies about who it is.
+fn forged(host: &Host, vmm: Vmm) -> Result<()> {
+    let (liar, other) = (
+        Guest::minimal(host, vmm, &[])?,
+        Guest::minimal(host, vmm, &[])?,
+    );
+    let address = other.field("address")?;
+    let tap = format!("bgr{}", other.field("id")?);
+    host.root(&format!(
+        "systemd-run --quiet --collect --unit=seen -p StandardOutput=file:/run/seen tcpdump -l -e -n -i {tap} 'arp or icmp'"
+    ))?;
+    let tried = (|| {
+        // The control: what is honest arrives and is seen.
+        let mac = liar.sh("cat /sys/class/net/eth0/address")?;
+        wait::until("an honest ping is seen", PATIENCE, || {
+            liar.sh(&format!("ping -c 1 -W 5 {address}"))?;
+            Ok(host.root("cat /run/seen")?.contains(&mac).then_some(()))
+        })?;
+        let mine = liar.field("address")?;
+        // Of these, nothing arrives and nothing is answered.
+        let lies = [
+            format!(
+                "ip addr add 172.16.0.200/24 dev eth0; ping -c 2 -W 2 -I 172.16.0.200 {address}"
+            ),
+            "ping -c 2 -W 2 -I 172.16.0.200 172.16.0.1".to_owned(),
+            "arping -c 2 -w 4 -U -I eth0 -s 172.16.0.200 172.16.0.200".to_owned(),
+            // The bridge's own address, to take over what goes to the host.
+            format!(
+                "ip addr add 172.16.0.1/32 dev eth0; arping -c 2 -w 4 -A -I eth0 -s 172.16.0.1 {address}"
+            ),
+            format!(
+                "ip addr del 172.16.0.200/24 dev eth0; ip addr del 172.16.0.1/32 dev eth0; ip link set eth0 down && \
+                 ip link set eth0 address 02:00:00:00:00:99 && ip link set eth0 up && \
+                 ping -c 2 -W 2 -I {mine} {address}"
+            ),
+        ];
+        for lie in &lies {
+            let said = liar.exec(&["sh", "-c", lie])?;
+            ensure!(
+                !said.stdout.contains("bytes from") && !said.stderr.contains("not found"),
+                "{}",
+                said.describe()
+            );
+        }
+        liar.sh(&format!(
+            "ip link set eth0 down; ip link set eth0 address {mac}; ip link set eth0 up; ping -c 2 -W 5 {address}"
+        ))?;
+        let seen = host.root("cat /run/seen")?;
+        for forged in ["172.16.0.200", "02:00:00:00:00:99", "172.16.0.1 is-at 06:"] {
+            let honest = |line: &&str| line.contains("06:ba:00:10:00:01");
+            let line = seen
+                .lines()
+                .find(|line| line.contains(forged) && !honest(line));
+            ensure!(line.is_none(), "{forged} has arrived: {line:?}");
+        }
+        Ok(())
+    })();
+    host.root("systemctl stop seen; rm -f /run/seen")?;
+    tried
 }
