@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -88,6 +89,7 @@ impl Finished {
 pub(crate) struct Host {
     ssh: Ssh,
     qmp: Option<PathBuf>,
+    figures: Arc<Mutex<Vec<(String, Duration)>>>,
 }
 
 impl Host {
@@ -96,7 +98,21 @@ impl Host {
         Self {
             ssh: Ssh::new(folder),
             qmp,
+            figures: Arc::default(),
         }
+    }
+
+    /// Notes how long something took, for the end of the report.
+    pub(crate) fn note(&self, what: String, took: Duration) {
+        let figures = self.figures.lock();
+        let mut figures = figures.unwrap_or_else(PoisonError::into_inner);
+        figures.push((what, took));
+    }
+
+    /// What was noted, in its order.
+    pub(crate) fn figures(&self) -> Vec<(String, Duration)> {
+        let figures = self.figures.lock();
+        figures.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// One that `host-vm up` keeps running.

@@ -21,6 +21,7 @@ pub(crate) enum Outcome {
 pub(crate) struct Report {
     stages: Vec<(String, Duration)>,
     tests: Vec<(String, Duration, Outcome)>,
+    figures: Vec<(String, Duration)>,
 }
 
 impl Report {
@@ -41,6 +42,11 @@ impl Report {
             Outcome::Skipped(why) => println!("SKIPPED {name}: {why}"),
         }
         self.tests.push((name.to_owned(), took, outcome));
+    }
+
+    /// Takes what tests have measured, for a table of its own.
+    pub(crate) fn figures(&mut self, figures: Vec<(String, Duration)>) {
+        self.figures = figures;
     }
 
     /// Prints the end of the report, and gives the exit code.
@@ -72,6 +78,12 @@ impl Report {
             if !matches!(outcome, Outcome::Skipped(_)) {
                 text += &row(name, took);
             }
+        }
+        if !self.figures.is_empty() {
+            text += "\nstages of a create, then ssh\n";
+        }
+        for (what, took) in &self.figures {
+            text += &format!("  {what:<64} {:>7.2} s\n", took.as_secs_f64());
         }
         let count = |is: fn(&Outcome) -> bool| {
             self.tests
@@ -122,11 +134,14 @@ mod tests {
         );
         report.test("c", Duration::ZERO, Outcome::Skipped("no binary".into()));
         report.test("d", Duration::ZERO, Outcome::Skipped("no binary".into()));
+        report.figures(vec![("qemu: ssh".into(), Duration::from_millis(1250))]);
         let text = report.render();
         let mut last = text.lines().rev();
         assert_eq!(last.next(), Some("host-vm: 1 passed, 1 failed, 2 skipped"));
         assert_eq!(last.next(), Some("NOT RUN (2 tests): no binary"));
         assert!(text.contains("FAILED b\nbroken"));
+        let figure = text.lines().find(|line| line.contains("qemu: ssh"));
+        assert!(figure.is_some_and(|line| line.ends_with(" 1.25 s")));
         assert_eq!(
             format!("{:?}", report.finish()),
             format!("{:?}", ExitCode::FAILURE)

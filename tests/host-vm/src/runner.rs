@@ -45,4 +45,5 @@ pub(crate) fn run(
         };
         report.test(&test.name, start.elapsed(), outcome);
     }
+    report.figures(host.figures());
 }

@@ -44,6 +44,8 @@ impl Vmm {
 #[derive(Debug)]
 pub(super) struct Guest<'a> {
     pub(super) name: String,
+    /// The stages of its making, as the command told them.
+    pub(super) stages: Vec<(String, Duration)>,
     host: &'a Host,
 }
 
@@ -66,15 +68,18 @@ impl<'a> Guest<'a> {
     pub(super) fn create(host: &'a Host, vmm: Vmm, flags: &[&str]) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let guest = Self {
+        let mut guest = Self {
             name: format!("t{}-{number}", std::process::id()),
+            stages: vec![],
             host,
         };
         let mut args = vec!["vm", "create", "--name", &guest.name, "--timeout", "170"];
         // Said, as the choice of the host's own is another where Firecracker is installed.
         args.extend(["--vmm", vmm.name()]);
         args.extend(flags);
-        host.banger(&args)?.ok()?;
+        let made = host.banger(&args)?;
+        guest.stages = made.stderr.lines().filter_map(stage).collect();
+        made.ok()?;
         let is = guest.field("vmm")?;
         ensure!(
             is == vmm.name(),
@@ -153,8 +158,38 @@ impl<'a> Guest<'a> {
     }
 }
 
+/// A line that tells a stage: mark, title, seconds.
+fn stage(line: &str) -> Option<(String, Duration)> {
+    let line = line.strip_prefix('✓')?.strip_suffix(" s")?;
+    let (title, seconds) = line.trim().rsplit_once(' ')?;
+    let seconds: f64 = seconds.parse().ok()?;
+    Some((
+        title.trim_end().to_owned(),
+        Duration::try_from_secs_f64(seconds).ok()?,
+    ))
+}
+
 impl Drop for Guest<'_> {
     fn drop(&mut self) {
         let _ = self.host.banger(&["vm", "delete", &self.name]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_are_read_from_what_a_create_tells() {
+        let (title, took) = stage("✓ guest agent                     1.57 s").expect("a stage");
+        assert_eq!((title.as_str(), took.as_millis()), ("guest agent", 1570));
+        for other in [
+            "",
+            "spec: 2 vCPU · 8 GiB disk (built-in floor)",
+            "✗ launch 1.00 s",
+            "✓ x y s",
+        ] {
+            assert_eq!(stage(other), None, "{other}");
+        }
     }
 }

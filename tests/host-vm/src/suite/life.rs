@@ -1,5 +1,7 @@
 //! A VM's life as its owner sees it.
 
+use std::time::Instant;
+
 use anyhow::{Result, ensure};
 
 use super::guest::Guest;
@@ -127,6 +129,17 @@ fn two(host: &Host, vmm: Vmm) -> Result<()> {
 fn debian(host: &Host, vmm: Vmm) -> Result<()> {
     host.take_along("images/debian-bookworm")?;
     let guest = Guest::create(host, vmm, &["--memory", "512", "--vcpu", "2"])?;
+    ensure!(!guest.stages.is_empty(), "its create told no stages");
+    for (title, took) in &guest.stages {
+        host.note(format!("debian on {}: {title}", vmm.name()), *took);
+    }
+    let start = Instant::now();
+    host.banger(&["vm", "ssh", &guest.name, "--", "true"])?
+        .ok()?;
+    host.note(
+        format!("debian on {}: first ssh", vmm.name()),
+        start.elapsed(),
+    );
     let said = host.banger(&[
         "vm",
         "ssh",

@@ -71,16 +71,15 @@ fn nat(host: &Host, vmm: Vmm) -> Result<()> {
         let page = fetch(&with, named)?;
         Ok((page.stdout == "from-the-world\n").then_some(()))
     })?;
-    for line in [
-        "timeout 8 nslookup without.example",
-        "timeout 8 nslookup without.example 198.51.100.2",
-        "timeout 8 ping -c 1 198.51.100.2",
-        "timeout 8 nc 198.51.100.2 80 </dev/null",
-        "timeout 8 ping -c 1 10.0.2.2",
-    ] {
-        let said = without.exec(&["sh", "-c", line])?;
-        ensure!(said.code != 0, "without NAT: {}", said.describe());
-    }
+    let beyond = [
+        "nslookup without.example",
+        "nslookup without.example 198.51.100.2",
+        "ping -c 1 198.51.100.2",
+        "ping -c 1 10.0.2.2",
+        "nc 198.51.100.2 80",
+    ];
+    let reached = which_succeed(&without, &beyond)?;
+    ensure!(reached.is_empty(), "without NAT: {reached}");
     let asked = world.asked()?;
     ensure!(
         asked.contains("with.example") && !asked.contains("without.example"),
@@ -94,12 +93,14 @@ fn nat(host: &Host, vmm: Vmm) -> Result<()> {
     )?;
     let reached = (|| {
         for guest in [&with, &without] {
-            for address in ["172.16.0.1", "198.51.100.1", "10.0.2.15"] {
-                let page = fetch(guest, &format!("http://{address}:8099/page"))?;
-                ensure!(page.code != 0, "the host serves: {}", page.describe());
-            }
-            let ssh = guest.exec(&["sh", "-c", "timeout 5 nc 172.16.0.1 22 </dev/null"])?;
-            ensure!(ssh.stdout.is_empty(), "sshd: {}", ssh.describe());
+            let services = [
+                "wget -q -O - http://172.16.0.1:8099/page",
+                "wget -q -O - http://198.51.100.1:8099/page",
+                "wget -q -O - http://10.0.2.15:8099/page",
+                "nc 172.16.0.1 22",
+            ];
+            let reached = which_succeed(guest, &services)?;
+            ensure!(reached.is_empty(), "services of the host: {reached}");
             guest.sh("ping -c 1 -W 5 172.16.0.1; nslookup ns.vm 172.16.0.1")?;
         }
         Ok(())
@@ -112,12 +113,21 @@ fn nat(host: &Host, vmm: Vmm) -> Result<()> {
     let url = format!("http://{}/page", with.field("address")?);
     ensure!(host.dev(&format!("curl -sS {url}"))? == "inside", "control");
     host.root("ip -n world route add 172.16.0.0/24 via 198.51.100.1")?;
-    let line = format!("ip netns exec world curl -sS --max-time 5 {url}");
+    let line = format!("ip netns exec world curl -sS --max-time 3 {url}");
     let said = host.run(User::Root, &line)?;
     ensure!(said.code != 0, "the world is let in: {}", said.describe());
     let said = host.run(User::Root, &line.replace("curl", "curl --interface uplink"))?;
     ensure!(said.code != 0, "the world is let in: {}", said.describe());
     Ok(())
+}
+
+/// Tries all in a guest at once, a few seconds long, and gives those that succeed.
+fn which_succeed(guest: &Guest<'_>, lines: &[&str]) -> Result<String> {
+    let mut script = String::new();
+    for line in lines {
+        script += &format!("(timeout 5 {line} </dev/null >/dev/null 2>&1 && echo '{line}') & ");
+    }
+    guest.sh(&(script + "wait"))
 }
 
 /// What another guest gets to see while one lies about who it is.

@@ -106,5 +106,5 @@ impl Drop for World<'_> {
 
 /// A page, from inside a guest. Not by wget's own -T: that of Debian's static busybox crashes.
 pub(super) fn fetch(guest: &Guest<'_>, url: &str) -> Result<Finished> {
-    guest.exec(&["timeout", "8", "wget", "-q", "-O", "-", url])
+    guest.exec(&["timeout", "5", "wget", "-q", "-O", "-", url])
 }
