@@ -11,7 +11,7 @@ use clap::Args;
 const PROGRAMS: &[&str] = &["banger", "bangerd", "bangerd-root", "banger-vhost-vsock"];
 
 /// Test programs that need root and device-mapper (`scripts/host-vm` builds them).
-const TESTS: &[&str] = &["rootops", "snapshot"];
+const TESTS: &[&str] = &["rootops", "snapshot", "hostile"];
 
 /// Where the artefacts lie.
 #[derive(Debug, Clone, Args)]

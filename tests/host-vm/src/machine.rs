@@ -71,7 +71,7 @@ impl Machine {
             .args(["-drive", &drive(&disk.folder.join("disk.ext4"), "snapshot=on,discard=unmap")])
             .args(["-drive", &drive(&payload.image, "readonly=on")])
             .args(["-netdev", &format!("user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22")])
-            .args(["-device", "virtio-net-pci,netdev=n0", "-device", "virtio-rng-pci"])
+            .args(["-device", "virtio-net-pci,netdev=n0,romfile=", "-device", "virtio-rng-pci"])
             .args(["-serial", &format!("file:{}", folder.path().join("console.log").display())])
             .args(["-qmp", &format!("unix:{},server=on,wait=off", qmp.display())])
             .env("TMPDIR", overlay)

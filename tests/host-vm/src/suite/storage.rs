@@ -16,7 +16,7 @@ pub(super) fn tests() -> Vec<Test> {
         device_tests,
     )];
     tests.extend(Test::each(
-        "storage/snapshots-share-a-base-and-leave-nothing",
+        "storage/two-vms-share-a-base-and-leave-nothing",
         Length::Smoke,
         shared,
     ));
@@ -49,6 +49,20 @@ fn shared(host: &Host, vmm: Vmm) -> Result<()> {
     let other = Guest::minimal(host, vmm, &[])?;
     let kind = one.field("storage")?;
     ensure!(kind == "dm_snapshot", "auto has chosen {kind}");
+    let addresses = [one.field("address")?, other.field("address")?];
+    ensure!(addresses[0] != addresses[1], "both are {}", addresses[0]);
+    for guest in [&one, &other] {
+        guest.sh(&format!(
+            "echo {0} > /mine; echo {0} > /root/mine; sync",
+            guest.name
+        ))?;
+    }
+    for guest in [&one, &other] {
+        ensure!(
+            guest.sh("cat /mine /root/mine")? == format!("{0}\n{0}", guest.name),
+            "the VMs share a disk"
+        );
+    }
     ensure!(device(host, &one)? != device(host, &other)?, "one device");
     let bases = loops(host, "/images/debian-minimal/")?;
     ensure!(
@@ -75,7 +89,12 @@ fn shared(host: &Host, vmm: Vmm) -> Result<()> {
     );
     one.vm("start")?;
     ensure!(one.sh("sha256sum /big")? == sum, "/ was not kept");
-    drop((one, other));
+    drop(one);
+    ensure!(
+        other.sh("cat /mine")? == other.name,
+        "the other's end was felt"
+    );
+    drop(other);
     leaks::nothing_runs(host)?;
     let after = host.root(digest)?;
     ensure!(before == after, "the base was written: {before} {after}");
@@ -84,10 +103,11 @@ fn shared(host: &Host, vmm: Vmm) -> Result<()> {
 
 /// They make devices by themselves, as root, and need no guest; or tiny ones.
 fn device_tests(host: &Host) -> Result<()> {
-    let programs = "BANGER_TEST_PROGRAMS=/usr/lib/banger";
+    let programs = "BANGER_TEST_PROGRAMS=/usr/lib/banger BANGER_FUZZ_SECONDS=20";
     for (name, words) in [
         ("rootops", "snapshot_tests loop_device root_disk"),
         ("snapshot", ""),
+        ("hostile", ""),
     ] {
         let line = format!(
             "cd /var/tmp && TMPDIR=/var/tmp {programs} ~dev/checkout/tests/{name} --nocapture --test-threads=1 {words}"
