@@ -1,11 +1,10 @@
 //! What dies, and what lives on.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
+use super::echo::Echo;
 use super::guest::{Guest, PATIENCE};
 use super::{Length, Test, Vmm};
 use crate::host::Host;
@@ -47,21 +46,8 @@ fn daemons(host: &Host, vmm: Vmm) -> Result<()> {
         "(i=0; while :; do i=$((i+1)); echo $i > /run/count; sleep 1; done) >/dev/null 2>&1 &",
     )?;
     let line = format!("banger vm exec -i {} -- cat", guest.name);
-    let mut open = host
-        .command(&line, PATIENCE * 2)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut stdin = open.stdin.take().context("piped")?;
-    let mut stdout = BufReader::new(open.stdout.take().context("piped")?);
-    let mut echo = |text: &str| -> Result<()> {
-        stdin.write_all(text.as_bytes())?;
-        let mut line = String::new();
-        stdout.read_line(&mut line)?;
-        ensure!(line == text, "the open stream gave {line:?} for {text:?}");
-        Ok(())
-    };
-    echo("before\n")?;
+    let mut open = Echo::open(host, &line)?;
+    open.say("before")?;
     let pid = guest.field("vmm_pid")?;
     for victims in [
         "bangerd.service",
@@ -72,7 +58,7 @@ fn daemons(host: &Host, vmm: Vmm) -> Result<()> {
         host.root(&format!(
             "systemctl kill --kill-whom=main --signal=KILL {victims}"
         ))?;
-        echo("while they are dead\n")?;
+        open.say("while they are dead")?;
         // The daemon comes again by itself; a call just then may still be refused.
         wait::until("the VM is adopted", PATIENCE, || {
             let asked = guest.exec(&["cat", "/run/count"])?;
@@ -90,10 +76,8 @@ fn daemons(host: &Host, vmm: Vmm) -> Result<()> {
             guest.show()?
         );
     }
-    echo("after\n")?;
-    drop(stdin);
-    ensure!(open.wait()?.success(), "the open stream ended badly");
-    Ok(())
+    open.say("after")?;
+    open.end()
 }
 
 fn vmm_killed(host: &Host, vmm: Vmm) -> Result<()> {

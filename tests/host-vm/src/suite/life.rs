@@ -4,9 +4,11 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use super::guest::Guest;
+use super::echo::Echo;
+use super::guest::{Guest, PATIENCE};
 use super::{Length, Test, Vmm};
 use crate::host::Host;
+use crate::wait;
 
 /// The tests of this file.
 pub(super) fn tests() -> Vec<Test> {
@@ -80,7 +82,7 @@ fn change(host: &Host, vmm: Vmm) -> Result<()> {
     // NAT at any time, sizes only while it does not run.
     host.banger(&["vm", "set", "--nat", &guest.name])?.ok()?;
     ensure!(guest.show()?["nat"] == true, "{}", guest.show()?);
-    let running = host.banger(&sizes)?;
+    let running = host.banger(&["vm", "set", "--memory", "512", &guest.name])?;
     ensure!(running.code == 5, "{}", running.describe());
     guest.vm("kill")?;
     ensure!(guest.field("phase")? == "stopped", "{}", guest.show()?);
@@ -150,6 +152,19 @@ fn debian(host: &Host, vmm: Vmm) -> Result<()> {
         guest.sh(". /etc/os-release; echo $VERSION_CODENAME")? == "bookworm",
         "not Debian"
     );
+    // An open ssh session does not notice that daemon and helper are killed.
+    let mut session = Echo::open(host, &format!("banger vm ssh {} -- cat", guest.name))?;
+    session.say("before")?;
+    host.root(
+        "systemctl kill --kill-whom=main --signal=KILL bangerd.service bangerd-root.service",
+    )?;
+    session.say("while they are dead")?;
+    wait::until("the VM is adopted", PATIENCE, || {
+        let asked = guest.exec(&["true"])?;
+        Ok((asked.code == 0).then_some(()))
+    })?;
+    session.say("after")?;
+    session.end()?;
     host.banger(&["vm", "delete", &guest.name])?.ok()?;
     let gone = host.banger(&["vm", "show", &guest.name])?;
     ensure!(gone.code == 4, "it is still there: {}", gone.describe());

@@ -4,6 +4,7 @@ mod absence;
 mod beside;
 mod confinement;
 mod deaths;
+mod echo;
 mod faults;
 mod guest;
 mod leaks;
