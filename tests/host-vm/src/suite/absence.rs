@@ -12,21 +12,11 @@ use crate::wait;
 
 /// The tests of this file.
 pub(super) fn tests() -> Vec<Test> {
-    [
-        Test::each(
-            "absence/ends-are-told-apart-by-the-next-daemon",
-            Length::Whole,
-            ends,
-        ),
-        Test::each(
-            "absence/a-vmm-that-is-stopped-is-kept-and-goes-on",
-            Length::Whole,
-            stopped,
-        ),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    Test::each(
+        "absence/ends-are-told-apart-by-the-next-daemon",
+        Length::Whole,
+        ends,
+    )
 }
 
 /// Lets the guest do something to itself a moment after the daemon has gone; comes back when its VMM has
@@ -80,28 +70,5 @@ fn ends(host: &Host, vmm: Vmm) -> Result<()> {
     );
     guest.vm("start")?;
     ensure!(guest.sh("echo back")? == "back", "it does not answer");
-    Ok(())
-}
-
-/// A stopped Firecracker does not answer its API; it has a guest in it all the same.
-fn stopped(host: &Host, vmm: Vmm) -> Result<()> {
-    let guest = Guest::minimal(host, vmm, &[])?;
-    guest.sh("echo kept > /run/kept")?;
-    let pid = guest.field("vmm_pid")?;
-    host.root(&format!(
-        "kill -STOP {pid}; systemctl restart bangerd.service"
-    ))?;
-    wait::until("the daemon has taken it up", PATIENCE, || {
-        let asked = host.banger(&["vm", "show", &guest.name, "-o", "json"])?;
-        Ok((asked.code == 0 && asked.stdout.contains(&pid)).then_some(()))
-    })?;
-    ensure!(guest.field("phase")? == "running", "{}", guest.show()?);
-    host.root(&format!("kill -CONT {pid}"))?;
-    ensure!(
-        guest.sh("cat /run/kept")? == "kept",
-        "it is another guest: {}",
-        guest.show()?
-    );
-    ensure!(guest.field("vmm_pid")? == pid, "{}", guest.show()?);
     Ok(())
 }

@@ -11,6 +11,7 @@ mod leaks;
 mod life;
 mod machine;
 mod network;
+mod pausing;
 mod readme;
 mod storage;
 mod world;
@@ -82,6 +83,7 @@ pub(crate) fn all() -> Vec<Test> {
         beside::tests(),
         confinement::tests(),
         absence::tests(),
+        pausing::tests(),
         faults::tests(),
         deaths::tests(),
         leaks::tests(),
