@@ -96,7 +96,7 @@ fn firewalls(host: &Host, vmm: Vmm) -> Result<()> {
 
     // A drop without a hook: nothing overrides it, and doctor says which chain and what to add.
     let _undo = Undo(host, "nft delete table inet strict");
-    host.root("nft 'add table inet strict; add chain inet strict fwd { type filter hook forward priority 10; policy drop; }'")?;
+    host.root("nft 'add table inet strict; add chain inet strict forwarded { type filter hook forward priority 10; policy drop; }'")?;
     let doctor = || -> Result<String> {
         // Exit 0 with a warning, 1 with a failure.
         let said = host.run(User::Dev, "banger doctor")?;
@@ -110,7 +110,7 @@ fn firewalls(host: &Host, vmm: Vmm) -> Result<()> {
         "the drop does not drop: {}",
         page.describe()
     );
-    host.root("nft 'add rule inet strict fwd iifname banger0 accept; add rule inet strict fwd oifname banger0 accept'")?;
+    host.root("nft 'add rule inet strict forwarded iifname banger0 accept; add rule inet strict forwarded oifname banger0 accept'")?;
     settles("with the rule added", &world, &with, &without)?;
     let said = doctor()?;
     ensure!(!said.contains("strict"), "doctor is not content: {said}");
@@ -138,7 +138,7 @@ fn taken(host: &Host, vmm: Vmm) -> Result<()> {
                 rm -f /run/banger-root/installed/ledger.json";
     let _undo = Undo(
         host,
-        "banger vm delete never; systemctl stop bangerd.service bangerd-root.service; ip link del foreign0; ip link del banger0; \
+        "runuser -u dev -- banger vm delete never; systemctl stop bangerd.service bangerd-root.service; ip link del foreign0; ip link del banger0; \
          ip link del docker9; systemctl start bangerd-root.socket bangerd.service",
     );
     for (made, named) in [
