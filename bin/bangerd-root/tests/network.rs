@@ -252,6 +252,11 @@ fn a_subnet_that_something_else_leads_to_is_a_conflict() {
     let refused = call(&client, &Request::EnsureNetwork {}, &[]).unwrap_err();
     assert_eq!(refused.code, RefusalCode::Conflict);
     assert!(refused.message.contains("docker0"), "{refused}");
+    let taken = || match ok(&client, &Request::InspectNetwork {}) {
+        Reply::Network(facts) => facts.taken,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(taken(), Some(refused.message));
     ip(host, "link del docker0");
     // A route into the subnet, and one that leads to much more.
     ip(host, "link add lan0 type veth peer name lan1");
@@ -265,6 +270,7 @@ fn a_subnet_that_something_else_leads_to_is_a_conflict() {
     ip(host, "route add 172.16.0.0/12 via 10.1.0.2");
     ok(&client, &Request::EnsureNetwork {});
     ok(&client, &Request::EnsureNetwork {});
+    assert_eq!(taken(), None);
 }
 
 #[test]

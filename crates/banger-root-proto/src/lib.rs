@@ -25,7 +25,7 @@ pub use reply::{
 pub use request::{Request, VmmSignal};
 
 /// The number of this protocol. Raise it with every change of a request or reply.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// The most taps that are kept ready.
 pub const MAX_TAP_POOL: u8 = 32;

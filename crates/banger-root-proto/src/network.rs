@@ -36,6 +36,8 @@ pub enum NamesRouting {
 pub struct NetworkFacts {
     /// Whether bridge and firewall stand.
     pub stands: bool,
+    /// What of somebody else's has the bridge's name or an address of the guests' subnet.
+    pub taken: Option<String>,
     /// Whether this machine forwards packets.
     pub forwarding: bool,
     /// Whether packets between guests pass through the machine's IP firewalls too

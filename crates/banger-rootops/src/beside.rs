@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use banger_root_proto::{ForeignDrop, Hook, Neighbour, NetworkFacts, Refusal};
+use banger_root_proto::{ForeignDrop, Hook, Neighbour, NetworkFacts, Refusal, RefusalCode};
 use serde::{Deserialize, Serialize};
 
 use crate::Config;
@@ -221,11 +221,18 @@ impl Helper {
 
     /// The network as it is.
     pub(crate) fn inspect_network(&mut self) -> Result<NetworkFacts, Refusal> {
-        let links = self.netlink()?.links();
-        let links = links.or_refuse(|| "failed to list network interfaces".into())?;
+        let mut netlink = self.netlink()?;
+        let taken = match self.check_free(&mut netlink) {
+            Err(refusal) if refusal.code == RefusalCode::Conflict => Some(refusal.message),
+            other => other.map(|_| None)?,
+        };
+        let links = netlink
+            .links()
+            .or_refuse(|| "failed to list network interfaces".into())?;
         let set = |path: &str| std::fs::read(path).is_ok_and(|value| value.starts_with(b"1"));
         let mut facts = NetworkFacts {
             stands: self.network_stands(&links),
+            taken,
             forwarding: set("/proc/sys/net/ipv4/ip_forward"),
             bridged_are_filtered: set("/proc/sys/net/bridge/bridge-nf-call-iptables"),
             beside_problem: self.beside_problem.clone(),

@@ -20,11 +20,7 @@ impl Helper {
     pub(crate) fn ensure_network(&mut self) -> Result<Vec<NetworkRepair>, Refusal> {
         let mut repairs = vec![];
         let mut netlink = self.netlink()?;
-        let existing = find(&mut netlink, &self.config.bridge)?;
-        if let Some(link) = &existing {
-            self.check_ours(link)?;
-        }
-        self.check_subnet(&mut netlink, existing.as_ref())?;
+        let existing = self.check_free(&mut netlink)?;
         let was_there = self.ledger.network;
         if !was_there {
             self.ledger.network = true;
@@ -57,6 +53,16 @@ impl Helper {
             self.plug_in_again(&mut netlink, bridge.index)?;
         }
         Ok(repairs)
+    }
+
+    /// Nobody else has the bridge's name or the subnet; our bridge, when it is there.
+    pub(crate) fn check_free(&self, netlink: &mut Netlink) -> Result<Option<Link>, Refusal> {
+        let existing = find(netlink, &self.config.bridge)?;
+        if let Some(link) = &existing {
+            self.check_ours(link)?;
+        }
+        self.check_subnet(netlink, existing.as_ref())?;
+        Ok(existing)
     }
 
     /// Taps that have lost their bridge.

@@ -51,6 +51,12 @@ fn server(state: &State) -> Check {
 }
 
 fn network(facts: &NetworkFacts) -> Check {
+    if let Some(taken) = &facts.taken {
+        let message = format!("no VM can be on the network: {taken}");
+        let fix = "remove it, or choose another bridge or subnet: `bridge_name`, `cidr`; where banger is \
+                   installed, `system install --bridge NAME --cidr NET/BITS`";
+        return check("network", CheckResult::Fail, message, Some(fix));
+    }
     let message = match (facts.stands, facts.forwarding) {
         (false, _) => "bridge and firewall are made with the first VM",
         (true, false) => "bridge and firewall stand",
@@ -187,6 +193,17 @@ mod tests {
         }
         let forward = blocked(&drop(Hook::Forward, "ip", false), &facts, "banger0");
         assert!(forward.message.contains("not each other"));
+    }
+
+    #[test]
+    fn a_bridge_that_is_somebody_elses_is_a_failure_with_its_name() {
+        let mut facts = NetworkFacts::default();
+        assert_eq!(network(&facts).result, CheckResult::Pass);
+        facts.taken = Some("there is a network interface `banger0` that is not ours".into());
+        let check = network(&facts);
+        assert_eq!(check.result, CheckResult::Fail);
+        assert!(check.message.contains("`banger0`"), "{check:?}");
+        assert!(check.fix.is_some(), "{check:?}");
     }
 
     #[test]
