@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::faults::bases;
+use super::faults::base_digest;
 use super::guest::{Guest, PATIENCE};
 use super::{Length, Test, Vmm, leaks};
 use crate::host::Host;
@@ -93,7 +93,7 @@ fn fsck(host: &Host, guest: &Guest<'_>) -> Result<()> {
 }
 
 fn nearly_full(host: &Host, vmm: Vmm) -> Result<()> {
-    let before = bases(host)?;
+    let before = base_digest(host)?;
     let writer = Guest::minimal(host, vmm, &[])?;
     let other = Guest::minimal(host, vmm, &[])?;
     other.sh(
@@ -146,7 +146,7 @@ fn nearly_full(host: &Host, vmm: Vmm) -> Result<()> {
     }
     drop((writer, other));
     leaks::nothing_runs(host)?;
-    ensure!(bases(host)? == before, "the base image changed");
+    ensure!(base_digest(host)? == before, "the base image changed");
     Ok(())
 }
 

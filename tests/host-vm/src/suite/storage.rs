@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::faults::base_digest;
 use super::guest::Guest;
 use super::{Length, Test, Vmm, leaks};
 use crate::host::{Host, User};
@@ -41,10 +42,7 @@ fn loops(host: &Host, what: &str) -> Result<Vec<String>> {
 }
 
 fn shared(host: &Host, vmm: Vmm) -> Result<()> {
-    // Without the holes, of which there are gigabytes.
-    let digest =
-        "cd /var/lib/banger/images/debian-minimal && tar --sparse -cf - */*.ext4 | sha256sum";
-    let before = host.root(digest)?;
+    let before = base_digest(host)?;
     let one = Guest::minimal(host, vmm, &[])?;
     let other = Guest::minimal(host, vmm, &[])?;
     let kind = one.field("storage")?;
@@ -96,7 +94,7 @@ fn shared(host: &Host, vmm: Vmm) -> Result<()> {
     );
     drop(other);
     leaks::nothing_runs(host)?;
-    let after = host.root(digest)?;
+    let after = base_digest(host)?;
     ensure!(before == after, "the base was written: {before} {after}");
     Ok(())
 }
