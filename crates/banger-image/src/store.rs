@@ -1,7 +1,7 @@
 //! The store on disk: `<name>/image.json` says which artefact the name means now; each artefact has a
 //! folder named after its digest, and stays while VMs were made from it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -161,13 +161,28 @@ impl ImageStore {
         fs::write(from.join(RECORD), &json).context("write", from)?;
         let folder = home.join(record.digest.short());
         if !folder.exists() {
+            // A record that outlives a power cut must not name files that did not.
+            sync_files(from).context("write", from)?;
             fs::rename(from, &folder).context("move the image to", &folder)?;
         }
         let next = home.join("image.json.next");
-        fs::write(&next, &json).context("write", &next)?;
+        fs::write(&next, &json)
+            .and_then(|()| File::open(&next)?.sync_all())
+            .context("write", &next)?;
         fs::rename(&next, home.join(RECORD)).context("write", home.join(RECORD))?;
         Ok(Image { record, folder })
     }
+}
+
+/// Brings a folder and the files in it to the disk.
+fn sync_files(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_file() {
+            File::open(&path)?.sync_all()?;
+        }
+    }
+    File::open(folder)?.sync_all()
 }
 
 /// Removes what a build has left, also what belongs to subordinate users.

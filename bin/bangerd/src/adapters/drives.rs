@@ -88,12 +88,23 @@ impl VmDrives {
     }
 }
 
+/// The VM's, made at its first start. It is on the disk before it is used; a power cut can still have left an
+/// empty file of an earlier version, which is no reason never to start again.
 fn machine_id(path: &Path) -> io::Result<MachineId> {
-    if let Ok(text) = fs::read_to_string(path) {
+    let empty = |c: char| c.is_whitespace() || c == '\0';
+    if let Ok(text) = fs::read_to_string(path)
+        && !text.chars().all(empty)
+    {
         return text.trim().parse().map_err(io::Error::other);
     }
     let id = MachineId::from_entropy(clock::random());
-    replace(path, id.as_str().as_bytes())?;
+    let next = path.with_extension("partial");
+    fs::write(&next, id.as_str())?;
+    fs::File::open(&next)?.sync_all()?;
+    fs::rename(&next, path)?;
+    if let Some(folder) = path.parent() {
+        fs::File::open(folder)?.sync_all()?;
+    }
     Ok(id)
 }
 
@@ -253,5 +264,26 @@ impl Drives for VmDrives {
             Ok(entries.flatten().filter_map(id).collect())
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_id_stays_and_one_that_a_power_cut_emptied_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("machine-id");
+        let first = machine_id(&path).unwrap();
+        assert_eq!(machine_id(&path).unwrap(), first);
+        for empty in ["", "\n", "\0\0\0\0"] {
+            fs::write(&path, empty).unwrap();
+            let again = machine_id(&path).unwrap();
+            assert_ne!(again, first, "{empty:?}");
+            assert_eq!(machine_id(&path).unwrap(), again, "{empty:?}");
+        }
+        fs::write(&path, "nonsense").unwrap();
+        assert!(machine_id(&path).is_err(), "nonsense is not replaced");
     }
 }
