@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use banger_core::{
-    ByteSize, Choice, ImageName, KernelName, KillSignal, MemoryMib, VmName, VmmKind,
+    ByteSize, Choice, ImageName, ImageRef, KernelName, KillSignal, MemoryMib, VmName, VmmKind,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
@@ -156,9 +156,9 @@ pub(crate) struct VmFlags {
     /// Name: one DNS label. Without it, a free one is picked.
     #[arg(long)]
     pub(crate) name: Option<VmName>,
-    /// Image.
+    /// Image: a name, or a reference as `image pull` takes it, which is pulled when it is not there.
     #[arg(long, add = ArgValueCandidates::new(complete::images))]
-    pub(crate) image: Option<ImageName>,
+    pub(crate) image: Option<ImageArg>,
     /// Kernel.
     #[arg(long, add = ArgValueCandidates::new(complete::kernels))]
     pub(crate) kernel: Option<KernelName>,
@@ -359,6 +359,43 @@ pub(crate) struct LogsArgs {
     pub(crate) follow: bool,
 }
 
+/// What `--image` takes: the name of an image, or a reference to one that is pulled when it is not there.
+#[derive(Debug, Clone)]
+pub(crate) enum ImageArg {
+    /// In the store.
+    Name(ImageName),
+    /// Anywhere.
+    Reference(ImageRef),
+}
+
+impl std::str::FromStr for ImageArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if ImageRef::is_meant_by(text) {
+            let parsed = text.parse().map(Self::Reference);
+            return parsed.map_err(|error: banger_core::ParseImageRefError| error.to_string());
+        }
+        let parsed = text.parse().map(Self::Name);
+        parsed.map_err(|error: banger_core::ParseNameError| error.to_string())
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// Image: a reference, or the name of a recipe.
+    pub(crate) image: ImageArg,
+    /// Its name here; without it, one is derived: `debian:trixie` becomes `debian-trixie`.
+    #[arg(long)]
+    pub(crate) name: Option<ImageName>,
+    /// Kernel to boot it with, instead of the default one.
+    #[arg(long, add = ArgValueCandidates::new(complete::kernels))]
+    pub(crate) kernel_ref: Option<KernelName>,
+    /// Speak plain HTTP to the registry; to one on this machine it is tried unasked.
+    #[arg(long)]
+    pub(crate) plain_http: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// List images.
@@ -371,6 +408,11 @@ pub(crate) enum ImageCommand {
         #[arg(add = ArgValueCandidates::new(complete::images))]
         name: String,
     },
+    /// Pull an image from a registry, an OCI layout or an archive; it boots as it is.
+    #[command(
+        after_help = "Examples:\n  banger image pull debian:trixie                     from docker.io, as `debian-trixie`\n  banger image pull ghcr.io/me/tool:1 --name tool\n  banger image pull oci:./layout:latest               a layout directory\n  banger image pull docker-archive:./saved.tar        what `docker save` wrote\n\nCredentials are those of `docker login` and `podman login`. A bare word is the name of a recipe."
+    )]
+    Pull(PullArgs),
     /// Build an image from its recipe.
     #[command(
         after_help = "Examples:\n  banger image build\n  banger image build debian-minimal\n  banger image build --force"

@@ -1,8 +1,8 @@
 //! The engine's types as the API's.
 
 use banger_api::{
-    ApiError, Image as ApiImage, Kernel as ApiKernel, Operation, OperationKind, OperationState,
-    Readiness, SpecLine, Stage, StageState, Vm, VmPaths,
+    ApiError, Image as ApiImage, ImageRunConfig, Kernel as ApiKernel, Operation, OperationKind,
+    OperationState, Readiness, SpecLine, Stage, StageState, Vm, VmPaths,
 };
 use banger_core::Phase;
 use banger_engine::ports::{Failure, GuestState};
@@ -121,6 +121,7 @@ pub(crate) fn operation(state: &State, view: &OperationView) -> Operation {
             OpKind::SetVm => OperationKind::SetVm,
             OpKind::DeleteVm => OperationKind::DeleteVm,
             OpKind::BuildImage => OperationKind::BuildImage,
+            OpKind::PullImage => OperationKind::PullImage,
             OpKind::ImportKernel => OperationKind::ImportKernel,
         },
         subject: view.subject.clone(),
@@ -141,7 +142,18 @@ pub(crate) fn image(image: &Image) -> ApiImage {
     ApiImage {
         name: record.name.to_string(),
         digest: record.digest.to_string(),
-        origin: "built".to_owned(),
+        origin: match record.origin {
+            Some(_) => "pulled".to_owned(),
+            None => "built".to_owned(),
+        },
+        reference: record
+            .origin
+            .as_ref()
+            .map(|origin| origin.reference.to_string()),
+        config: record
+            .origin
+            .as_ref()
+            .map(|origin| run_config(&origin.config)),
         rootfs: image.rootfs().display().to_string(),
         work_seed: image.work_seed().map(|seed| seed.display().to_string()),
         kernel: record.kernel.as_ref().map(ToString::to_string),
@@ -151,6 +163,18 @@ pub(crate) fn image(image: &Image) -> ApiImage {
         stale: image.is_stale(),
         created_at: record.created_at.clone(),
         contents: record.contents.clone(),
+    }
+}
+
+fn run_config(config: &banger_oci::ImageConfig) -> ImageRunConfig {
+    ImageRunConfig {
+        entrypoint: config.entrypoint.clone(),
+        cmd: config.cmd.clone(),
+        env: config.env.clone(),
+        user: config.user.clone(),
+        working_dir: config.working_dir.clone(),
+        exposed_ports: config.exposed_ports.clone(),
+        stop_signal: config.stop_signal.clone(),
     }
 }
 

@@ -11,6 +11,7 @@ mod host_vmms;
 mod keys;
 mod listen;
 mod ports;
+mod pulls;
 mod root_config;
 mod routes;
 mod sizes;

@@ -13,7 +13,7 @@ mod vm;
 
 pub use config::{ConfigEntry, ConfigOrigin, ConfigView};
 pub use error::ApiError;
-pub use image::{BuildImageRequest, Image, ImageList};
+pub use image::{BuildImageRequest, Image, ImageList, ImageRunConfig, PullImageRequest};
 pub use kernel::{ImportKernelRequest, Kernel, KernelList, KernelSource};
 pub use operation::{Operation, OperationEvent, OperationKind, OperationState, Stage, StageState};
 pub use ports::{Port, PortList, PortProtocol};

@@ -47,6 +47,8 @@ pub enum OperationKind {
     DeleteVm,
     /// Build an image.
     BuildImage,
+    /// Pull an image.
+    PullImage,
     /// Import a kernel.
     ImportKernel,
 }

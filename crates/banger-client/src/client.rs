@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use banger_api::{
     ApiError, BuildImageRequest, ConfigView, CreateVmRequest, DaemonStatus, Doctor, Image,
     ImageList, ImportKernelRequest, Kernel, KernelList, KillVmRequest, Operation, OperationEvent,
-    PortList, Readiness, RestartVmRequest, SetVmRequest, SshTarget, StopVmRequest, Version, Vm,
-    VmList,
+    PortList, PullImageRequest, Readiness, RestartVmRequest, SetVmRequest, SshTarget,
+    StopVmRequest, Version, Vm, VmList,
 };
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -317,6 +317,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn image(&self, name: &str) -> Result<Image, ClientError> {
         self.get(&format!("/v1/images/{}", escape(name))).await
+    }
+
+    /// Pulls an image.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn pull_image(&self, request: &PullImageRequest) -> Result<Operation, ClientError> {
+        self.post("/v1/images/pull", request).await
     }
 
     /// Builds an image.

@@ -82,6 +82,8 @@ error_codes! {
     InvalidKernel = "invalid_kernel" => Failed,
     /// An image could not be made.
     ImageBuildFailed = "image_build_failed" => Failed,
+    /// An image could not be pulled.
+    ImagePullFailed = "image_pull_failed" => Failed,
     /// No space left on the file system.
     DiskFull = "disk_full" => Failed,
     /// A tool or feature that the host must have is absent.

@@ -31,6 +31,8 @@ pub enum OpKind {
     DeleteVm,
     /// Builds an image.
     BuildImage,
+    /// Pulls an image.
+    PullImage,
     /// Imports a kernel.
     ImportKernel,
 }

@@ -93,6 +93,7 @@ impl Builder<'_> {
             ready: self.recipe.contents.ready.clone(),
             contents: contents.lines().map(str::to_owned).collect(),
             created_at: jiff::Timestamp::now().to_string(),
+            origin: None,
         };
         Ok((next, record))
     }

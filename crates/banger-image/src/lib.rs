@@ -1,4 +1,4 @@
-//! The image store: building images from recipes on the host, and the disks that VMs get from them.
+//! The image store: building images from recipes on the host, pulling others, and the disks that VMs get from them.
 
 mod build;
 mod command;
@@ -7,6 +7,7 @@ mod disk;
 mod error;
 mod grow;
 mod leak;
+mod pull;
 mod qcow2;
 mod recipe;
 mod root_disk;
@@ -18,6 +19,7 @@ pub use disk::{DiskError, make_work_disk};
 pub use error::BuildError;
 pub use grow::grow_work_disk;
 pub use leak::{HostTraces, leaks};
+pub use pull::{Origin, PullRequest};
 pub use recipe::Recipe;
 pub use root_disk::{make_root_disk, mend_store, shares_blocks};
 pub use store::{Image, ImageRecord, ImageStore};

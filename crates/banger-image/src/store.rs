@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Context;
-use crate::{BuildError, Recipe};
+use crate::{BuildError, Origin, Recipe};
 
 const RECORD: &str = "image.json";
 
@@ -32,6 +32,9 @@ pub struct ImageRecord {
     pub contents: Vec<String>,
     /// RFC 3339, UTC.
     pub created_at: String,
+    /// Where it was pulled from, when it was.
+    #[serde(default)]
+    pub origin: Option<Origin>,
 }
 
 /// An image and where its files are.
@@ -68,6 +71,9 @@ impl Image {
     /// Whether the recipe of this banger is another one by now.
     #[must_use]
     pub fn is_stale(&self) -> bool {
+        if self.record.origin.is_some() {
+            return false;
+        }
         let recipe = Recipe::load(&self.record.name)
             .ok()
             .map(|recipe| recipe.fingerprint);
@@ -94,6 +100,7 @@ impl ImageStore {
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
             store.clear()?;
         }
+        store.clear_pulls()?;
         Ok(store)
     }
 

@@ -1,10 +1,13 @@
-//! `image list`, `image show`, `image build`.
+//! `image list`, `image show`, `image pull`, `image build`.
 
-use banger_api::{BuildImageRequest, Image};
-use banger_core::{ByteSize, ImageName};
+use banger_api::{BuildImageRequest, Image, PullImageRequest};
+use banger_client::Client;
+use banger_core::{ByteSize, ErrorCode, ImageName, ImageRef};
 
 use super::show::table;
 use super::{CommandResult, Context};
+use crate::cli::{ImageArg, PullArgs};
+use crate::error::CommandError;
 use crate::interrupt::Interrupts;
 use crate::operation::{OnInterrupt, follow};
 use crate::start::Needs;
@@ -44,6 +47,11 @@ pub(crate) async fn show(context: &Context<'_>, name: &str) -> CommandResult {
             ("name", image.name.clone()),
             ("digest", image.digest.clone()),
             ("origin", image.origin.clone()),
+            (
+                "from",
+                image.reference.clone().unwrap_or_else(|| "-".into()),
+            ),
+            ("command", command_of(image)),
             ("rootfs", image.rootfs.clone()),
             (
                 "work seed",
@@ -109,4 +117,116 @@ pub(crate) async fn build(
         )
     });
     Ok(0)
+}
+
+/// What a pulled image would run as a container.
+fn command_of(image: &Image) -> String {
+    let Some(config) = &image.config else {
+        return "-".to_owned();
+    };
+    let words: Vec<&str> = config
+        .entrypoint
+        .iter()
+        .chain(&config.cmd)
+        .map(String::as_str)
+        .collect();
+    if words.is_empty() {
+        "-".to_owned()
+    } else {
+        words.join(" ")
+    }
+}
+
+/// `image pull`.
+pub(crate) async fn pull(context: &Context<'_>, args: PullArgs) -> CommandResult {
+    let reference = match args.image {
+        ImageArg::Reference(reference) => reference,
+        // No catalog has it: the recipe of that name is built.
+        ImageArg::Name(name) if args.name.is_none() => {
+            return build(context, Some(name), false).await;
+        }
+        ImageArg::Name(name) => {
+            let what =
+                format!("`{name}` is the name of a recipe, which makes an image of that name");
+            return Err(CommandError::new(ErrorCode::InvalidArgument, what)
+                .hint("leave --name out, or give a reference with `/`, `:` or `@`"));
+        }
+    };
+    let client = context.client(Needs::Daemon).await?;
+    let mut interrupts = Interrupts::watch()?;
+    let request = PullImageRequest {
+        reference,
+        name: args.name,
+        kernel: args.kernel_ref,
+        plain_http: args.plain_http,
+    };
+    let image = follow_pull(context, &client, request, &mut interrupts).await?;
+    context.ui.result(&image, |image| {
+        let digest = image.digest.get(..12).unwrap_or_default();
+        let notes = image.contents.join("; ");
+        format!(
+            "{} {digest} ({notes})\n  run it: banger vm run --image {}",
+            image.name, image.name
+        )
+    });
+    Ok(0)
+}
+
+async fn follow_pull(
+    context: &Context<'_>,
+    client: &Client,
+    mut request: PullImageRequest,
+    interrupts: &mut Interrupts,
+) -> Result<Image, CommandError> {
+    let current = std::env::current_dir().map_err(|error| {
+        CommandError::because(ErrorCode::Internal, "the current directory is gone", &error)
+    })?;
+    request.reference = request.reference.absolute(&current);
+    let operation = client.pull_image(&request).await?;
+    let operation = follow(
+        context.ui,
+        client,
+        &operation,
+        interrupts,
+        OnInterrupt::Cancel,
+    )
+    .await?;
+    Ok(client.image(&operation.subject).await?)
+}
+
+/// The name of the image that `--image` means; one that is not there is pulled.
+pub(crate) async fn name_of(
+    context: &Context<'_>,
+    client: &Client,
+    image: Option<ImageArg>,
+    interrupts: &mut Interrupts,
+) -> Result<Option<ImageName>, CommandError> {
+    let reference: ImageRef = match image {
+        None => return Ok(None),
+        Some(ImageArg::Name(name)) => return Ok(Some(name)),
+        Some(ImageArg::Reference(reference)) => reference,
+    };
+    let known = client.images().await?.images;
+    let text = reference.to_string();
+    let name = match known
+        .iter()
+        .find(|image| image.reference.as_deref() == Some(&text))
+    {
+        Some(image) => image.name.clone(),
+        None => {
+            let request = PullImageRequest {
+                reference,
+                name: None,
+                kernel: None,
+                plain_http: false,
+            };
+            follow_pull(context, client, request, interrupts)
+                .await?
+                .name
+        }
+    };
+    let name = name.parse().map_err(|error: banger_core::ParseNameError| {
+        CommandError::new(ErrorCode::Internal, error.to_string())
+    })?;
+    Ok(Some(name))
 }

@@ -56,6 +56,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> CommandResult {
         Command::Vm(command) => vm(&context, command).await,
         Command::Image(ImageCommand::List) => image::list(&context).await,
         Command::Image(ImageCommand::Show { name }) => image::show(&context, &name).await,
+        Command::Image(ImageCommand::Pull(args)) => image::pull(&context, args).await,
         Command::Image(ImageCommand::Build { name, force }) => {
             image::build(&context, name, force).await
         }

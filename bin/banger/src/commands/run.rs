@@ -5,7 +5,7 @@ use banger_client::Client;
 use banger_core::{ByteSize, ErrorCode, SpecOrigin};
 use banger_guest_proto::ExecRequest;
 
-use super::{CommandResult, Context, exec};
+use super::{CommandResult, Context, exec, image};
 use crate::cli::{CreateArgs, RunArgs, VmFlags, WaitFor};
 use crate::error::CommandError;
 use crate::interrupt::Interrupts;
@@ -27,7 +27,6 @@ impl From<WaitFor> for Readiness {
 fn request(flags: VmFlags) -> CreateVmRequest {
     CreateVmRequest {
         name: flags.name,
-        image: flags.image,
         kernel: flags.kernel,
         vcpu: flags.vcpu,
         memory_mib: flags.memory,
@@ -70,12 +69,14 @@ async fn begin(
 
 /// `vm create`.
 pub(crate) async fn create(context: &Context<'_>, args: CreateArgs) -> CommandResult {
-    let request = CreateVmRequest {
+    let image = args.vm.image.clone();
+    let mut request = CreateVmRequest {
         no_start: args.no_start,
         ..request(args.vm)
     };
     let client = context.client(Needs::Helper).await?;
     let mut interrupts = Interrupts::watch()?;
+    request.image = image::name_of(context, &client, image, &mut interrupts).await?;
     let operation = begin(context, &client, &request).await?;
     let cancel = OnInterrupt::Cancel;
     let operation = follow(context.ui, &client, &operation, &mut interrupts, cancel).await?;
@@ -99,6 +100,7 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
     } else {
         Readiness::Reachable
     };
+    let image = args.vm.image.clone();
     let mut request = CreateVmRequest {
         ephemeral: args.rm,
         ..request(args.vm)
@@ -113,6 +115,10 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
     }
     let client = context.client(Needs::Helper).await?;
     let mut interrupts = Interrupts::watch()?;
+    request.image = match image::name_of(context, &client, image, &mut interrupts).await {
+        Err(error) if error.0.code == ErrorCode::Cancelled => return Ok(INTERRUPTED),
+        named => named?,
+    };
     let operation = begin(context, &client, &request).await?;
     let name = operation.subject.clone();
     let vm = operation.vm_id.clone().unwrap_or_else(|| name.clone());

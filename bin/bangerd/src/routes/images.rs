@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use banger_api::{BuildImageRequest, Image, ImageList, Operation};
+use banger_api::{BuildImageRequest, Image, ImageList, Operation, PullImageRequest};
 use banger_core::{ErrorCode, ImageName};
 use banger_engine::OpKind;
 use banger_engine::ports::Failure;
@@ -13,6 +13,7 @@ use super::Problem;
 use super::problem::Body;
 use crate::adapters::{Watch, unknown_image};
 use crate::convert;
+use crate::pulls;
 use crate::state::Shared;
 
 fn parse(name: &str) -> Result<ImageName, Failure> {
@@ -87,6 +88,35 @@ pub(crate) async fn build(
                 let built = builder.build(&store, &recipe, &log, &Watch(&context));
                 context.end("image", built.is_ok());
                 built
+            })
+        },
+    );
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(convert::operation(&state, &view)),
+    ))
+}
+
+/// Pulls an OCI image from a registry, a layout or an archive.
+#[utoipa::path(post, path = "/v1/images/pull", request_body = PullImageRequest, responses((status = 202, body = Operation)))]
+pub(crate) async fn pull(
+    State(state): State<Shared>,
+    Body(request): Body<PullImageRequest>,
+) -> Result<(StatusCode, Json<Operation>), Problem> {
+    let request = pulls::planned(&state, request)?;
+    let name = request.name.clone();
+    let store = state.images.clone();
+    let view = state.engine.run_task(
+        OpKind::PullImage,
+        name.as_str(),
+        move |context| async move {
+            tokio::task::block_in_place(|| {
+                context.begin("image", &format!("pulling {}", request.reference));
+                let pulled = store.pull(&request, &pulls::PullWatch(&context));
+                context.end("image", pulled.is_ok());
+                pulled
+                    .map(drop)
+                    .map_err(|error| pulls::failure(&request.reference, &error))
             })
         },
     );

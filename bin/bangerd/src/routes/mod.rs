@@ -49,6 +49,7 @@ fn build() -> OpenApiRouter<Shared> {
         .routes(routes!(images::list))
         .routes(routes!(images::show))
         .routes(routes!(images::build))
+        .routes(routes!(images::pull))
         .routes(routes!(kernels::list))
         .routes(routes!(kernels::show))
         .routes(routes!(kernels::import))

@@ -1,0 +1,202 @@
+//! Taking an OCI image into the store.
+
+use std::collections::HashSet;
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use banger_core::{Digest, ImageName, ImageRef, KernelName};
+use banger_oci::{
+    AuthFiles, BlobStore, ImageConfig, Patience, PullError, PullOptions, Resolved, Watch, facts,
+};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::store::{Image, ImageRecord, ImageStore};
+
+const BLOBS: &str = ".blobs";
+/// Folders of pulls that go on; `.pull-NAME` is the lock of a name.
+const PULLING: &str = ".pulling-";
+/// How often the lock of a name is tried.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Where a pulled image came from, and how it wants to be run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Where from.
+    pub reference: ImageRef,
+    /// Digest of its manifest, when there is one.
+    pub manifest: Option<Digest>,
+    /// Layers that are kept for it.
+    pub blobs: Vec<Digest>,
+    /// How it wants to be run.
+    pub config: ImageConfig,
+}
+
+/// A pull.
+#[derive(Debug, Clone)]
+pub struct PullRequest {
+    /// What.
+    pub reference: ImageRef,
+    /// Under which name.
+    pub name: ImageName,
+    /// The kernel that it shall ask for.
+    pub kernel: Option<KernelName>,
+    /// Speak plain HTTP.
+    pub plain_http: bool,
+    /// Where credentials are looked for.
+    pub auth: AuthFiles,
+    /// Folders of registries' certificates.
+    pub certificates: Vec<PathBuf>,
+}
+
+impl ImageStore {
+    /// Pulls an image and takes it into the store, in place of an older one of that name. One that is there
+    /// already is not made again.
+    ///
+    /// # Errors
+    /// See [`PullError`]. The store is as before, but for layers that came whole.
+    pub fn pull(&self, request: &PullRequest, watch: &dyn Watch) -> Result<Image, PullError> {
+        let blobs =
+            BlobStore::open(self.root().join(BLOBS)).map_err(|source| self.io("make", source))?;
+        let pulled = {
+            let _in_use = blobs.in_use()?;
+            let _alone = self.alone(&request.name, watch)?;
+            self.pull_alone(request, blobs.clone(), watch)
+        };
+        if pulled.is_ok() {
+            // What interrupted or replaced pulls have left; a failure to do so is no failure of this pull.
+            let _ = self.prune(&blobs);
+        }
+        pulled
+    }
+
+    fn pull_alone(
+        &self,
+        request: &PullRequest,
+        blobs: BlobStore,
+        watch: &dyn Watch,
+    ) -> Result<Image, PullError> {
+        let options = PullOptions {
+            blobs,
+            auth: request.auth.clone(),
+            certificates: request.certificates.clone(),
+            plain_http: request.plain_http,
+            patience: Patience::default(),
+        };
+        watch.step(&format!("resolving {}", request.reference));
+        let resolved = Resolved::of(&request.reference, &options)?;
+        let mut record = ImageRecord {
+            name: request.name.clone(),
+            digest: resolved.identity().clone(),
+            recipe_fingerprint: None,
+            kernel: request.kernel.clone(),
+            ready: vec![],
+            contents: vec![],
+            created_at: jiff::Timestamp::now().to_string(),
+            origin: Some(Origin {
+                reference: request.reference.clone(),
+                manifest: resolved.manifest().cloned(),
+                blobs: resolved.blobs(),
+                config: resolved.config().clone(),
+            }),
+        };
+        let folder = tempfile::Builder::new()
+            .prefix(PULLING)
+            .tempdir_in(self.root());
+        let folder = folder.map_err(|source| self.io("make a folder in", source))?;
+        let next = folder.path().join("image");
+        fs::create_dir(&next).map_err(|source| self.io("make a folder in", source))?;
+        if let Some(known) = self.artefact(&request.name, &record.digest) {
+            record.contents = known.record.contents;
+        } else {
+            watch.step(&format!("pulling {}", request.reference));
+            let create = |name: &str| -> io::Result<File> {
+                let mut options = File::options();
+                let file = options
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .open(next.join(name))?;
+                file.set_permissions(Permissions::from_mode(0o644))?;
+                Ok(file)
+            };
+            let rootfs = create("rootfs.ext4").map_err(|source| self.io("write to", source))?;
+            let seed = create("work-seed.ext4").map_err(|source| self.io("write to", source))?;
+            let made = resolved.flatten(rootfs, seed, watch)?;
+            record.contents = facts(&made.tree);
+            for fact in &record.contents {
+                watch.line(fact);
+            }
+        }
+        if watch.cancelled() {
+            return Err(PullError::Cancelled);
+        }
+        self.adopt(&next, record)
+            .map_err(|error| self.io("keep the image in", io::Error::other(error)))
+    }
+
+    /// One pull per name: the second one finds what the first has made.
+    fn alone(&self, name: &ImageName, watch: &dyn Watch) -> Result<File, PullError> {
+        let path = self.root().join(format!(".pull-{name}"));
+        let mut options = File::options();
+        let lock = options.write(true).create(true).truncate(false).open(path);
+        let lock = lock.map_err(|source| self.io("lock a name in", source))?;
+        while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if watch.cancelled() {
+                return Err(PullError::Cancelled);
+            }
+            watch.line("another pull of this name goes on");
+            std::thread::park_timeout(TICK);
+        }
+        Ok(lock)
+    }
+
+    /// Removes layers that no image is made of, when nobody pulls.
+    fn prune(&self, blobs: &BlobStore) -> io::Result<u64> {
+        let mut keep = HashSet::new();
+        for name in fs::read_dir(self.root())? {
+            let folder = name?.path();
+            for artefact in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let record = fs::read(artefact.path().join("image.json")).ok();
+                let record: Option<ImageRecord> =
+                    record.and_then(|json| serde_json::from_slice(&json).ok());
+                keep.extend(
+                    record
+                        .and_then(|record| record.origin)
+                        .into_iter()
+                        .flat_map(|origin| origin.blobs),
+                );
+            }
+        }
+        blobs.prune(&keep)
+    }
+
+    /// Removes what pulls have left that were killed.
+    pub(crate) fn clear_pulls(&self) -> io::Result<()> {
+        // Without layers nobody has ever pulled.
+        let Ok(lock) = File::open(self.root().join(BLOBS)) else {
+            return Ok(());
+        };
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(());
+        }
+        for entry in fs::read_dir(self.root())? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(PULLING) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn io(&self, what: &'static str, source: io::Error) -> PullError {
+        PullError::Io {
+            what,
+            path: self.root().to_owned(),
+            source,
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Pulled images in the store.
+#![expect(clippy::unwrap_used, reason = "helpers of a test are a test")]
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use banger_image::{Image, ImageStore, PullRequest};
+use banger_oci::{AuthFiles, PullError, Watch};
+use sha2::{Digest as _, Sha256};
+
+struct Quiet;
+
+impl Watch for Quiet {
+    fn step(&self, _: &str) {}
+    fn line(&self, _: &str) {}
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Cancels as soon as the layers come.
+struct Impatient(AtomicBool);
+
+impl Watch for Impatient {
+    fn step(&self, title: &str) {
+        self.0
+            .fetch_or(title.starts_with("pulling"), Ordering::AcqRel);
+    }
+    fn line(&self, _: &str) {}
+    fn cancelled(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// A layout of one image with one file, `/root/file`.
+fn layout(dir: &Path, content: &[u8]) {
+    let blobs = dir.join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let add = |bytes: &[u8]| {
+        fs::write(blobs.join(hex(bytes)), bytes).unwrap();
+        format!(r#""digest":"sha256:{}","size":{}"#, hex(bytes), bytes.len())
+    };
+    let mut tar = vec![0; 512];
+    tar[..9].copy_from_slice(b"root/file");
+    tar[100..107].copy_from_slice(b"0000600");
+    tar[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
+    tar[156] = b'0';
+    tar[148..156].copy_from_slice(b"        ");
+    let sum: u32 = tar.iter().map(|byte| u32::from(*byte)).sum();
+    tar[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    tar.extend_from_slice(content);
+    tar.resize(tar.len().next_multiple_of(512) + 1024, 0);
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","config":{{"Cmd":["/file"],"StopSignal":"SIGQUIT"}},"rootfs":{{"diff_ids":["sha256:{}"]}}}}"#,
+        hex(&tar)
+    );
+    let (layer, config) = (add(&tar), add(config.as_bytes()));
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"config":{{{config}}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar",{layer}}}]}}"#
+    );
+    let manifest = add(manifest.as_bytes());
+    let index = format!(r#"{{"schemaVersion":2,"manifests":[{{{manifest}}}]}}"#);
+    fs::write(dir.join("index.json"), index).unwrap();
+}
+
+fn request(dir: &Path) -> PullRequest {
+    PullRequest {
+        reference: format!("oci:{}", dir.display()).parse().unwrap(),
+        name: "pulled".parse().unwrap(),
+        kernel: None,
+        plain_http: false,
+        auth: AuthFiles::at(vec![]),
+        certificates: vec![],
+    }
+}
+
+/// What is in the store's folder, locks and layers left out.
+fn left(store: &Path) -> Vec<String> {
+    let names = fs::read_dir(store)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let names = names.map(|name| name.into_string().unwrap());
+    let mut left: Vec<String> = names
+        .filter(|name| !name.starts_with(".pull-") && name != ".blobs")
+        .collect();
+    left.sort();
+    left
+}
+
+#[test]
+fn an_image_is_made_once_and_replaced_when_it_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, root) = (dir.path().join("layout"), dir.path().join("store"));
+    let store = ImageStore::open(&root).unwrap();
+    layout(&at, b"first");
+    let first = store.pull(&request(&at), &Quiet).unwrap();
+    assert!(first.rootfs().exists() && first.work_seed().is_some());
+    let origin = first.record.origin.clone().unwrap();
+    assert_eq!(
+        (
+            origin.config.cmd[0].as_str(),
+            origin.config.stop_signal.as_str()
+        ),
+        ("/file", "SIGQUIT")
+    );
+    assert!(origin.manifest.is_some());
+    let inode =
+        |image: &Image| std::os::unix::fs::MetadataExt::ino(&fs::metadata(image.rootfs()).unwrap());
+    let again = store.pull(&request(&at), &Quiet).unwrap();
+    assert_eq!(inode(&again), inode(&first), "it was made again");
+    layout(&at, b"second");
+    let second = store.pull(&request(&at), &Quiet).unwrap();
+    assert_ne!(second.record.digest, first.record.digest);
+    assert_eq!(
+        store.get(&request(&at).name).unwrap().record.digest,
+        second.record.digest
+    );
+    // VMs made from the first one keep it.
+    assert!(
+        store
+            .artefact(&first.record.name, &first.record.digest)
+            .is_some()
+    );
+    assert_eq!(left(&root), ["pulled"]);
+}
+
+#[test]
+fn a_pull_that_fails_or_is_cancelled_leaves_the_store_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, root) = (dir.path().join("layout"), dir.path().join("store"));
+    let store = ImageStore::open(&root).unwrap();
+    layout(&at, b"content");
+    let cancelled = store.pull(&request(&at), &Impatient(AtomicBool::new(false)));
+    assert!(
+        matches!(cancelled, Err(PullError::Cancelled)),
+        "{cancelled:?}"
+    );
+    assert_eq!(left(&root), Vec::<String>::new());
+    let blobs = fs::read_dir(at.join("blobs/sha256"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let layer = blobs
+        .max_by_key(|path| fs::metadata(path).unwrap().len())
+        .unwrap();
+    let mut bytes = fs::read(&layer).unwrap();
+    bytes[520] ^= 1;
+    fs::write(&layer, bytes).unwrap();
+    let failed = store.pull(&request(&at), &Quiet);
+    assert!(matches!(failed, Err(PullError::Flatten(_))), "{failed:?}");
+    assert_eq!(left(&root), Vec::<String>::new());
+    // What a killed pull has left goes when the store is opened the next time.
+    fs::create_dir(root.join(".pulling-x")).unwrap();
+    ImageStore::open(&root).unwrap();
+    assert_eq!(left(&root), Vec::<String>::new());
+}
+
+#[test]
+fn two_pulls_of_one_name_wait_for_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, root) = (dir.path().join("layout"), dir.path().join("store"));
+    let store = ImageStore::open(&root).unwrap();
+    layout(&at, &[7; 100_000]);
+    let digests: Vec<_> = std::thread::scope(|scope| {
+        let pulls: Vec<_> = (0..3)
+            .map(|_| scope.spawn(|| store.pull(&request(&at), &Quiet).unwrap()))
+            .collect();
+        pulls
+            .into_iter()
+            .map(|pull| pull.join().unwrap().record.digest)
+            .collect()
+    });
+    assert!(digests.iter().all(|digest| *digest == digests[0]));
+    assert_eq!(left(&root), ["pulled"]);
+}
