@@ -87,7 +87,7 @@ impl ImageStore {
             patience: Patience::default(),
         };
         watch.step(&format!("resolving {}", request.reference));
-        let resolved = Resolved::of(&request.reference, &options)?;
+        let resolved = Resolved::of(&request.reference, &options, watch)?;
         let mut record = ImageRecord {
             name: request.name.clone(),
             digest: resolved.identity().clone(),

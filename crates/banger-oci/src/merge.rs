@@ -24,6 +24,8 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 const LINKS_MAX: usize = 255;
 /// Longest path, before and after links are followed.
 const PATH_MAX: usize = 4096;
+/// Names, links' targets and attributes of all entries together.
+const METADATA_MAX: u64 = 512 << 20;
 
 /// Why an entry cannot be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +58,9 @@ pub enum MergeError {
     /// A symbolic link without a target, or with one that is too long.
     #[error("{0} is a symbolic link whose target is empty or too long")]
     Symlink(Shown),
+    /// Names and attributes that are made to fill memory.
+    #[error("the image's names and attributes need more than {0} bytes")]
+    TooMuchMetadata(u64),
     /// More files than an image can sensibly have.
     #[error("the image has more than {0} files")]
     TooManyFiles(usize),
@@ -86,6 +91,7 @@ pub struct Merger {
     files: Vec<File>,
     layer: u32,
     files_max: usize,
+    metadata: u64,
 }
 
 /// A path whose links were followed: names from the root, and where they lead as far as they exist.
@@ -99,6 +105,7 @@ impl Merger {
             files: vec![File::implied()],
             layer: 0,
             files_max,
+            metadata: 0,
         }
     }
 
@@ -112,6 +119,7 @@ impl Merger {
     /// # Errors
     /// See [`MergeError`].
     pub fn apply(&mut self, entry: Entry, data: FileData) -> Result<(), MergeError> {
+        self.count(&entry)?;
         let shown = || Shown::new(&entry.name);
         let parts = path::clean(&entry.name);
         if entry.name.len() > PATH_MAX || parts.iter().any(|part| part.len() > NAME_MAX) {
@@ -169,6 +177,22 @@ impl Merger {
             }
         };
         self.put(parent, name, file);
+        Ok(())
+    }
+
+    fn count(&mut self, entry: &Entry) -> Result<(), MergeError> {
+        let target = match &entry.kind {
+            EntryKind::Symlink(target) | EntryKind::HardLink(target) => target.len(),
+            _ => 0,
+        };
+        let attributes = entry.attributes.xattrs.iter();
+        let attributes: usize = attributes
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        self.metadata += (entry.name.len() + target + attributes) as u64;
+        if self.metadata > METADATA_MAX {
+            return Err(MergeError::TooMuchMetadata(METADATA_MAX));
+        }
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use banger_core::{Digest, ImageRef, RegistryRef};
 
@@ -25,6 +26,8 @@ const FORMAT: u32 = 1;
 /// Index in index.
 const DEPTH_MAX: usize = 3;
 const NAMES_SHOWN: usize = 10;
+/// How often it is asked whether the pull is still wanted.
+const TICK: Duration = Duration::from_millis(100);
 /// So much stays free when layers are fetched.
 const RESERVE: u64 = 256 << 20;
 
@@ -82,9 +85,13 @@ impl Resolved {
     ///
     /// # Errors
     /// See [`PullError`].
-    pub fn of(image: &ImageRef, options: &PullOptions) -> Result<Self, PullError> {
+    pub fn of(
+        image: &ImageRef,
+        options: &PullOptions,
+        watch: &dyn Watch,
+    ) -> Result<Self, PullError> {
         match image {
-            ImageRef::Registry(reference) => in_registry(reference, options),
+            ImageRef::Registry(reference) => in_registry(reference, options, watch),
             ImageRef::Layout { path, tag } => {
                 in_layout(Layout::Directory(path.clone()), image, tag.as_deref())
             }
@@ -221,7 +228,11 @@ fn malformed(image: &ImageRef, source: MalformedError) -> PullError {
     }
 }
 
-fn in_registry(reference: &RegistryRef, options: &PullOptions) -> Result<Resolved, PullError> {
+fn in_registry(
+    reference: &RegistryRef,
+    options: &PullOptions,
+    watch: &dyn Watch,
+) -> Result<Resolved, PullError> {
     let image = ImageRef::Registry(reference.clone());
     let credentials = options
         .auth
@@ -234,12 +245,18 @@ fn in_registry(reference: &RegistryRef, options: &PullOptions) -> Result<Resolve
         .enable_all()
         .build();
     let runtime = runtime.context("start", "the network's event loop")?;
-    let (registry, digest, manifest, config) = runtime.block_on(async {
+    let asked = async {
         let registry =
             Registry::connect(reference, credentials, &trust, options.patience.clone()).await?;
         let (digest, manifest) = find_manifest(&registry, reference, &image).await?;
         let config = registry.small_blob(&manifest.config).await?;
         Ok::<_, PullError>((registry, digest, manifest, config))
+    };
+    let (registry, digest, manifest, config) = runtime.block_on(async {
+        tokio::select! {
+            asked = asked => asked,
+            () = cancelled(watch) => Err(PullError::Cancelled),
+        }
     })?;
     let config = checked_config(&config, manifest.layers.len(), &image)?;
     Ok(Resolved {
@@ -253,6 +270,13 @@ fn in_registry(reference: &RegistryRef, options: &PullOptions) -> Result<Resolve
             layers: manifest.layers,
         },
     })
+}
+
+/// Returns when nobody wants the image any more.
+async fn cancelled(watch: &dyn Watch) {
+    while !watch.cancelled() {
+        tokio::time::sleep(TICK).await;
+    }
 }
 
 async fn find_manifest(

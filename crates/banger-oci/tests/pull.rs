@@ -121,7 +121,7 @@ fn pull_as(
     };
     let options = options(dir);
     let _in_use = options.blobs.in_use()?;
-    let resolved = Resolved::of(image, &options)?;
+    let resolved = Resolved::of(image, &options, watch)?;
     resolved.flatten(create(name), create(&format!("{name}.seed")), watch)?;
     let path = dir.join(name);
     let checked = run(Command::new("e2fsck").arg("-fn").arg(&path));
@@ -497,6 +497,26 @@ fn a_cancelled_pull_ends_soon_and_the_next_one_goes_on() {
             .map(String::as_str),
         Some("bytes=100000-")
     );
+}
+
+#[test]
+fn a_pull_is_cancelled_while_nobody_answers() {
+    let image = Image::new();
+    let server = Server::start(move |request| {
+        let answer = image.answer(request);
+        if request.path.contains("/manifests/") {
+            answer.cut(0, After::Stall)
+        } else {
+            answer
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let result = pull(
+        dir.path(),
+        &reference(&server.host),
+        &Impatient(AtomicBool::new(true)),
+    );
+    assert!(matches!(result, Err(PullError::Cancelled)), "{result:?}");
 }
 
 /// Debian's registry, for as long as this lives.

@@ -208,7 +208,7 @@ fn busybox_alone_by_buildah_is_a_sandbox() {
         "--env",
         "KIND=busybox",
         "--port",
-        "80",
+        "80/tcp",
         &container,
     ]);
     let layout = format!("oci:{}:1", registry.dir.path().join("built").display());

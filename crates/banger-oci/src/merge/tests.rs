@@ -156,6 +156,10 @@ fn malformed_entries_are_refused() {
     }
     assert!(matches!(is(symlink("a", "")), MergeError::Symlink(_)));
     assert!(merged(&[&[file(&"n".repeat(255))]]).is_ok());
+    let mut fat = file("fat");
+    fat.attributes.xattrs = vec![(b"user.fat".to_vec(), vec![0; 200 << 20])];
+    let heavy = merged(&[&[fat.clone(), fat.clone(), fat]]);
+    assert!(matches!(heavy, Err(MergeError::TooMuchMetadata(_))));
     let many: Vec<Entry> = (0..1000).map(|n| file(&n.to_string())).collect();
     assert_eq!(merged(&[&many]), Err(MergeError::TooManyFiles(1000)));
 }
