@@ -271,9 +271,16 @@ async fn settled(column: Column, verb: Verb) {
             0,
             "{verb:?} in {column:?} touched something"
         );
+        // A guest whose boot took too long may well report now: that is not the verb's doing.
+        let but_for_its_guest = |view: Option<VmView>| {
+            view.map(|view| VmView {
+                readiness: None,
+                ..view
+            })
+        };
         assert_eq!(
-            stage.engine.get(&stage.vm),
-            before,
+            but_for_its_guest(stage.engine.get(&stage.vm)),
+            but_for_its_guest(before),
             "{verb:?} in {column:?}"
         );
     }
