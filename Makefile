@@ -64,10 +64,12 @@ fuzz: ## Fuzz parsers and the helper's verbs, a minute each (needs nightly and c
 install: build ## Install under PREFIX (default ~/.local).
 	for bin in $(BINS); do install -D -m 0755 $(TARGET)/release/$$bin $(DESTDIR)$(PREFIX)/bin/$$bin; done
 	install -D -m 0755 $(AGENT) $(DESTDIR)$(PREFIX)/lib/banger/banger-vsock-agent
+	$(TARGET)/release/banger man $(DESTDIR)$(PREFIX)/share/man/man1
 	@echo "installed: $(PREFIX)/bin/{$(shell echo $(BINS) | tr ' ' ,)} and $(PREFIX)/lib/banger/banger-vsock-agent"
 
 uninstall: ## Stop the daemon, remove just what install put there, say what stays.
 	-if [ -x $(DESTDIR)$(PREFIX)/bin/banger ]; then $(DESTDIR)$(PREFIX)/bin/banger daemon stop; fi
 	rm -f $(foreach bin,$(BINS),$(DESTDIR)$(PREFIX)/bin/$(bin)) $(DESTDIR)$(PREFIX)/lib/banger/banger-vsock-agent
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/banger.1 $(DESTDIR)$(PREFIX)/share/man/man1/banger-*.1
 	-rmdir $(DESTDIR)$(PREFIX)/lib/banger 2>/dev/null
 	@echo "data that stays: $${XDG_STATE_HOME:-$$HOME/.local/state}/banger $${XDG_CONFIG_HOME:-$$HOME/.config}/banger $${XDG_CACHE_HOME:-$$HOME/.cache}/banger"

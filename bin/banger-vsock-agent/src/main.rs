@@ -6,11 +6,13 @@
 //! - process 1, as `/shutdown`: systemd executes it last of all ([`farewell`]);
 //! - `modprobe`: the kernel calls it where the image has none ([`modprobe`]);
 //! - `mark-ready`: a unit calls it when the image's default target is reached ([`agent::ready`]);
+//! - `connect`: joins standard input and output to a port of the guest ([`connect`]);
 //! - `as-user`: becomes another user and executes a program ([`agent::user`]);
 //! - `serve`: serves one connection, given as standard input (tests).
 
 mod agent;
 mod boot;
+mod connect;
 mod console;
 mod farewell;
 mod modprobe;
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
             }
         }
         (_, Some("mark-ready")) => agent::mark_ready(),
+        (_, Some("connect")) => connect::main(&args[2..]),
         (_, Some("as-user")) => agent::as_user(&args[2..]),
         (_, Some("serve")) => match rustix::stdio::stdin().as_fd().try_clone_to_owned() {
             Ok(connection) => agent::serve_one(connection),

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
 
 use crate::complete;
+use crate::environment::EnvFlags;
 use crate::ui::Output;
 
 /// One-command, persistent development sandboxes.
@@ -69,6 +70,18 @@ pub(crate) enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Measure how long things take here.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Write the manual's pages into a folder.
+    #[command(
+        hide = true,
+        after_help = "Example:\n  banger man ~/.local/share/man/man1"
+    )]
+    Man {
+        /// The folder.
+        folder: PathBuf,
+    },
 }
 
 impl Command {
@@ -108,9 +121,25 @@ pub(crate) enum VmCommand {
     Ssh(SshArgs),
     /// Run a command in a VM, without network or sshd.
     #[command(
-        after_help = "Examples:\n  banger vm exec demo -- ls -la\n  banger vm exec -it demo -- bash\n  echo hi | banger vm exec demo -- cat"
+        after_help = "Examples:\n  banger vm exec demo -- ls -la\n  banger vm exec -it demo -- bash\n  echo hi | banger vm exec demo -- cat\n  banger vm exec --env TOKEN --env-file .env demo -- deploy"
     )]
     Exec(ExecArgs),
+    /// Show what VMs use: processor, memory, disks, network, on the host and in the guest.
+    #[command(
+        after_help = "Examples:\n  banger vm stats\n  banger vm stats demo web -o json\n\nFigures are looked at when they are asked for; `stats_poll_interval` says how old they may be."
+    )]
+    Stats(StatsArgs),
+    /// Print settings for ssh, so that `ssh NAME.vm`, rsync, git and editors work by name, over vsock.
+    #[command(
+        after_help = "Examples:\n  banger vm ssh-config --install\n  rsync -a ./src demo.vm:/root/\n  git push ssh://demo.vm/root/repo HEAD:refs/heads/new"
+    )]
+    SshConfig(SshConfigArgs),
+    /// Join standard input and output to a guest's sshd (for ssh's ProxyCommand).
+    #[command(
+        hide = true,
+        after_help = "Example:\n  ssh -o ProxyCommand='banger vm ssh-proxy %n' root@demo.vm"
+    )]
+    SshProxy(VmRef),
     /// List who listens in a VM, where the host reaches it, and the URLs of web servers.
     #[command(after_help = "Examples:\n  banger vm ports demo\n  banger vm ports demo -o json")]
     Ports(VmRef),
@@ -208,6 +237,8 @@ pub(crate) struct RunArgs {
     /// Leave it running in the background.
     #[arg(short, long, conflicts_with_all = ["rm", "command"])]
     pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) env: EnvFlags,
     /// Command to run in the guest; without one, a shell.
     #[arg(last = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
@@ -234,6 +265,42 @@ pub(crate) struct VmRefs {
     /// VMs, by name, id or unambiguous prefix.
     #[arg(required = true, value_name = "VM", add = ArgValueCandidates::new(complete::vms))]
     pub(crate) vms: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatsArgs {
+    /// VMs, by name, id or unambiguous prefix; without one, all.
+    #[arg(value_name = "VM", add = ArgValueCandidates::new(complete::vms))]
+    pub(crate) vms: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SshConfigArgs {
+    /// Write them to a file of banger's, and have ~/.ssh/config include it.
+    #[arg(long)]
+    pub(crate) install: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Create VMs, one after the other: how long until each is made, and until ssh works.
+    #[command(
+        after_help = "Examples:\n  banger bench create\n  banger bench create --runs 10 --image debian-minimal -o json"
+    )]
+    Create(BenchCreateArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchCreateArgs {
+    /// How many.
+    #[arg(long, default_value = "5")]
+    pub(crate) runs: std::num::NonZeroU32,
+    /// Image; without it, the default one.
+    #[arg(long, add = ArgValueCandidates::new(complete::images))]
+    pub(crate) image: Option<ImageName>,
+    /// The program that runs them: firecracker, qemu, or auto.
+    #[arg(long)]
+    pub(crate) vmm: Option<Choice<VmmKind>>,
 }
 
 #[derive(Debug, Args)]
@@ -334,9 +401,8 @@ pub(crate) struct ExecArgs {
     /// Working directory in the guest; without it, /root.
     #[arg(short = 'w', long, value_name = "DIR")]
     pub(crate) cwd: Option<String>,
-    /// Environment variable, K=V, or K to pass on this one's.
-    #[arg(short, long, value_name = "K[=V]")]
-    pub(crate) env: Vec<String>,
+    #[command(flatten)]
+    pub(crate) env: EnvFlags,
     /// Command.
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
@@ -608,6 +674,9 @@ mod tests {
             &["vm", "create", "--vmm", "xen"],
             &["vm", "run", "-d", "--", "true"],
             &["vm", "delete"],
+            &["bench", "create", "--runs", "0"],
+            &["bench", "create", "--image", "A/B"],
+            &["vm", "ssh-config", "--nowhere"],
             &["vm", "restart"],
             &["vm", "kill", "demo", "--signal", "STOP"],
             &["vm", "set", "demo"],

@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod complete;
+mod environment;
 mod error;
 mod interrupt;
 mod operation;

@@ -17,6 +17,7 @@ mod routes;
 mod sizes;
 mod start;
 mod state;
+mod stats;
 mod stores;
 mod vmm_choice;
 

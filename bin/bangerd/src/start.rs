@@ -37,6 +37,7 @@ use crate::host_vmms::HostProbe;
 use crate::root_config::RootConfig;
 use crate::sizes::Host;
 use crate::state::{HostDns, State};
+use crate::stats::Sampler;
 use crate::stores::Told;
 use crate::{keys, listen, routes};
 
@@ -347,6 +348,7 @@ async fn wire(
         probe,
         owner_key,
         dns,
+        sampler: Sampler::default(),
         build: build_id()?,
         started_at: jiff::Timestamp::now().to_string(),
         reconciled: AtomicBool::new(false),

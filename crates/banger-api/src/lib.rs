@@ -8,6 +8,7 @@ mod image;
 mod kernel;
 mod operation;
 mod ports;
+mod stats;
 mod system;
 mod vm;
 
@@ -17,13 +18,14 @@ pub use image::{BuildImageRequest, Image, ImageList, ImageRunConfig, PullImageRe
 pub use kernel::{ImportKernelRequest, Kernel, KernelList, KernelSource};
 pub use operation::{Operation, OperationEvent, OperationKind, OperationState, Stage, StageState};
 pub use ports::{Port, PortList, PortProtocol};
+pub use stats::{DiskFigures, FileSystemFigures, GuestFigures, HostFigures, StatsList, VmStats};
 pub use system::{
     Check, CheckResult, Component, DaemonStatus, Doctor, EffectiveDefault, HelperStatus, Version,
 };
 pub use vm::{
     CONNECT_PROTOCOL, CreateVmRequest, DeleteQuery, KillVmRequest, LogQuery, Readiness,
-    RestartVmRequest, RootFill, SetVmRequest, SpecLine, SshTarget, StopVmRequest, Vm, VmList,
-    VmPaths,
+    RestartVmRequest, RootFill, SetVmRequest, SpecLine, SshAccess, SshTarget, StopVmRequest, Vm,
+    VmList, VmPaths,
 };
 
 /// The version of the API in its paths.

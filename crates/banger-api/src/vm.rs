@@ -235,3 +235,14 @@ pub struct SshTarget {
     /// Name under which this guest's stands there.
     pub host_key_alias: String,
 }
+
+/// Reply of `GET /v1/ssh`: what ssh needs for any VM of this daemon's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SshAccess {
+    /// User.
+    pub user: String,
+    /// Private key of the owner's.
+    pub identity_file: String,
+    /// File with the guests' host keys, by their names under `.vm`.
+    pub known_hosts: String,
+}

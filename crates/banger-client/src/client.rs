@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use banger_api::{
     ApiError, BuildImageRequest, ConfigView, CreateVmRequest, DaemonStatus, Doctor, Image,
     ImageList, ImportKernelRequest, Kernel, KernelList, KillVmRequest, Operation, OperationEvent,
-    PortList, PullImageRequest, Readiness, RestartVmRequest, SetVmRequest, SshTarget,
-    StopVmRequest, Version, Vm, VmList,
+    PortList, PullImageRequest, Readiness, RestartVmRequest, SetVmRequest, SshAccess, SshTarget,
+    StatsList, StopVmRequest, Version, Vm, VmList, VmStats,
 };
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -301,6 +301,31 @@ impl Client {
     pub async fn ports(&self, reference: &str) -> Result<PortList, ClientError> {
         self.get(&format!("/v1/vms/{}/ports", escape(reference)))
             .await
+    }
+
+    /// What every VM uses.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn stats(&self) -> Result<StatsList, ClientError> {
+        self.get("/v1/stats").await
+    }
+
+    /// What a VM uses.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn vm_stats(&self, reference: &str) -> Result<VmStats, ClientError> {
+        self.get(&format!("/v1/vms/{}/stats", escape(reference)))
+            .await
+    }
+
+    /// What ssh needs for any VM.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn ssh_access(&self) -> Result<SshAccess, ClientError> {
+        self.get("/v1/ssh").await
     }
 
     /// Every image.

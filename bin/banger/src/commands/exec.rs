@@ -23,27 +23,10 @@ pub(crate) async fn exec(context: &Context<'_>, args: ExecArgs) -> CommandResult
     }
     let mut request = ExecRequest::new(args.command);
     request.cwd = args.cwd;
-    request.env = args
-        .env
-        .iter()
-        .map(|entry| environment(entry))
-        .collect::<Result<_, _>>()?;
+    request.env = args.env.variables()?;
     request.no_stdin = stdin_is_tty && !args.interactive && !args.tty;
     let client = context.client(Needs::Daemon).await?;
     in_guest(&client, &args.vm, request, args.tty).await
-}
-
-/// `K=V`, or `K` for what this process has under that name.
-fn environment(entry: &str) -> Result<(String, String), CommandError> {
-    let invalid =
-        |why: &str| CommandError::new(ErrorCode::InvalidArgument, format!("--env {entry}: {why}"));
-    match entry.split_once('=') {
-        Some(("", _)) => Err(invalid("there is no name before the =")),
-        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
-        None => std::env::var(entry)
-            .map(|value| (entry.to_owned(), value))
-            .map_err(|_| invalid("it is not set here")),
-    }
 }
 
 /// Runs a request in a guest with this process's streams, and gives its exit code.
@@ -78,17 +61,5 @@ fn failed(error: &ExecError) -> CommandResult {
             crate::ui::Ui::new(crate::ui::Output::Text).note(&told.0.causes.join(": "));
             Ok(code)
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_entry_names_a_variable() {
-        assert_eq!(environment("A=b=c").unwrap(), ("A".into(), "b=c".into()));
-        assert!(environment("=b").is_err());
-        assert!(environment("BANGER_SURELY_UNSET").is_err());
     }
 }

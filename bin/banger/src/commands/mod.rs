@@ -1,5 +1,6 @@
 //! One file for each group of verbs.
 
+mod bench;
 mod config;
 mod cp;
 mod daemon;
@@ -9,11 +10,14 @@ mod image;
 mod kernel;
 mod lifecycle;
 mod logs;
+mod man;
 mod ports;
 mod prune;
 mod run;
 mod show;
 mod ssh;
+mod ssh_config;
+mod stats;
 mod system;
 
 use std::path::Path;
@@ -22,7 +26,9 @@ use banger_client::Client;
 use banger_core::ErrorCode;
 use banger_install::{RECORD, Record};
 
-use crate::cli::{Cli, Command, ConfigCommand, ImageCommand, KernelCommand, VmCommand};
+use crate::cli::{
+    BenchCommand, Cli, Command, ConfigCommand, ImageCommand, KernelCommand, VmCommand,
+};
 use crate::error::CommandError;
 use crate::paths::{CHECKOUT, Paths};
 use crate::start::{self, Needs};
@@ -49,6 +55,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> CommandResult {
     let paths = match &cli.command {
         Command::System(command) => return system::system(ui, command),
         Command::Completion { shell } => return daemon::completion(ui, *shell),
+        Command::Man { folder } => return man::man(ui, folder),
         command => find_paths(matches!(command, Command::Version))?,
     };
     let context = Context { ui, paths };
@@ -67,8 +74,9 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> CommandResult {
         Command::Doctor => doctor::doctor(&context).await,
         Command::Daemon(command) => daemon::daemon(&context, &command).await,
         Command::Version => daemon::version(&context).await,
-        // Both were done above, without paths.
-        Command::System(_) | Command::Completion { .. } => Ok(0),
+        Command::Bench(BenchCommand::Create(args)) => bench::create(&context, args).await,
+        // They were done above, without paths.
+        Command::System(_) | Command::Completion { .. } | Command::Man { .. } => Ok(0),
     }
 }
 
@@ -107,6 +115,9 @@ async fn vm(context: &Context<'_>, command: VmCommand) -> CommandResult {
         VmCommand::Show(args) => show::show(context, &args.vm).await,
         VmCommand::Ssh(args) => ssh::ssh(context, &args).await,
         VmCommand::Exec(args) => exec::exec(context, args).await,
+        VmCommand::Stats(args) => stats::stats(context, &args.vms).await,
+        VmCommand::SshConfig(args) => ssh_config::ssh_config(context, &args).await,
+        VmCommand::SshProxy(args) => ssh_config::ssh_proxy(context, &args.vm).await,
         VmCommand::Ports(args) => ports::ports(context, &args.vm).await,
         VmCommand::Cp(args) => cp::cp(context, args).await,
         VmCommand::Logs(args) => logs::logs(context, &args).await,

@@ -95,6 +95,12 @@ pub(crate) async fn create(context: &Context<'_>, args: CreateArgs) -> CommandRe
 /// `vm run`.
 pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
     let is_shell = args.command.is_empty() && !args.detach;
+    let env = args.env.variables()?;
+    if args.detach && !env.is_empty() {
+        let what = "variables are for a command or a shell, and with -d there is neither";
+        return Err(CommandError::new(ErrorCode::InvalidArgument, what)
+            .hint("give them to `banger vm exec` when you run something"));
+    }
     let default_wait = if args.command.is_empty() {
         Readiness::Ready
     } else {
@@ -146,7 +152,9 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
         });
         return Ok(0);
     }
-    let code = exec::in_guest(&client, &vm, ExecRequest::new(args.command), is_shell).await;
+    let mut command = ExecRequest::new(args.command);
+    command.env = env;
+    let code = exec::in_guest(&client, &vm, command, is_shell).await;
     if !is_shell && matches!(code, Ok(1..)) {
         note_early(context, &client, &vm).await;
     }
@@ -172,7 +180,7 @@ async fn note_early(context: &Context<'_>, client: &Client, vm: &str) {
 }
 
 /// Deletes a VM, which takes milliseconds: no stages are shown, and an interrupt changes nothing.
-async fn delete(client: &Client, vm: &str) -> Result<(), CommandError> {
+pub(super) async fn delete(client: &Client, vm: &str) -> Result<(), CommandError> {
     let quiet = crate::ui::Ui::new(crate::ui::Output::Json);
     let mut interrupts = Interrupts::watch()?;
     let deleted = client.delete_vm(vm).await?;

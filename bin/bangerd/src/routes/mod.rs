@@ -9,6 +9,7 @@ mod kernels;
 mod logs;
 mod operations;
 mod problem;
+mod stats;
 mod system;
 mod vms;
 
@@ -43,6 +44,10 @@ fn build() -> OpenApiRouter<Shared> {
         .routes(routes!(change::restart))
         .routes(routes!(change::kill))
         .routes(routes!(vms::ssh))
+        .routes(routes!(vms::ssh_access))
+        .routes(routes!(stats::list))
+        .routes(routes!(stats::show))
+        .routes(routes!(stats::metrics))
         .routes(routes!(connect::connect))
         .routes(routes!(guest::list_ports))
         .routes(routes!(logs::logs))

@@ -6,7 +6,8 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use banger_api::{
-    CreateVmRequest, DeleteQuery, Operation, Readiness, SshTarget, StopVmRequest, Vm, VmList,
+    CreateVmRequest, DeleteQuery, Operation, Readiness, SshAccess, SshTarget, StopVmRequest, Vm,
+    VmList,
 };
 use banger_core::RootStorage;
 use banger_engine::CreateVm;
@@ -192,6 +193,21 @@ pub(crate) async fn stop(
     ))
 }
 
+/// What ssh needs for any VM.
+#[utoipa::path(get, path = "/v1/ssh", responses((status = 200, body = SshAccess)))]
+pub(crate) async fn ssh_access(State(state): State<Shared>) -> Json<SshAccess> {
+    Json(SshAccess {
+        user: "root".to_owned(),
+        identity_file: state.owner_key.display().to_string(),
+        known_hosts: known_hosts(&state),
+    })
+}
+
+fn known_hosts(state: &Shared) -> String {
+    let file = state.args.state_dir.join("known_hosts");
+    file.display().to_string()
+}
+
 /// What ssh needs to log in.
 #[utoipa::path(get, path = "/v1/vms/{ref}/ssh", params(("ref" = String, Path,)), responses((status = 200, body = SshTarget)))]
 pub(crate) async fn ssh(
@@ -204,12 +220,7 @@ pub(crate) async fn ssh(
         host: view.address.to_string(),
         user: "root".to_owned(),
         identity_file: state.owner_key.display().to_string(),
-        known_hosts: state
-            .args
-            .state_dir
-            .join("known_hosts")
-            .display()
-            .to_string(),
+        known_hosts: known_hosts(&state),
         host_key_alias: format!("{}.vm", view.name),
     }))
 }
