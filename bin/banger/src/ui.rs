@@ -73,6 +73,13 @@ impl Ui {
         Ok(matches!(answer.as_str(), "y" | "yes"))
     }
 
+    /// What did not work and can be lived without.
+    pub(crate) fn warnings(&self, warnings: &[String]) {
+        for warning in warnings {
+            self.note(&format!("warning: {warning}"));
+        }
+    }
+
     /// Bytes of a result, as they are.
     pub(crate) fn bytes(&self, bytes: &[u8]) -> std::io::Result<()> {
         use std::io::Write;

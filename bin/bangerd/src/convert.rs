@@ -4,12 +4,13 @@ use banger_api::{
     ApiError, Image as ApiImage, ImageRunConfig, Kernel as ApiKernel, Operation, OperationKind,
     OperationState, Readiness, SpecLine, Stage, StageState, Vm, VmPaths,
 };
-use banger_core::Phase;
+use banger_core::{Phase, VmId};
 use banger_engine::ports::{Failure, GuestState};
 use banger_engine::{OpKind, OpState, OperationView, StageStatus, StageView, VmView};
 use banger_image::Image;
 use banger_kernel::Kernel;
 
+use crate::adapters::FILE_SYNC_WARNINGS;
 use crate::state::State;
 
 pub(crate) fn error(failure: &Failure) -> ApiError {
@@ -63,6 +64,7 @@ pub(crate) fn vm(state: &State, view: &VmView) -> Vm {
         created_at: view.created_at.clone(),
         started_at: view.started_at.clone().filter(|_| is_up),
         last_error: view.last_error.as_ref().map(error),
+        warnings: vec![],
         paths: VmPaths {
             overlay: path(view.spec.storage.file_name()),
             work_disk: path("work.ext4"),
@@ -110,6 +112,14 @@ pub(crate) fn operation(state: &State, view: &OperationView) -> Operation {
             disk_size: vm.spec.disk_size,
             origin: vm.origin,
         });
+    let starts = matches!(
+        view.kind,
+        OpKind::CreateVm | OpKind::StartVm | OpKind::RestartVm
+    );
+    let warnings = match &view.vm {
+        Some(vm) if starts && view.state == OpState::Succeeded => file_sync_warnings(state, vm),
+        _ => vec![],
+    };
     Operation {
         id: view.id.to_string(),
         kind: match view.kind {
@@ -133,7 +143,15 @@ pub(crate) fn operation(state: &State, view: &OperationView) -> Operation {
             ..failure
         }),
         spec,
+        warnings,
     }
+}
+
+/// What of `[[file_sync]]` a VM did not get at its last start.
+pub(crate) fn file_sync_warnings(state: &State, vm: &VmId) -> Vec<String> {
+    let told = state.vm_folder(vm).join(FILE_SYNC_WARNINGS);
+    let told = std::fs::read_to_string(told).unwrap_or_default();
+    told.lines().map(str::to_owned).collect()
 }
 
 pub(crate) fn image(image: &Image) -> ApiImage {

@@ -7,6 +7,7 @@ mod builds;
 mod config;
 mod convert;
 mod doctor;
+mod file_sync;
 mod host_vmms;
 mod keys;
 mod listen;

@@ -7,7 +7,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -32,7 +32,7 @@ use crate::adapters::{
 };
 use crate::args::Args;
 use crate::builds::Builder;
-use crate::config::{self, Config, LogLevel, Origins};
+use crate::config::{self, Config, Loaded, LogLevel};
 use crate::host_vmms::HostProbe;
 use crate::root_config::RootConfig;
 use crate::sizes::Host;
@@ -97,16 +97,16 @@ async fn serve(args: Args) -> Result<()> {
     let Some(_lock) = lock else {
         bail!("another daemon runs on {}", state_dir.display())
     };
-    let config::Loaded {
-        mut config,
-        origins,
-    } = config::load(&args.config_dir.join("config.toml"))?;
+    let mut loaded = config::load(&args.config_dir.join("config.toml"), &home())?;
     let overruled = match &args.root_config {
-        Some(path) => RootConfig::load(path)?.overrule(&mut config),
+        Some(path) => RootConfig::load(path)?.overrule(&mut loaded.config),
         None => vec![],
     };
-    start_log(&state_dir, config.log_level.unwrap_or(LogLevel::Info))?;
-    let state = Arc::new(wire(args, (config, origins), overruled).await?);
+    start_log(
+        &state_dir,
+        loaded.config.log_level.unwrap_or(LogLevel::Info),
+    )?;
+    let state = Arc::new(wire(args, loaded, overruled).await?);
     let listener = listen::bind(&state.args.socket).context("the socket cannot be used")?;
     let router = routes::router(Arc::clone(&state));
     taken_up(&state).await;
@@ -187,6 +187,13 @@ async fn tend(state: Arc<State>) {
     }
 }
 
+/// The owner's home.
+pub(crate) fn home() -> PathBuf {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    home.filter(|home| home.is_absolute())
+        .unwrap_or_else(|| "/".into())
+}
+
 fn has_stores(state: &State) -> bool {
     let vms = state.engine.list();
     vms.iter()
@@ -246,11 +253,12 @@ fn chain(error: &dyn std::error::Error) -> String {
     all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-async fn wire(
-    args: Args,
-    (config, origins): (Config, Origins),
-    overruled: Vec<&'static str>,
-) -> Result<State> {
+async fn wire(args: Args, loaded: Loaded, overruled: Vec<&'static str>) -> Result<State> {
+    let Loaded {
+        config,
+        origins,
+        synced,
+    } = loaded;
     let state_dir = args.state_dir.clone();
     let vms = state_dir.join("vms");
     let (needs, dns) = network(&args, &config).await?;
@@ -312,6 +320,8 @@ async fn wire(
             gateway: bridge_ip,
             prefix,
             owner_key: key.public,
+            home: home(),
+            synced: synced.into(),
         }),
         helper: Arc::<HelperLink>::clone(&helper),
         guests: Arc::new(AgentGuests { vms }),

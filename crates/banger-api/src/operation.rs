@@ -25,6 +25,9 @@ pub struct Operation {
     pub error: Option<ApiError>,
     /// The effective sizes, for a create.
     pub spec: Option<SpecLine>,
+    /// What a VM that was started has to do without.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// What an operation does.

@@ -186,6 +186,9 @@ pub struct Vm {
     pub started_at: Option<String>,
     /// The last failure.
     pub last_error: Option<crate::ApiError>,
+    /// What did not work and can be lived without, of a VM that is asked for by itself (not in lists).
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Files.
     pub paths: VmPaths,
 }

@@ -1,4 +1,5 @@
-//! The config drive: magic, `u32` length (little endian), JSON, zeros up to a multiple of 4096.
+//! The config drive: magic, `u32` length (little endian), JSON, zeros up to a multiple of 4096. Files for the
+//! guest may follow (see [`crate::append_files`]).
 
 use crate::GuestConfig;
 
@@ -42,6 +43,18 @@ pub fn encode(config: &GuestConfig) -> Vec<u8> {
     out.extend_from_slice(&json);
     out.resize(out.len().next_multiple_of(BLOCK), 0);
     out
+}
+
+/// How many bytes [`encode`] has made of these, which may have more behind them: where files begin.
+///
+/// # Errors
+/// [`ConfigDriveError`] when they are not what it makes.
+pub fn encoded_size(bytes: &[u8]) -> Result<u64, ConfigDriveError> {
+    let rest = bytes.strip_prefix(MAGIC).ok_or(ConfigDriveError::Magic)?;
+    let length = rest.first_chunk().map_or(0, |it| u32::from_le_bytes(*it));
+    let header = u64::try_from(HEADER).unwrap_or_default();
+    let block = u64::try_from(BLOCK).unwrap_or(1);
+    Ok((header + u64::from(length)).next_multiple_of(block))
 }
 
 /// Reads a config drive's bytes.

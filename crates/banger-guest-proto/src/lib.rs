@@ -29,6 +29,7 @@ mod figures;
 mod files;
 mod flow;
 mod frame;
+mod given;
 mod guest_config;
 mod message;
 mod path;
@@ -36,7 +37,7 @@ mod ports;
 mod status;
 mod tree;
 
-pub use config_drive::{ConfigDriveError, MAX_CONFIG, decode, encode};
+pub use config_drive::{ConfigDriveError, MAX_CONFIG, decode, encode, encoded_size};
 pub use exec::{ExecRequest, ExitStatus, TtySize};
 pub use figures::{Figures, FileSystem};
 pub use files::{FileProblem, FilesDone, GetFiles, GetPaths, PutFiles};
@@ -44,6 +45,10 @@ pub use flow::{ReceiveWindow, SendWindow, WindowExceeded};
 pub use frame::{
     Decoder, Frame, FrameError, MAX_FRAME, ReadFrameError, Stream, encode_control, encode_data,
     encode_frame, read_frame,
+};
+pub use given::{
+    FileKind, FileReader, FilesError, GuestFile, InnerPath, MAX_FILES, MAX_FILES_SIZE,
+    ParsePathError, append_files,
 };
 pub use guest_config::{GuestConfig, MachineId, ParseMachineIdError, SshHostKey};
 pub use message::{AgentError, AgentErrorCode, AgentMessage, ClientMessage, Hello, ShutdownVerb};

@@ -258,6 +258,11 @@ fn a_config_drive_round_trips_and_is_whole_blocks() {
     let bytes = encode(&config());
     assert_eq!(bytes.len() % 4096, 0);
     assert_eq!(decode(&bytes).unwrap(), config());
+    let mut longer = bytes.clone();
+    longer.extend([1; 100]);
+    assert_eq!(decode(&longer).unwrap(), config());
+    let size = banger_guest_proto::encoded_size(&longer).unwrap();
+    assert_eq!(size, bytes.len() as u64);
 }
 
 proptest::proptest! {

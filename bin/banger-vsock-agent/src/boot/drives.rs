@@ -138,8 +138,8 @@ fn head(node: &PathBuf, most: u64) -> Vec<u8> {
     bytes
 }
 
-/// Reads and parses the config drive, its first block first: it seldom has more.
-pub(super) fn read_config(node: &PathBuf) -> Result<GuestConfig, BootError> {
+/// Reads and parses the config drive. Also where files for the guest begin on it, if there are any.
+pub(super) fn read_config(node: &PathBuf) -> Result<(GuestConfig, u64), BootError> {
     use std::os::unix::fs::OpenOptionsExt;
     let read = |file: std::fs::File, most: u64| {
         let mut bytes = vec![];
@@ -154,7 +154,9 @@ pub(super) fn read_config(node: &PathBuf) -> Result<GuestConfig, BootError> {
     let bytes = file
         .and_then(|file| read(file, most))
         .map_err(|e| BootError::step("read the config drive", e))?;
-    banger_guest_proto::decode(&bytes).map_err(BootError::Config)
+    let config = banger_guest_proto::decode(&bytes).map_err(BootError::Config)?;
+    let size = banger_guest_proto::encoded_size(&bytes).map_err(BootError::Config)?;
+    Ok((config, size))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! strands nobody.
 
 mod drives;
+mod file_sync;
 mod files;
 mod identity;
 mod init;
@@ -63,7 +64,7 @@ fn run() -> Result<ExitCode, BootError> {
     mounts::kernel_file_systems().map_err(|e| BootError::step("mount /proc, /sys and /dev", e))?;
     let beside = Beside::start().map_err(|e| BootError::step("start a thread", e))?;
     let drives = drives::find(&beside.loaded)?;
-    let config = drives::read_config(&drives.config)?;
+    let (config, files_at) = drives::read_config(&drives.config)?;
     beside.give(Task::Network(Box::new(config.clone())));
     mounts::root(&drives.root, NEW_ROOT).map_err(|e| BootError::step("mount the root disk", e))?;
     let root = Root::open(NEW_ROOT).map_err(|e| BootError::step("open the root", e))?;
@@ -73,6 +74,7 @@ fn run() -> Result<ExitCode, BootError> {
     mounts::run(&root).map_err(|e| BootError::step("mount /run", e))?;
     report.note("mount the work disk", mounts::work(&root, &drives));
     identity::apply(&root, &config, &mut report);
+    file_sync::apply(&root, &drives.config, files_at, &mut report);
     let kind = init::detect(&root);
     let image_init = kind.map(|found| found.kind);
     mounts::prepare_tmp(&root, image_init, &mut report);

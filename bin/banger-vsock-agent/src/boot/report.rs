@@ -44,6 +44,11 @@ impl Report {
         }
     }
 
+    /// Keeps what went wrong, a sentence.
+    pub(crate) fn problem(&mut self, text: String) {
+        self.problems.push(text);
+    }
+
     /// Adds what another has collected.
     pub(crate) fn merge(&mut self, other: Self) {
         self.problems.extend(other.problems);

@@ -38,7 +38,27 @@ pub(crate) async fn start(context: &Context<'_>, args: StartArgs) -> CommandResu
     let client = context.client(Needs::Helper).await?;
     let wait = args.wait.map_or(Readiness::Ready, Readiness::from);
     let begin = async |vm: &str| client.start_vm(vm, wait, args.timeout).await;
-    each(context, &client, &args.vms, "started", begin).await
+    let code = each(context, &client, &args.vms, "started", begin).await?;
+    warn(context, &client, &args.vms).await;
+    Ok(code)
+}
+
+/// Says what VMs that were started have to do without.
+async fn warn(context: &Context<'_>, client: &Client, vms: &VmRefs) {
+    let several = vms.vms.len() > 1;
+    for name in &vms.vms {
+        let Ok(vm) = client.vm(name).await else {
+            continue;
+        };
+        if several {
+            let named = |warning: &String| format!("{}: {warning}", vm.name);
+            context
+                .ui
+                .warnings(&vm.warnings.iter().map(named).collect::<Vec<_>>());
+        } else {
+            context.ui.warnings(&vm.warnings);
+        }
+    }
 }
 
 /// `vm restart`.
@@ -50,7 +70,9 @@ pub(crate) async fn restart(context: &Context<'_>, args: RestartArgs) -> Command
         timeout_s: args.timeout,
     };
     let begin = async |vm: &str| client.restart_vm(vm, &request).await;
-    each(context, &client, &args.vms, "restarted", begin).await
+    let code = each(context, &client, &args.vms, "restarted", begin).await?;
+    warn(context, &client, &args.vms).await;
+    Ok(code)
 }
 
 /// `vm kill`.

@@ -80,6 +80,7 @@ pub(crate) async fn create(context: &Context<'_>, args: CreateArgs) -> CommandRe
     let operation = begin(context, &client, &request).await?;
     let cancel = OnInterrupt::Cancel;
     let operation = follow(context.ui, &client, &operation, &mut interrupts, cancel).await?;
+    context.ui.warnings(&operation.warnings);
     let vm = client
         .vm(operation.vm_id.as_deref().unwrap_or(&operation.subject))
         .await?;
@@ -129,7 +130,11 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
     let name = operation.subject.clone();
     let vm = operation.vm_id.clone().unwrap_or_else(|| name.clone());
     let cancel = OnInterrupt::Cancel;
-    if let Err(error) = follow(context.ui, &client, &operation, &mut interrupts, cancel).await {
+    let made = follow(context.ui, &client, &operation, &mut interrupts, cancel).await;
+    if let Ok(operation) = &made {
+        context.ui.warnings(&operation.warnings);
+    }
+    if let Err(error) = made {
         if error.0.code == ErrorCode::Cancelled {
             return Ok(INTERRUPTED);
         }

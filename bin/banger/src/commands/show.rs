@@ -115,6 +115,11 @@ fn describe(vm: &Vm) -> String {
     if let Some(reason) = &vm.pause_reason {
         rows.insert(3, ("paused", reason.clone()));
     }
+    rows.extend(
+        vm.warnings
+            .iter()
+            .map(|warning| ("warning", warning.clone())),
+    );
     if let Some(error) = &vm.last_error {
         rows.insert(
             4,

@@ -10,11 +10,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use banger_core::{ByteSize, ErrorCode, RootStorage, VmId};
 use banger_engine::ports::{Drives, Failure, GuestIdentity, ResolvedImage};
-use banger_guest_proto::{GENERATION, GuestConfig, MachineId};
+use banger_guest_proto::{GENERATION, GuestConfig, MachineId, append_files};
 use banger_image::{DiskError, grow_work_disk, make_root_disk, make_work_disk, mend_store};
 
 use super::{blocking, clock, console};
-use crate::keys;
+use crate::config::SyncedPath;
+use crate::{file_sync, keys};
+
+/// In a VM's folder: what of `[[file_sync]]` it did not get at its last start, a line each.
+pub(crate) const FILE_SYNC_WARNINGS: &str = "file-sync.warnings";
 
 /// Where VMs live, and what each guest is told alike.
 #[derive(Debug, Clone)]
@@ -27,6 +31,10 @@ pub(crate) struct VmDrives {
     pub(crate) prefix: u8,
     /// Public key of the owner.
     pub(crate) owner_key: String,
+    /// The owner's home.
+    pub(crate) home: PathBuf,
+    /// What guests get of the owner's files.
+    pub(crate) synced: Arc<[SyncedPath]>,
 }
 
 impl VmDrives {
@@ -59,6 +67,30 @@ impl VmDrives {
             authorized_keys: vec![self.owner_key.clone()],
             kernel_release: Some(identity.kernel_release.clone()),
             time_unix_ns: u64::try_from(now.as_nanos()).unwrap_or(0),
+        })
+    }
+
+    /// Puts the owner's files behind the configuration, and what is to be told of them beside it.
+    fn add_files(&self, vm: &VmId, drive: &mut Vec<u8>) -> Result<(), Failure> {
+        let folder = self.folder(vm);
+        let told = folder.join(FILE_SYNC_WARNINGS);
+        let collected = file_sync::collect(&self.synced, &self.home);
+        for warning in &collected.warnings {
+            tracing::warn!(%vm, "{warning}");
+        }
+        if collected.warnings.is_empty() {
+            let _ = fs::remove_file(&told);
+        } else {
+            replace(&told, collected.warnings.join("\n").as_bytes())
+                .map_err(|error| in_folder(&told, &error))?;
+        }
+        let fresh = !folder.join("config.img").exists();
+        append_files(drive, &collected.files, fresh).map_err(|error| {
+            Failure::because(
+                ErrorCode::Internal,
+                "the files could not be passed on",
+                &error,
+            )
         })
     }
 
@@ -198,10 +230,11 @@ impl Drives for VmDrives {
         blocking(move || {
             let config = drives.config_of(&identity)?;
             let path = drives.folder(&identity.vm).join("config.img");
+            let mut drive = banger_guest_proto::encode(&config);
+            drives.add_files(&identity.vm, &mut drive)?;
             // The last launch's may belong to its VMM: a new file, not the old one's content.
             let _ = fs::remove_file(&path);
-            replace(&path, &banger_guest_proto::encode(&config))
-                .map_err(|error| in_folder(&path, &error))?;
+            replace(&path, &drive).map_err(|error| in_folder(&path, &error))?;
             use std::os::unix::fs::PermissionsExt;
             let private = fs::Permissions::from_mode(0o600);
             fs::set_permissions(&path, private).map_err(|error| in_folder(&path, &error))?;

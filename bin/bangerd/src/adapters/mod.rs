@@ -17,7 +17,7 @@ mod space;
 pub(crate) use blocking::blocking;
 pub(crate) use clock::HostClock;
 pub(crate) use console::open as open_console;
-pub(crate) use drives::VmDrives;
+pub(crate) use drives::{FILE_SYNC_WARNINGS, VmDrives};
 pub(crate) use guests::AgentGuests;
 pub(crate) use helper::{BootArgs, HelperLink};
 pub(crate) use images::{LocalImages, Watch, build_failure, unknown_image};

@@ -1,6 +1,7 @@
 //! `config.toml`: every key optional, unknown keys refused with the nearest known one. The environment
 //! goes before the file, and each value's origin is kept.
 
+mod file_sync;
 mod keys;
 mod places;
 
@@ -14,6 +15,7 @@ use banger_core::{
 use serde::Deserialize;
 use toml::{Table, Value};
 
+pub(crate) use file_sync::{FileSync, SyncedPath};
 pub(crate) use keys::{KEYS, Key};
 pub(crate) use places::Place;
 
@@ -36,6 +38,8 @@ pub(crate) enum ConfigError {
 pub(crate) struct Loaded {
     pub(crate) config: Config,
     pub(crate) origins: Origins,
+    /// What guests get of the owner's files.
+    pub(crate) synced: Vec<SyncedPath>,
 }
 
 /// Where the values come from that are no defaults.
@@ -163,15 +167,6 @@ pub(crate) struct VmDefaults {
     pub(crate) disk_size: Option<ByteSize>,
 }
 
-/// `[[file_sync]]`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct FileSync {
-    pub(crate) host: String,
-    pub(crate) guest: String,
-    pub(crate) mode: Option<String>,
-}
-
 fn size<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<ByteSize>, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map(Some).map_err(serde::de::Error::custom)
@@ -188,7 +183,7 @@ fn memory<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<MemoryMib>, D
 }
 
 /// Reads the file, when it is there, and what the environment says instead.
-pub(crate) fn load(path: &Path) -> Result<Loaded, ConfigError> {
+pub(crate) fn load(path: &Path, home: &Path) -> Result<Loaded, ConfigError> {
     let text = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(source) => {
@@ -199,13 +194,14 @@ pub(crate) fn load(path: &Path) -> Result<Loaded, ConfigError> {
         }
         Ok(text) => text,
     };
-    parse(path, &text, |name| std::env::var(name).ok())
+    parse(path, &text, home, |name| std::env::var(name).ok())
 }
 
 /// What a file's text and the environment say together.
 fn parse(
     path: &Path,
     text: &str,
+    home: &Path,
     get: impl Fn(&str) -> Option<String>,
 ) -> Result<Loaded, ConfigError> {
     let wrong = |message: String| ConfigError::Parse {
@@ -227,9 +223,25 @@ fn parse(
         put(&mut table, *key, value);
         variables.push((key.path, name, given));
     }
-    let config = table.try_into().map_err(malformed)?;
+    let config: Config = table.try_into().map_err(malformed)?;
+    let line = |path: &str| {
+        places
+            .iter()
+            .find(|place| place.path == path)
+            .map(|place| place.line)
+    };
+    let check = |(at, entry): (usize, &FileSync)| {
+        entry.check(home).map_err(|(key, what)| {
+            let key = format!("file_sync[{at}].{key}");
+            let line = line(&key).map_or(String::new(), |line| format!("line {line}: "));
+            wrong(format!("{line}{key}: {what}"))
+        })
+    };
+    let synced = config.file_sync.iter().enumerate().map(check);
+    let synced = synced.collect::<Result<_, _>>()?;
     Ok(Loaded {
         config,
+        synced,
         origins: Origins {
             file: path.to_owned(),
             places,
@@ -270,14 +282,16 @@ fn put(table: &mut Table, key: Key, value: Value) {
 mod tests {
     use super::*;
 
+    const HOME: &str = "/home/me";
+
     fn parsed(text: &str) -> Result<Config, ConfigError> {
-        parse(Path::new("config.toml"), text, |_| None).map(|loaded| loaded.config)
+        parse(Path::new("config.toml"), text, HOME.as_ref(), |_| None).map(|loaded| loaded.config)
     }
 
     /// The same with one variable set.
     fn with(text: &str, name: &str, value: &str) -> Result<Loaded, ConfigError> {
         let get = |asked: &str| (asked == name).then(|| value.to_owned());
-        parse(Path::new("config.toml"), text, get)
+        parse(Path::new("config.toml"), text, HOME.as_ref(), get)
     }
 
     #[test]
@@ -333,7 +347,7 @@ mod tests {
             })
             .map(|line| format!("{line}\n"))
             .collect();
-        let loaded = parse(Path::new("example"), &uncommented, |_| None).unwrap();
+        let loaded = parse(Path::new("example"), &uncommented, HOME.as_ref(), |_| None).unwrap();
         for key in KEYS {
             let (section, name) = key.parts();
             let array = format!("{section}[0].{name}");
@@ -344,6 +358,22 @@ mod tests {
                 key.path
             );
         }
+    }
+
+    #[test]
+    fn a_path_that_lies_elsewhere_is_an_error_with_its_line() {
+        let text = "[[file_sync]]\nhost = \"~/a\"\nguest = \"~/a\"\n[[file_sync]]\nhost = \"~/b\"\n\nguest = \"/etc/b\"";
+        let error = parsed(text).unwrap_err().to_string();
+        let told = "line 7: file_sync[1].guest: \"/etc/b\" is not below the guest's /root";
+        assert!(error.contains(told), "{error}");
+        let error = parsed("[[file_sync]]\nhost = \"/etc/shadow\"\nguest = \"~/a\"");
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("not below your home (/home/me)"), "{error}");
+        assert!(
+            parsed("[[file_sync]]\nhost = \"~/a\"").is_err(),
+            "without guest"
+        );
+        assert!(parsed("file_sync = \"~/a\"").is_err());
     }
 
     #[test]

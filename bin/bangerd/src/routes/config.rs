@@ -6,6 +6,7 @@ use banger_api::{ConfigEntry, ConfigOrigin, ConfigView};
 
 use crate::config::{self, KEYS, Key, Origins};
 use crate::sizes::{Asked, effective};
+use crate::start;
 use crate::state::Shared;
 
 /// Every key, its value and where that comes from.
@@ -36,7 +37,8 @@ pub(crate) async fn show(State(state): State<Shared>) -> Json<ConfigView> {
 
 /// Whether what would be read now is something else.
 fn has_changed(origins: &Origins) -> bool {
-    config::load(&origins.file).map_or(true, |now| now.origins.places != origins.places)
+    config::load(&origins.file, &start::home())
+        .map_or(true, |now| now.origins.places != origins.places)
 }
 
 /// What holds where nobody says anything.

@@ -14,8 +14,8 @@ use banger_engine::CreateVm;
 use banger_engine::ports::{Failure, GuestState};
 use banger_image::Recipe;
 
-use super::Problem;
 use super::problem::{Body, Query};
+use super::{Problem, guest};
 use crate::adapters::{unknown_image, unknown_kernel};
 use crate::convert;
 use crate::sizes::{Asked, effective};
@@ -123,6 +123,7 @@ pub(crate) async fn show(
         let mine = stores.into_iter().find(|(id, _)| *id == view.id);
         vm.root_fill = mine.map(|(_, fill)| root_fill(fill));
     }
+    vm.warnings = guest::warnings(&state, &view).await;
     Ok(Json(vm))
 }
 
