@@ -8,7 +8,9 @@
 //! - `mark-ready`: a unit calls it when the image's default target is reached ([`agent::ready`]);
 //! - `connect`: joins standard input and output to a port of the guest ([`connect`]);
 //! - `as-user`: becomes another user and executes a program ([`agent::user`]);
-//! - `serve`: serves one connection, given as standard input (tests).
+//! - `in-group`: enters a control group and executes a program ([`agent::in_group`]);
+//! - `serve`: serves one connection, given as standard input, or `serve SOCKET FOLDER` those of a Unix
+//!   socket, with its sessions in a folder (tests).
 
 mod agent;
 mod boot;
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
         (_, Some("mark-ready")) => agent::mark_ready(),
         (_, Some("connect")) => connect::main(&args[2..]),
         (_, Some("as-user")) => agent::as_user(&args[2..]),
+        (_, Some("in-group")) => agent::in_group(&args[2..]),
+        (_, Some("serve")) if args.len() == 4 => agent::serve_socket(&args[2], &args[3]),
         (_, Some("serve")) => match rustix::stdio::stdin().as_fd().try_clone_to_owned() {
             Ok(connection) => agent::serve_one(connection),
             Err(_) => ExitCode::FAILURE,

@@ -1,5 +1,7 @@
 //! The command line's grammar.
 
+mod sessions;
+
 use std::path::PathBuf;
 
 use banger_core::{
@@ -11,6 +13,11 @@ use clap_complete::engine::ArgValueCandidates;
 use crate::complete;
 use crate::environment::EnvFlags;
 use crate::ui::Output;
+
+pub(crate) use sessions::{
+    AcpArgs, AttachArgs, ForwardArgs, KillSessionArgs, OutputStream, Ports, Position, RestartFlag,
+    SessionCommand, SessionLogsArgs, SessionRef, StartSessionArgs, StdinFlag, StopSessionArgs,
+};
 
 /// One-command, persistent development sandboxes.
 #[derive(Debug, Parser)]
@@ -89,7 +96,8 @@ impl Command {
     pub(crate) const fn own_failure_code(&self) -> Option<u8> {
         match self {
             Self::Vm(VmCommand::Run(run)) if !run.command.is_empty() => Some(125),
-            Self::Vm(VmCommand::Exec(_)) => Some(125),
+            Self::Vm(VmCommand::Exec(_) | VmCommand::Acp(_)) => Some(125),
+            Self::Vm(VmCommand::Session(SessionCommand::Attach(_))) => Some(125),
             Self::Vm(VmCommand::Ssh(ssh)) if !ssh.command.is_empty() => Some(125),
             _ => None,
         }
@@ -178,6 +186,19 @@ pub(crate) enum VmCommand {
     /// Delete VMs with all that is in them.
     #[command(alias = "rm", after_help = "Example:\n  banger vm delete demo")]
     Delete(VmRefs),
+    /// Long-lived commands that the guest keeps.
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// Bridge standard input and output to a coding agent in the guest (`opencode acp`).
+    #[command(
+        after_help = "Examples:\n  banger vm acp demo\n  banger vm acp demo --cwd /root/repo/api -- my-agent --stdio\n\nThe exit code is the agent's own, and 125 when banger failed. Standard output carries nothing but\nthe agent's bytes."
+    )]
+    Acp(AcpArgs),
+    /// Forward ports between this host and the guest, on loopback only, for as long as the command runs.
+    #[command(
+        after_help = "Examples:\n  banger vm forward demo 8080:80            127.0.0.1:8080 here is port 80 in the guest\n  banger vm forward demo --reverse 5432     port 5432 in the guest is the one here\n  banger vm forward demo --ssh-agent        programs in the guest use this host's ssh agent\n\nOver vsock: the guest needs no network for it."
+    )]
+    Forward(ForwardArgs),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -685,6 +706,14 @@ mod tests {
             &["vm", "prune", "demo"],
             &["vm", "cp", "only-one"],
             &["kernel", "import", "f", "--host"],
+            &["vm", "session", "start", "demo"],
+            &[
+                "vm", "session", "start", "demo", "--name", "a/b", "--", "true",
+            ],
+            &["vm", "session", "start", "demo", "--replace", "--", "true"],
+            &["vm", "session", "logs", "demo", "x", "--from", "here"],
+            &["vm", "forward", "demo"],
+            &["vm", "forward", "demo", "80:0"],
             &["system", "install", "--owner", "u", "--bridge-ip", "here"],
         ] {
             assert!(

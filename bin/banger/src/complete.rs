@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use banger_api::Readiness;
 use banger_client::{Client, ClientError};
 use clap_complete::engine::CompletionCandidate;
 
-use crate::commands::find_paths;
+use crate::commands::{find_paths, live_names};
 
 /// Who presses Tab waits no longer than this.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -46,6 +47,28 @@ pub(crate) fn kernels() -> Vec<CompletionCandidate> {
         let names = list.kernels.into_iter().map(|kernel| kernel.name);
         Ok(names.map(|name| candidate(name, None)).collect())
     })
+}
+
+/// The sessions of the VM that the line names.
+pub(crate) fn sessions() -> Vec<CompletionCandidate> {
+    let words = std::env::args_os().filter_map(|word| word.into_string().ok());
+    let Some(vm) = vm_of_session(words) else {
+        return vec![];
+    };
+    ask(async |client| {
+        let stream = client.connect_guest(&vm, Readiness::None, Some(1)).await?;
+        let names = live_names(stream, PATIENCE);
+        Ok(names
+            .into_iter()
+            .map(|(name, help)| candidate(name, Some(help)))
+            .collect())
+    })
+}
+
+/// What stands after `session VERB`, past flags.
+fn vm_of_session(words: impl Iterator<Item = String>) -> Option<String> {
+    let mut after = words.skip_while(|word| word != "session").skip(2);
+    after.find(|word| !word.starts_with('-'))
 }
 
 fn candidate(name: String, help: Option<String>) -> CompletionCandidate {
@@ -89,5 +112,15 @@ mod tests {
         assert_eq!(offered("banger vm sh"), ["show"]);
         assert!(offered("banger vm run --im").contains(&"--image".to_owned()));
         assert_eq!(offered("banger completion z"), ["zsh"]);
+        assert!(offered("banger vm session at").contains(&"attach".to_owned()));
+    }
+
+    #[test]
+    fn the_vm_is_the_first_word_after_the_verb() {
+        let of = |line: &str| super::vm_of_session(line.split(' ').map(str::to_owned));
+        let line = "banger -- banger vm session logs --follow demo we";
+        assert_eq!(of(line).as_deref(), Some("demo"));
+        assert_eq!(of("banger -- banger vm session show"), None);
+        assert_eq!(of("banger vm show demo"), None);
     }
 }

@@ -27,7 +27,7 @@ pub(crate) enum Output {
 }
 
 /// Where results and messages go.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Ui {
     output: Output,
 }

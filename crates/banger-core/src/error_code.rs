@@ -60,6 +60,8 @@ error_codes! {
     ImageNotFound = "image_not_found" => NotFound,
     /// No kernel of that name.
     KernelNotFound = "kernel_not_found" => NotFound,
+    /// No such session in the guest, or nothing listens on that port of it.
+    SessionNotFound = "session_not_found" => NotFound,
     /// No such operation.
     OperationNotFound = "operation_not_found" => NotFound,
     /// The prefix fits more than one.

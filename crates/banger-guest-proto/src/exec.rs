@@ -24,6 +24,9 @@ pub struct ExecRequest {
     /// Working directory. Without: the user's home.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
+    /// Without `cwd`: the first of these that is a directory. Older agents do not look.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cwd_among: Vec<String>,
     /// The user's name in the guest, or a numeric id. Without: root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,

@@ -65,12 +65,23 @@ impl ReceiveWindow {
         Ok(())
     }
 
-    /// So many were passed on. The answer is the credit to send now: it is given in quarters of the
-    /// window, so that small reads do not each cost a frame.
-    pub fn consumed(&mut self, bytes: usize) -> Option<u32> {
+    /// So many were passed on; the credit is asked for with [`owed`](Self::owed).
+    pub fn took(&mut self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.held);
         self.held -= bytes;
         self.owed += bytes;
+    }
+
+    /// All the credit that is due now, however little: for a receiver whose sender goes by what was
+    /// passed on.
+    pub fn owed(&mut self) -> Option<u32> {
+        (self.owed > 0).then(|| std::mem::take(&mut self.owed))
+    }
+
+    /// So many were passed on. The answer is the credit to send now: it is given in quarters of the
+    /// window, so that small reads do not each cost a frame.
+    pub fn consumed(&mut self, bytes: usize) -> Option<u32> {
+        self.took(bytes);
         (self.owed >= INITIAL_WINDOW / 4).then(|| std::mem::take(&mut self.owed))
     }
 }

@@ -15,6 +15,10 @@ const STDIN: u8 = 2;
 const STDOUT: u8 = 3;
 const STDERR: u8 = 4;
 const CREDIT: u8 = 5;
+const RECORD: u8 = 6;
+
+/// What stands before a record's bytes: its stream and its position.
+const RECORD_HEAD: usize = 9;
 
 /// One of the byte streams of an exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -56,6 +60,8 @@ pub enum Frame {
     Data(Stream, Vec<u8>),
     /// So many more bytes of that stream may be sent.
     Credit(Stream, u32),
+    /// Bytes of a session's log: which output, the position of the first, the bytes. Generation 4.
+    Record(Stream, u64, Vec<u8>),
 }
 
 /// What came is not a frame of this protocol.
@@ -76,6 +82,9 @@ pub enum FrameError {
     /// A credit frame whose payload is not a stream and a number.
     #[error("a malformed credit frame")]
     Credit,
+    /// A record frame without a stream of output and a position.
+    #[error("a malformed record frame")]
+    Record,
     /// A control frame's JSON is not a message.
     #[error("a malformed control message")]
     Json(#[source] serde_json::Error),
@@ -100,6 +109,20 @@ impl Frame {
                 let stream = Stream::of_kind(*stream).ok_or(FrameError::Credit)?;
                 let count = count.try_into().map_err(|_| FrameError::Credit)?;
                 Ok(Self::Credit(stream, u32::from_le_bytes(count)))
+            }
+            RECORD => {
+                let Some((head, bytes)) = payload.split_first_chunk::<RECORD_HEAD>() else {
+                    return Err(FrameError::Record);
+                };
+                let [stream, position @ ..] = *head;
+                match Stream::of_kind(stream) {
+                    None | Some(Stream::Stdin) => Err(FrameError::Record),
+                    Some(stream) => Ok(Self::Record(
+                        stream,
+                        u64::from_le_bytes(position),
+                        bytes.to_vec(),
+                    )),
+                }
             }
             _ => match Stream::of_kind(kind) {
                 Some(stream) => Ok(Self::Data(stream, payload)),
@@ -135,6 +158,18 @@ pub fn encode_data(out: &mut Vec<u8>, stream: Stream, bytes: &[u8]) {
     }
 }
 
+/// Appends bytes of a session's log as one frame.
+///
+/// # Panics
+/// When they are 4 GiB or more; callers keep to [`MAX_DATA`](crate::MAX_DATA).
+pub fn encode_record(out: &mut Vec<u8>, stream: Stream, position: u64, bytes: &[u8]) {
+    let length = u32::try_from(1 + RECORD_HEAD + bytes.len()).expect("callers stay below 4 GiB");
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&[RECORD, stream.kind()]);
+    out.extend_from_slice(&position.to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
 /// Appends any frame.
 ///
 /// # Panics
@@ -149,6 +184,7 @@ pub fn encode_frame(out: &mut Vec<u8>, frame: &Frame) {
             payload[1..].copy_from_slice(&count.to_le_bytes());
             push_frame(out, CREDIT, &payload);
         }
+        Frame::Record(stream, position, bytes) => encode_record(out, *stream, *position, bytes),
     }
 }
 
@@ -257,6 +293,14 @@ mod tests {
             bytes().prop_map(Frame::Control),
             (streams(), bytes()).prop_map(|(s, b)| Frame::Data(s, b)),
             (streams(), any::<u32>()).prop_map(|(s, n)| Frame::Credit(s, n)),
+            (any::<bool>(), any::<u64>(), bytes()).prop_map(|(is_out, at, bytes)| {
+                let stream = if is_out {
+                    Stream::Stdout
+                } else {
+                    Stream::Stderr
+                };
+                Frame::Record(stream, at, bytes)
+            }),
         ]
     }
 
@@ -299,6 +343,16 @@ mod tests {
                 }
             }
             prop_assert!(decoder.buffer.capacity() <= 2 * bytes.len().max(8));
+        }
+    }
+
+    #[test]
+    fn a_record_without_an_output_or_a_position_is_none() {
+        for bad in [&[6, 2, 0, 0, 0, 0, 0, 0, 0, 0][..], &[6, 3, 1], &[6]] {
+            let mut decoder = Decoder::default();
+            decoder.push(&(bad.len() as u32).to_le_bytes());
+            decoder.push(bad);
+            assert!(matches!(decoder.next_frame(), Err(FrameError::Record)));
         }
     }
 

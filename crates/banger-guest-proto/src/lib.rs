@@ -6,14 +6,16 @@
 //! other's before it goes on, so a client writes its hello and its first request at once. A
 //! connection carries any number of [`Ping`](ClientMessage::Ping), [`Status`](ClientMessage::Status)
 //! and [`Wait`](ClientMessage::Wait), one after the other; an [`Exec`](ClientMessage::Exec) takes it
-//! over until its [`Exited`](AgentMessage::Exited), and a transfer of files ([`GetFiles`],
-//! [`GetPaths`], [`PutFiles`]; generation 3) until its [`FilesDone`](AgentMessage::FilesDone). There is
+//! over until its [`Exited`](AgentMessage::Exited), a transfer of files ([`GetFiles`], [`GetPaths`],
+//! [`PutFiles`]; generation 3) until its [`FilesDone`](AgentMessage::FilesDone); so do attaching to a
+//! [session](SessionRequest), reading its log, and [forwarding](ForwardRequest) (generation 4). There is
 //! no half-close: every stream's end is a message.
 //!
 //! # Flow control
 //! Standard input, output and error each have a window of [`INITIAL_WINDOW`] bytes. A sender never
 //! has more data under way than the window; the receiver gives room back with [`Frame::Credit`] as
-//! its consumer takes the data. So both sides always read the connection: a reader that stalls
+//! its consumer takes the data. A session's log has one window for both outputs, whose credit names
+//! standard output: it comes in order. So both sides always read the connection: a reader that stalls
 //! holds up its own stream, never signals, window sizes or the other streams.
 //!
 //! # Generations
@@ -28,12 +30,15 @@ mod exec;
 mod figures;
 mod files;
 mod flow;
+mod forward;
 mod frame;
 mod given;
 mod guest_config;
 mod message;
 mod path;
 mod ports;
+mod sequence;
+mod session;
 mod status;
 mod tree;
 
@@ -42,9 +47,10 @@ pub use exec::{ExecRequest, ExitStatus, TtySize};
 pub use figures::{Figures, FileSystem};
 pub use files::{FileProblem, FilesDone, GetFiles, GetPaths, PutFiles};
 pub use flow::{ReceiveWindow, SendWindow, WindowExceeded};
+pub use forward::{ForwardReply, ForwardRequest};
 pub use frame::{
     Decoder, Frame, FrameError, MAX_FRAME, ReadFrameError, Stream, encode_control, encode_data,
-    encode_frame, read_frame,
+    encode_frame, encode_record, read_frame,
 };
 pub use given::{
     FileKind, FileReader, FilesError, GuestFile, InnerPath, MAX_FILES, MAX_FILES_SIZE,
@@ -54,6 +60,12 @@ pub use guest_config::{GuestConfig, MachineId, ParseMachineIdError, SshHostKey};
 pub use message::{AgentError, AgentErrorCode, AgentMessage, ClientMessage, Hello, ShutdownVerb};
 pub use path::{BadPath, MAX_PATH, RelPath, WirePath, shown};
 pub use ports::{Listener, Listeners, MAX_LISTENERS, MAX_OWNER_NAME, Transport};
+pub use sequence::{OutOfSequence, Sequence};
+pub use session::{
+    AttachRequest, DEFAULT_LOG, LogExtent, LogStart, LogsRequest, MAX_LOG, MAX_SESSION_NAME,
+    MIN_LOG, ParseSessionNameError, RestartPolicy, SessionInfo, SessionName, SessionReply,
+    SessionRequest, SessionSpec, SessionState, StdinMode,
+};
 pub use status::{InitKind, Readiness, Status};
 pub use tree::{
     Entry, EntryKind, FileTime, MAX_CONTENT, ReadRecordError, Record, RecordReader, RecordWriter,
@@ -64,7 +76,8 @@ pub use tree::{
 /// 2: [`ClientMessage::Listeners`], [`ClientMessage::Figures`] and their answers.
 /// 3: [`ClientMessage::GetFiles`], [`ClientMessage::GetPaths`], [`ClientMessage::PutFiles`], their answer,
 /// and records.
-pub const GENERATION: u32 = 3;
+/// 4: [`ClientMessage::Session`], [`ClientMessage::Forward`], their answers, and [`Frame::Record`].
+pub const GENERATION: u32 = 4;
 
 /// The first generation that copies files.
 pub const FILES_GENERATION: u32 = 3;

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ExecRequest, ExitStatus, Figures, FilesDone, GetFiles, GetPaths, Listeners, PutFiles,
-    Readiness, Status, Stream, TtySize,
+    ExecRequest, ExitStatus, Figures, FilesDone, ForwardReply, ForwardRequest, GetFiles, GetPaths,
+    Listeners, PutFiles, Readiness, SessionReply, SessionRequest, Status, Stream, TtySize,
 };
 
 /// What both sides say first.
@@ -101,6 +101,10 @@ pub enum ClientMessage {
     Listeners,
     /// Generation 2. Answered by [`AgentMessage::Figures`].
     Figures,
+    /// About sessions. Generation 4.
+    Session(SessionRequest),
+    /// About forwarding. Generation 4.
+    Forward(ForwardRequest),
 }
 
 impl ClientMessage {
@@ -108,6 +112,7 @@ impl ClientMessage {
     #[must_use]
     pub const fn generation(&self) -> u32 {
         match self {
+            Self::Session(_) | Self::Forward(_) => 4,
             Self::Listeners | Self::Figures => 2,
             Self::GetFiles(_) | Self::GetPaths(_) | Self::PutFiles(_) => 3,
             _ => 1,
@@ -144,6 +149,10 @@ pub enum AgentMessage {
     Listeners(Listeners),
     /// Generation 2. What the guest uses.
     Figures(Figures),
+    /// About sessions. Generation 4.
+    Session(SessionReply),
+    /// About forwarding. Generation 4.
+    Forward(ForwardReply),
     /// The request was refused or failed.
     Error(AgentError),
 }
@@ -185,6 +194,12 @@ pub enum AgentErrorCode {
     FileFailed,
     /// A file system of the guest is full.
     DiskFull,
+    /// There is nothing of that name.
+    NotFound,
+    /// The name is taken.
+    NameTaken,
+    /// Somebody else has it, or there are too many.
+    Busy,
     /// Something in the agent failed.
     Internal,
     /// A kind that this build does not know yet.

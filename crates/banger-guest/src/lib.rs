@@ -10,6 +10,8 @@ mod agent;
 mod dial;
 pub mod exec;
 pub mod files;
+pub mod forward;
+pub mod session;
 mod terminal;
 
 pub use agent::{AgentCallError, AgentClient};

@@ -11,6 +11,9 @@ const INIT: &str = "/sys/fs/cgroup/init.scope";
 /// The agent's own, and by inheritance that of every program it starts.
 const OURS: &str = "/sys/fs/cgroup/banger";
 
+/// Below which each session has one of its own.
+const SESSIONS: &str = "0::/banger.sessions/";
+
 /// Whether the move is done.
 static MOVED: Mutex<bool> = Mutex::new(false);
 
@@ -28,5 +31,6 @@ pub(super) fn enter() {
 /// Whether a process with this `/proc/PID/cgroup` descends from a client's program: in our group, or
 /// started before there was one.
 pub(super) fn is_ours(group: &str) -> bool {
-    matches!(group.trim_end(), "0::/banger" | "0::/init.scope" | "0::/")
+    let group = group.trim_end();
+    matches!(group, "0::/banger" | "0::/init.scope" | "0::/") || group.starts_with(SESSIONS)
 }

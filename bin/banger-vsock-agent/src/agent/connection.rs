@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::state::State;
-use super::{ending, figures, files, listeners, session};
+use super::{ending, figures, files, forward, listeners, session, sessions};
 
 /// How often a waiting client is looked at: whether it is still there.
 const LOOK: Duration = Duration::from_millis(500);
@@ -80,6 +80,16 @@ impl Connection {
                 ClientMessage::GetPaths(request) => return files::get_paths(self, &request),
                 ClientMessage::PutFiles(request) => return files::put(self, &request),
                 ClientMessage::Exec(request) => return session::run(self, request, state),
+                ClientMessage::Session(request) => {
+                    if sessions::serve(self, request, state)? {
+                        return Ok(());
+                    }
+                }
+                ClientMessage::Forward(request) => {
+                    if forward::serve(self, request, state)? {
+                        return Ok(());
+                    }
+                }
                 ClientMessage::StdinEof
                 | ClientMessage::Resize(_)
                 | ClientMessage::Signal { .. }

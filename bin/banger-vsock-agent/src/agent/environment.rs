@@ -4,6 +4,8 @@ use std::path::Path;
 
 use banger_guest_proto::ExecRequest;
 
+use super::forward::SSH_AGENT;
+
 /// What a Debian login has, for root.
 const ROOT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// For everybody else.
@@ -102,6 +104,9 @@ pub(super) fn variables(user: &User, request: &ExecRequest) -> Vec<(String, Stri
     if request.tty.is_some() {
         set("TERM", request.term.as_deref().unwrap_or("xterm-256color"));
     }
+    if user.uid == 0 && Path::new(SSH_AGENT).exists() {
+        set("SSH_AUTH_SOCK", SSH_AGENT);
+    }
     for (name, value) in &request.env {
         set(name, value);
     }
@@ -128,6 +133,9 @@ fn assignment(line: &str) -> Option<(&str, &str)> {
 pub(super) fn working_directory(user: &User, request: &ExecRequest) -> String {
     match &request.cwd {
         Some(cwd) => cwd.clone(),
+        None if let Some(first) = request.cwd_among.iter().find(|dir| Path::new(dir).is_dir()) => {
+            first.clone()
+        }
         None if Path::new(&user.home).is_dir() => user.home.clone(),
         None => "/".to_owned(),
     }

@@ -7,11 +7,13 @@ mod ending;
 mod environment;
 mod figures;
 mod files;
+mod forward;
 mod linger;
 mod listeners;
 mod lookup;
 mod ready;
 mod session;
+mod sessions;
 mod sockets;
 mod start;
 mod state;
@@ -19,8 +21,9 @@ mod terminal;
 mod user;
 mod watcher;
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -28,10 +31,11 @@ use banger_guest_proto::{InitKind, Readiness};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 pub(crate) use ready::{READY_UNIT, mark_ready};
-pub(crate) use user::as_user;
+pub(crate) use user::{as_user, in_group};
 
 use crate::boot::Booted;
 use crate::{console, sys};
+use sessions::Sessions;
 use state::State;
 use watcher::ReadyWatcher;
 
@@ -40,6 +44,9 @@ const MAX_CONNECTIONS: usize = 256;
 
 /// Connection threads do little on their stacks; the kernel commits only what is touched.
 const STACK: usize = 256 << 10;
+
+/// Where sessions are kept: on the root disk, which stays when the guest ends.
+const SESSIONS: &str = "/var/lib/banger/sessions";
 
 /// The agent's life. Returns when it was told to end.
 pub(crate) fn main(listener: OwnedFd, booted: Booted) -> ExitCode {
@@ -52,7 +59,11 @@ pub(crate) fn main(listener: OwnedFd, booted: Booted) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let state = Arc::new(State::new(booted.init, booted.problems));
+    let state = Arc::new(State::new(
+        booted.init,
+        booted.problems,
+        Sessions::new(SESSIONS),
+    ));
     state.reached(Readiness::Reachable);
     console::complain(&format!(
         "agent listening, vm {}, {} ms after the kernel started",
@@ -104,6 +115,7 @@ fn serve(
         let called = !fds[1].revents().is_empty();
         if watcher.as_mut().is_some_and(|watcher| watcher.check(state)) {
             state.reached(Readiness::Ready);
+            sessions::start_again(state);
             watcher = None;
         }
         // SIGINT and SIGHUP are read away: they are not for a program without a terminal.
@@ -141,8 +153,32 @@ fn accept(listener: &OwnedFd, state: &Arc<State>) {
 /// Serves one given connection, as if the guest were ready and had no init (tests).
 pub(crate) fn serve_one(connection: OwnedFd) -> ExitCode {
     leave_the_console();
-    let state = Arc::new(State::new(InitKind::Banger, vec![]));
+    let state = Arc::new(State::new(
+        InitKind::Banger,
+        vec![],
+        Sessions::new(SESSIONS),
+    ));
     state.reached(Readiness::Ready);
     connection::serve(connection, &state);
+    ExitCode::SUCCESS
+}
+
+/// Serves whoever connects to a Unix socket, with its sessions in that folder (tests).
+pub(crate) fn serve_socket(socket: &OsStr, sessions: &OsStr) -> ExitCode {
+    let Ok(listener) = UnixListener::bind(socket) else {
+        return ExitCode::FAILURE;
+    };
+    leave_the_console();
+    let state = Arc::new(State::new(
+        InitKind::Banger,
+        vec![],
+        Sessions::new(sessions),
+    ));
+    state.reached(Readiness::Ready);
+    sessions::start_again(&state);
+    for connection in listener.incoming().flatten() {
+        let shared = Arc::clone(&state);
+        std::thread::spawn(move || connection::serve(connection.into(), &shared));
+    }
     ExitCode::SUCCESS
 }

@@ -241,7 +241,7 @@ impl<'a> Session<'a> {
                     }
                 }
             }
-            Frame::Data(..) => return Err(io::ErrorKind::InvalidData.into()),
+            Frame::Data(..) | Frame::Record(..) => return Err(io::ErrorKind::InvalidData.into()),
             Frame::Control(json) => {
                 // Else from a newer client; it knows our generation, so it is nothing we need.
                 if let Ok(message) = Frame::parse(&json) {
@@ -413,7 +413,7 @@ impl<'a> Session<'a> {
 }
 
 /// Where in the list the descriptor stands, when there is one.
-fn add<'fd>(
+pub(super) fn add<'fd>(
     fds: &mut Vec<PollFd<'fd>>,
     fd: Option<&'fd OwnedFd>,
     flags: PollFlags,

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use banger_guest_proto::{AgentError, AgentErrorCode, AgentMessage, ExecRequest};
+use banger_guest_proto::{AgentError, AgentErrorCode, AgentMessage, ExecRequest, SessionSpec};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -39,8 +39,47 @@ fn failed(what: &str, error: &io::Error) -> Box<AgentMessage> {
     refusal(AgentErrorCode::ExecFailed, format!("{what}: {error}"))
 }
 
+/// Whether all is there that a session needs: its directory, its program, and the commands that it
+/// requires. Gives the directory.
+pub(super) fn check(spec: &SessionSpec) -> Result<String, Box<AgentMessage>> {
+    let request = ExecRequest {
+        env: spec.env.clone(),
+        cwd: spec.cwd.clone(),
+        ..ExecRequest::default()
+    };
+    let Some(user) = User::find(None) else {
+        let what = "there is no root in the guest".to_owned();
+        return Err(refusal(AgentErrorCode::Internal, what));
+    };
+    let variables = environment::variables(&user, &request);
+    let search = variables.iter().find(|(name, _)| name == "PATH");
+    let search = search.map_or("", |(_, value)| value.as_str());
+    let cwd = environment::working_directory(&user, &request);
+    if !cwd.starts_with('/') {
+        let what = format!("`{cwd}` is no absolute path");
+        return Err(refusal(AgentErrorCode::BadRequest, what));
+    }
+    if !Path::new(&cwd).is_dir() {
+        let what = format!("there is no directory `{cwd}` in the guest");
+        return Err(refusal(AgentErrorCode::ExecFailed, what));
+    }
+    for name in spec.argv.iter().take(1).chain(&spec.require) {
+        lookup::find(name, search, &cwd).map_err(|(code, what)| refusal(code, what))?;
+    }
+    Ok(cwd)
+}
+
 /// Starts the program, or says why not.
 pub(super) fn start(request: &ExecRequest, state: &State) -> Result<Program, Box<AgentMessage>> {
+    start_in(request, state, None)
+}
+
+/// The same in a control group, given as the file by which one enters.
+pub(super) fn start_in(
+    request: &ExecRequest,
+    state: &State,
+    door: Option<&Path>,
+) -> Result<Program, Box<AgentMessage>> {
     let user = User::find(request.user.as_deref()).ok_or_else(|| {
         let name = request.user.as_deref().unwrap_or("root");
         let what = format!("there is no user `{name}` in the guest");
@@ -75,6 +114,13 @@ pub(super) fn start(request: &ExecRequest, state: &State) -> Result<Program, Box
     if user.uid != 0 {
         let mut wrapped = vec!["as-user".to_owned(), "as-user".to_owned()];
         wrapped.extend([user.name.clone(), program]);
+        wrapped.append(&mut argv);
+        argv = wrapped;
+        program = "/proc/self/exe".to_owned();
+    }
+    if let Some(door) = door {
+        let door = door.to_string_lossy().into_owned();
+        let mut wrapped = vec!["in-group".to_owned(), "in-group".to_owned(), door, program];
         wrapped.append(&mut argv);
         argv = wrapped;
         program = "/proc/self/exe".to_owned();

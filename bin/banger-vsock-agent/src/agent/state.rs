@@ -9,6 +9,9 @@ use banger_guest_proto::{InitKind, Readiness, Status};
 use rustix::process::Pid;
 use rustix::time::{ClockId, clock_gettime};
 
+use super::forward::Waiting;
+use super::sessions::Sessions;
+
 /// How far the guest is, and what runs in it for clients.
 #[derive(Debug)]
 pub(super) struct State {
@@ -16,6 +19,8 @@ pub(super) struct State {
     shared: Mutex<Shared>,
     changed: Condvar,
     connections: Arc<AtomicUsize>,
+    kept: Sessions,
+    waiting: Waiting,
 }
 
 #[derive(Debug)]
@@ -45,7 +50,7 @@ pub(super) fn uptime_ms() -> u64 {
 }
 
 impl State {
-    pub(super) fn new(init: InitKind, problems: Vec<String>) -> Self {
+    pub(super) fn new(init: InitKind, problems: Vec<String>, kept: Sessions) -> Self {
         Self {
             init,
             shared: Mutex::new(Shared {
@@ -56,7 +61,19 @@ impl State {
             }),
             changed: Condvar::new(),
             connections: Arc::default(),
+            kept,
+            waiting: Waiting::default(),
         }
+    }
+
+    /// The sessions that are kept for clients.
+    pub(super) fn kept(&self) -> &Sessions {
+        &self.kept
+    }
+
+    /// Who waits to be claimed by the host.
+    pub(super) fn waiting(&self) -> &Waiting {
+        &self.waiting
     }
 
     // A thread that panicked held plain values only; they are whole.
@@ -125,6 +142,16 @@ impl State {
     /// From now on no session starts.
     pub(super) fn begin_end(&self) {
         self.lock().ending = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for a while; whether the end has begun.
+    pub(super) fn wait_for_ending(&self, longest: Duration) -> bool {
+        let (shared, _) = self
+            .changed
+            .wait_timeout_while(self.lock(), longest, |shared| !shared.ending)
+            .unwrap_or_else(PoisonError::into_inner);
+        shared.ending
     }
 
     /// Waits for a while; whether no session is left.

@@ -1,6 +1,7 @@
-//! Becoming another user, in a process of its own: posix_spawn(3) cannot.
+//! What a process does for itself before it becomes a program, since posix_spawn(3) cannot: becoming
+//! another user, entering a control group.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::process::ExitCode;
 
@@ -26,6 +27,30 @@ pub(crate) fn as_user(args: &[OsString]) -> ExitCode {
         console::complain(&format!("failed to become `{name}`: {error}"));
         return ExitCode::from(126);
     }
+    become_program(program, argv)
+}
+
+/// `in-group DOOR PROGRAM ARGV0 ARGS…`: enters a control group and executes the program, so that
+/// nothing of it is ever outside.
+pub(crate) fn in_group(args: &[OsString]) -> ExitCode {
+    let strings = args.iter().cloned().map(|arg| CString::new(arg.into_vec()));
+    let Ok(strings) = strings.collect::<Result<Vec<_>, _>>() else {
+        return ExitCode::from(126);
+    };
+    let [door, program, argv @ ..] = strings.as_slice() else {
+        return ExitCode::from(126);
+    };
+    let door = door.to_string_lossy();
+    if let Err(error) = std::fs::write(&*door, "0") {
+        console::complain(&format!(
+            "failed to enter the control group {door}: {error}"
+        ));
+        return ExitCode::from(126);
+    }
+    become_program(program, argv)
+}
+
+fn become_program(program: &CStr, argv: &[CString]) -> ExitCode {
     let env: Vec<CString> = std::env::vars_os()
         .filter_map(|(mut name, value)| {
             name.push("=");
@@ -33,7 +58,16 @@ pub(crate) fn as_user(args: &[OsString]) -> ExitCode {
             CString::new(name.into_vec()).ok()
         })
         .collect();
-    let error = sys::exec(program, argv, &env);
+    let mut error = sys::exec(program, argv, &env);
+    if error.raw_os_error() == Some(libc::ENOEXEC) {
+        // A script without `#!`: a shell's, as execvp(3) has it.
+        let rest = argv.get(1..).unwrap_or_default().iter().cloned();
+        let argv: Vec<CString> = [c"sh".to_owned(), program.to_owned()]
+            .into_iter()
+            .chain(rest)
+            .collect();
+        error = sys::exec(c"/bin/sh", &argv, &env);
+    }
     console::complain(&format!(
         "failed to execute {}: {error}",
         program.to_string_lossy()

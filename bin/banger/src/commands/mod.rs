@@ -1,11 +1,13 @@
 //! One file for each group of verbs.
 
+mod acp;
 mod bench;
 mod config;
 mod cp;
 mod daemon;
 mod doctor;
 mod exec;
+mod forward;
 mod image;
 mod kernel;
 mod lifecycle;
@@ -14,6 +16,7 @@ mod man;
 mod ports;
 mod prune;
 mod run;
+mod session;
 mod show;
 mod ssh;
 mod ssh_config;
@@ -33,6 +36,8 @@ use crate::error::CommandError;
 use crate::paths::{CHECKOUT, Paths};
 use crate::start::{self, Needs};
 use crate::ui::Ui;
+
+pub(crate) use session::live_names;
 
 /// What a command ends with.
 pub(crate) type CommandResult = Result<u8, CommandError>;
@@ -128,5 +133,8 @@ async fn vm(context: &Context<'_>, command: VmCommand) -> CommandResult {
         VmCommand::Set(args) => lifecycle::set(context, args).await,
         VmCommand::Prune(args) => prune::prune(context, &args).await,
         VmCommand::Delete(args) => lifecycle::delete(context, args).await,
+        VmCommand::Session(command) => session::session(context, command).await,
+        VmCommand::Acp(args) => acp::acp(context, args).await,
+        VmCommand::Forward(args) => forward::forward(context, args).await,
     }
 }

@@ -4,7 +4,7 @@
 mod error;
 mod output;
 mod pump;
-mod signals;
+pub(crate) mod signals;
 
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;

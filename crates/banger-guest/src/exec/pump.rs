@@ -169,7 +169,7 @@ impl<'a> Pump<'a> {
 
     fn take_frame(&mut self, frame: Frame) -> Result<Step, ExecError> {
         match frame {
-            Frame::Data(Stream::Stdin, _) => return Err(ExecError::Unexpected),
+            Frame::Data(Stream::Stdin, _) | Frame::Record(..) => return Err(ExecError::Unexpected),
             Frame::Data(stream, bytes) => {
                 let at = usize::from(stream == Stream::Stderr);
                 let credit = self.outputs[at].push(&bytes)?;
@@ -189,6 +189,8 @@ impl<'a> Pump<'a> {
                 | AgentMessage::Listeners(_)
                 | AgentMessage::Figures(_)
                 | AgentMessage::FilesDone(_)
+                | AgentMessage::Session(_)
+                | AgentMessage::Forward(_)
                 | AgentMessage::ShuttingDown => return Err(ExecError::Unexpected),
             },
         }

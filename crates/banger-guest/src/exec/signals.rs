@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 /// Watches for signals while it lives. tokio's registration is used, because it chains to whatever
 /// else the process watches; the handlers stay, as tokio documents.
 #[derive(Debug)]
-pub(super) struct Signals {
+pub(crate) struct Signals {
     pipe: PipeReader,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -19,7 +19,7 @@ pub(super) struct Signals {
 
 impl Signals {
     /// Starts to watch; with a terminal also for changes of its size.
-    pub(super) fn watch(tty: bool) -> io::Result<Self> {
+    pub(crate) fn watch(tty: bool) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .build()?;
@@ -59,12 +59,12 @@ impl Signals {
     }
 
     /// Readable when a signal has come.
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }
 
     /// The numbers of those that came. Only called when [`fd`](Self::fd) is readable.
-    pub(super) fn take(&self) -> Vec<i32> {
+    pub(crate) fn take(&self) -> Vec<i32> {
         let mut numbers = [0; 64];
         let count = rustix::io::read(&self.pipe, &mut numbers).unwrap_or(0);
         numbers[..count].iter().map(|n| i32::from(*n)).collect()
@@ -95,11 +95,11 @@ async fn forward(
 }
 
 /// Whether the number is that of SIGWINCH.
-pub(super) fn is_resize(number: i32) -> bool {
+pub(crate) fn is_resize(number: i32) -> bool {
     number == Signal::WINCH.as_raw()
 }
 
 /// Whether the number ends a call that has a terminal.
-pub(super) fn ends_a_terminal(number: i32) -> bool {
+pub(crate) fn ends_a_terminal(number: i32) -> bool {
     number == Signal::TERM.as_raw() || number == Signal::HUP.as_raw()
 }

@@ -10,6 +10,8 @@ use banger_guest_proto::{
     WirePath, decode, encode,
 };
 
+mod sessions;
+
 fn hello() -> Hello {
     Hello {
         generation: 1,
@@ -56,6 +58,7 @@ fn surface() -> Vec<String> {
             argv: vec!["sh".to_owned()],
             env: vec![("A".to_owned(), "b".to_owned())],
             cwd: Some("/tmp".to_owned()),
+            cwd_among: vec![],
             user: Some("nobody".to_owned()),
             tty: Some(TtySize { rows: 24, cols: 80 }),
             term: Some("xterm".to_owned()),
@@ -178,6 +181,7 @@ fn second_generation() -> Vec<String> {
         );
         lines.push(format!("2 agent {json}"));
     }
+    lines.extend(sessions::surface());
     lines
 }
 

@@ -1,0 +1,193 @@
+//! One forwarded stream: a single poll loop between the connection and a socket in the guest. Each
+//! direction is bounded by its window and stands for itself.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use banger_guest_proto::{
+    AgentMessage, ClientMessage, Frame, MAX_DATA, ReceiveWindow, SendWindow, Stream,
+    encode_control, encode_data, encode_frame,
+};
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, Shutdown, send, shutdown};
+
+use crate::agent::connection::Connection;
+use crate::agent::linger::linger;
+
+/// The socket is not read while this much waits to be sent.
+const SEND_BUFFER: usize = 4 * MAX_DATA;
+
+/// A stream each way.
+pub(super) struct Relay<'a> {
+    connection: &'a mut Connection,
+    socket: OwnedFd,
+    unsent: Vec<u8>,
+    sent: usize,
+    to_socket: VecDeque<u8>,
+    to_socket_window: ReceiveWindow,
+    /// The host sends no more.
+    input_ended: bool,
+    /// The socket takes no more, or was told that no more comes.
+    input_closed: bool,
+    from_socket_window: SendWindow,
+    output_closed: bool,
+    buffer: Box<[u8]>,
+}
+
+impl<'a> Relay<'a> {
+    pub(super) fn new(connection: &'a mut Connection, socket: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        rustix::io::ioctl_fionbio(&connection.stream, true)?;
+        Ok(Self {
+            connection,
+            socket,
+            unsent: vec![],
+            sent: 0,
+            to_socket: VecDeque::new(),
+            to_socket_window: ReceiveWindow::default(),
+            input_ended: false,
+            input_closed: false,
+            from_socket_window: SendWindow::default(),
+            output_closed: false,
+            buffer: vec![0; MAX_DATA].into_boxed_slice(),
+        })
+    }
+
+    /// Until both directions have ended, or one side is gone.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        self.take_frames()?;
+        loop {
+            self.send()?;
+            let backlog = self.unsent.len() - self.sent;
+            if self.input_closed && self.output_closed && backlog == 0 {
+                linger(self.connection);
+                return Ok(());
+            }
+            let mut on_connection = PollFlags::IN;
+            if backlog > 0 {
+                on_connection |= PollFlags::OUT;
+            }
+            let mut on_socket = PollFlags::empty();
+            let room = backlog < SEND_BUFFER && self.from_socket_window.left() > 0;
+            if !self.output_closed && room {
+                on_socket |= PollFlags::IN;
+            }
+            if !self.to_socket.is_empty() {
+                on_socket |= PollFlags::OUT;
+            }
+            let mut fds = vec![PollFd::new(&self.connection.stream, on_connection)];
+            // Without interest it is left out: a hang-up would be reported again and again.
+            if !on_socket.is_empty() {
+                fds.push(PollFd::new(&self.socket, on_socket));
+            }
+            match rustix::event::poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let in_or_end = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
+            let from_connection = fds[0].revents().intersects(in_or_end);
+            let socket = fds.get(1).map_or(PollFlags::empty(), PollFd::revents);
+            if from_connection {
+                self.receive()?;
+            }
+            if socket.intersects(PollFlags::OUT | PollFlags::ERR | PollFlags::HUP) {
+                self.feed();
+            }
+            if room && !self.output_closed && socket.intersects(in_or_end) {
+                self.read_socket();
+            }
+        }
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        while self.sent < self.unsent.len() {
+            let rest = &self.unsent[self.sent..];
+            match send(&self.connection.stream, rest, SendFlags::NOSIGNAL) {
+                Ok(count) => self.sent += count,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.unsent.clear();
+        self.sent = 0;
+        Ok(())
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        match rustix::io::read(&self.connection.stream, &mut self.buffer[..]) {
+            Ok(0) => return Err(io::ErrorKind::ConnectionReset.into()),
+            Ok(count) => self.connection.decoder.push(&self.buffer[..count]),
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        self.take_frames()
+    }
+
+    fn take_frames(&mut self) -> io::Result<()> {
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        while let Some(frame) = self.connection.decoder.next_frame().map_err(invalid)? {
+            match frame {
+                Frame::Data(Stream::Stdin, bytes) => {
+                    let received = self.to_socket_window.received(bytes.len());
+                    received.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+                    self.to_socket.extend(bytes);
+                }
+                Frame::Credit(Stream::Stdout, count) => self.from_socket_window.granted(count),
+                Frame::Control(json) => match Frame::parse(&json) {
+                    Ok(ClientMessage::StdinEof) => self.input_ended = true,
+                    Ok(ClientMessage::CloseOutput { .. }) => self.output_closed = true,
+                    _ => {}
+                },
+                Frame::Data(..) | Frame::Credit(..) | Frame::Record(..) => {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+            }
+        }
+        self.feed();
+        Ok(())
+    }
+
+    /// Passes on to the socket what it takes now.
+    fn feed(&mut self) {
+        let mut done = 0;
+        let waiting = self.to_socket.make_contiguous();
+        while !self.input_closed && done < waiting.len() {
+            match send(&self.socket, &waiting[done..], SendFlags::NOSIGNAL) {
+                Ok(count) => done += count,
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                // Nobody reads it any more.
+                Err(_) => self.input_closed = true,
+            }
+        }
+        if self.input_closed {
+            done = self.to_socket.len();
+        }
+        self.to_socket.drain(..done);
+        if let Some(count) = self.to_socket_window.consumed(done) {
+            encode_frame(&mut self.unsent, &Frame::Credit(Stream::Stdin, count));
+        }
+        if self.input_ended && self.to_socket.is_empty() && !self.input_closed {
+            self.input_closed = true;
+            let _ = shutdown(&self.socket, Shutdown::Write);
+        }
+    }
+
+    fn read_socket(&mut self) {
+        let most = self.from_socket_window.left().min(self.buffer.len());
+        match rustix::io::read(&self.socket, &mut self.buffer[..most]) {
+            Ok(count @ 1..) => {
+                self.from_socket_window.sent(count);
+                encode_data(&mut self.unsent, Stream::Stdout, &self.buffer[..count]);
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Ok(_) | Err(_) => {
+                self.output_closed = true;
+                encode_control(&mut self.unsent, &AgentMessage::StdoutEof);
+            }
+        }
+    }
+}

@@ -1,0 +1,752 @@
+//! Sessions against the host's client: real processes and a real folder, over a Unix socket in place
+//! of vsock.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use banger_guest::AgentErrorCode;
+use banger_guest::session::{
+    AttachEnd, AttachIo, AttachNote, LogItem, SessionError, attach, call, logs,
+};
+use banger_guest_proto::{
+    AttachRequest, ExitStatus, LogStart, LogsRequest, MIN_LOG, RestartPolicy, SessionInfo,
+    SessionName, SessionReply, SessionRequest, SessionSpec, SessionState, StdinMode, Stream,
+};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An agent that keeps sessions in a folder of its own.
+struct Agent {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+fn launch(folder: &tempfile::TempDir) -> Child {
+    let socket = folder.path().join("socket");
+    let _ = std::fs::remove_file(&socket);
+    let child = Command::new(env!("CARGO_BIN_EXE_banger-vsock-agent"))
+        .arg("serve")
+        .arg(&socket)
+        .arg(folder.path().join("sessions"))
+        .spawn()
+        .unwrap();
+    until("the agent listens", || UnixStream::connect(&socket).is_ok());
+    child
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        let pause = rustix::time::Timespec {
+            tv_sec: 0,
+            tv_nsec: 10_000_000,
+        };
+        let _ = rustix::event::poll(&mut [], Some(&pause));
+    }
+}
+
+impl Agent {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let child = launch(&folder);
+        Self { child, folder }
+    }
+
+    /// The guest dies, programs and all, and boots again.
+    fn reboot(&mut self) {
+        let live = self.list();
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        for info in live {
+            end(&info);
+        }
+        self.child = launch(&self.folder);
+    }
+
+    fn connect(&self) -> UnixStream {
+        UnixStream::connect(self.folder.path().join("socket")).unwrap()
+    }
+
+    fn ask(&self, request: SessionRequest) -> Result<SessionReply, SessionError> {
+        call(self.connect(), request)
+    }
+
+    fn begin(&self, spec: SessionSpec) -> Result<SessionInfo, SessionError> {
+        match self.ask(SessionRequest::Start(spec))? {
+            SessionReply::Started(info) => Ok(info),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn info(&self, request: SessionRequest) -> SessionInfo {
+        match self.ask(request).unwrap() {
+            SessionReply::Info(info) => info,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn show(&self, session: &str) -> SessionInfo {
+        let name = name(session);
+        self.info(SessionRequest::Show { name })
+    }
+
+    fn list(&self) -> Vec<SessionInfo> {
+        match self.ask(SessionRequest::List).unwrap() {
+            SessionReply::List { sessions } => sessions,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn ended(&self, session: &str) -> SessionInfo {
+        until("the session ends", || !self.show(session).state.is_live());
+        self.show(session)
+    }
+
+    fn logs(&self, request: LogsRequest) -> Vec<LogItem> {
+        let mut all = vec![];
+        let mut next = None;
+        let end = logs(self.connect(), request, &mut next, |item| {
+            all.push(item);
+            Ok(())
+        });
+        assert_eq!(Some(end.unwrap()), next);
+        all
+    }
+
+    fn output(&self, session: &str, stream: Option<Stream>) -> String {
+        let request = LogsRequest {
+            name: name(session),
+            from: LogStart::Oldest,
+            stream,
+            follow: true,
+        };
+        let items = self.logs(request).into_iter();
+        let bytes: Vec<u8> = items
+            .flat_map(|item| match item {
+                LogItem::Record { bytes, .. } => bytes,
+                LogItem::Gap { from, to } => panic!("a gap from {from} to {to}"),
+            })
+            .collect();
+        String::from_utf8(bytes).unwrap()
+    }
+}
+
+fn end(info: &SessionInfo) {
+    if let SessionState::Running { pid } = info.state {
+        let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            for info in self.list() {
+                end(&info);
+            }
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn name(text: &str) -> SessionName {
+    text.parse().unwrap()
+}
+
+fn sh(session: &str, script: &str) -> SessionSpec {
+    SessionSpec {
+        name: Some(name(session)),
+        argv: ["sh", "-c", script].map(str::to_owned).into(),
+        ..SessionSpec::default()
+    }
+}
+
+fn refused(result: Result<SessionInfo, SessionError>, code: AgentErrorCode, text: &str) {
+    match result {
+        Err(SessionError::Refused(error)) if error.code == code => {
+            assert!(error.message.contains(text), "{error:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A client that is attached, in a thread, with pipes for its streams.
+struct Client {
+    stdin: Option<std::io::PipeWriter>,
+    output: mpsc::Receiver<Vec<u8>>,
+    seen: Vec<u8>,
+    thread: thread::JoinHandle<(Result<AttachEnd, SessionError>, Option<u64>)>,
+    stream: UnixStream,
+}
+
+impl Client {
+    fn attach(agent: &Agent, session: &str, take_over: bool) -> Self {
+        let (from, stdin) = std::io::pipe().unwrap();
+        let (mut read, to) = std::io::pipe().unwrap();
+        let (send, output) = mpsc::channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = read.read(&mut buffer) {
+                let _ = send.send(buffer[..count].to_vec());
+            }
+        });
+        let request = AttachRequest {
+            name: name(session),
+            from: LogStart::Untaken,
+            take_over,
+            tty: None,
+        };
+        let connection = agent.connect();
+        let stream = connection.try_clone().unwrap();
+        let (tell, attached) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            let io = AttachIo {
+                stdin: Some(from.as_fd()),
+                stdout: to.as_fd(),
+                stderr: to.as_fd(),
+            };
+            let mut next = None;
+            let end = attach(connection, &request, io, &mut next, &mut |note| {
+                if matches!(note, AttachNote::Attached(_)) {
+                    let _ = tell.send(());
+                }
+            });
+            (end, next)
+        });
+        // Attached, or refused.
+        let _ = attached.recv_timeout(PATIENCE);
+        Self {
+            stdin: Some(stdin),
+            output,
+            seen: vec![],
+            thread,
+            stream,
+        }
+    }
+
+    fn say(&mut self, text: &str) {
+        let stdin = self.stdin.as_mut().unwrap();
+        stdin.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn hear(&mut self, text: &str) {
+        while !String::from_utf8_lossy(&self.seen).contains(text) {
+            let more = self.output.recv_timeout(PATIENCE);
+            let more = more.unwrap_or_else(|_| panic!("{text} in {:?}", self.seen));
+            self.seen.extend(more);
+        }
+    }
+
+    /// The connection breaks, as when the client is killed.
+    fn break_off(self) -> Option<u64> {
+        self.stream.shutdown(std::net::Shutdown::Both).unwrap();
+        let (end, next) = self.thread.join().unwrap();
+        assert!(end.unwrap_err().is_lost());
+        next
+    }
+
+    fn end(self) -> (AttachEnd, String) {
+        let (end, _) = self.thread.join().unwrap();
+        let mut seen = self.seen;
+        while let Ok(more) = self.output.recv_timeout(PATIENCE) {
+            seen.extend(more);
+        }
+        (end.unwrap(), String::from_utf8(seen).unwrap())
+    }
+}
+
+#[test]
+fn a_sessions_output_and_status_stay_after_its_end() {
+    let agent = Agent::start();
+    let info = agent
+        .begin(sh("one", "echo out; echo err >&2; exit 7"))
+        .unwrap();
+    assert_eq!((info.runs, info.attached), (1, false));
+    let info = agent.ended("one");
+    let (status, asked) = (ExitStatus::Code(7), false);
+    assert_eq!(info.state, SessionState::Ended { status, asked });
+    assert_eq!(info.log.end, 8);
+    assert_eq!(agent.output("one", Some(Stream::Stdout)), "out\n");
+    assert_eq!(agent.output("one", Some(Stream::Stderr)), "err\n");
+    assert_eq!(agent.output("one", None).len(), 8);
+}
+
+#[test]
+fn what_a_session_needs_is_looked_for_before_it_starts() {
+    let agent = Agent::start();
+    let cases = [
+        (
+            vec!["no-such"],
+            None,
+            vec![],
+            AgentErrorCode::CommandNotFound,
+            "`no-such`",
+        ),
+        (
+            vec!["true"],
+            None,
+            vec!["sh", "no-such"],
+            AgentErrorCode::CommandNotFound,
+            "`no-such`",
+        ),
+        (
+            vec!["true"],
+            Some("/no/such"),
+            vec![],
+            AgentErrorCode::ExecFailed,
+            "/no/such",
+        ),
+        (
+            vec!["true"],
+            Some("etc"),
+            vec![],
+            AgentErrorCode::BadRequest,
+            "absolute",
+        ),
+        (
+            vec!["/etc/passwd"],
+            None,
+            vec![],
+            AgentErrorCode::NotExecutable,
+            "passwd",
+        ),
+        (vec![], None, vec![], AgentErrorCode::BadRequest, "command"),
+    ];
+    for (argv, cwd, require, code, text) in cases {
+        let spec = SessionSpec {
+            name: Some(name("x")),
+            argv: argv.into_iter().map(str::to_owned).collect(),
+            cwd: cwd.map(str::to_owned),
+            require: require.into_iter().map(str::to_owned).collect(),
+            ..SessionSpec::default()
+        };
+        refused(agent.begin(spec), code, text);
+    }
+    let spec = SessionSpec {
+        log_bytes: Some(MIN_LOG - 1),
+        ..sh("x", "true")
+    };
+    refused(agent.begin(spec), AgentErrorCode::BadRequest, "log");
+    assert_eq!(agent.list(), []);
+    for request in [
+        SessionRequest::Show { name: name("x") },
+        SessionRequest::Delete { name: name("x") },
+        SessionRequest::Stop {
+            name: name("x"),
+            grace_ms: 1,
+        },
+        SessionRequest::Kill {
+            name: name("x"),
+            signal: 9,
+        },
+    ] {
+        let error = agent.ask(request).unwrap_err();
+        let code = AgentErrorCode::NotFound;
+        assert!(matches!(error, SessionError::Refused(e) if e.code == code));
+    }
+}
+
+#[test]
+fn a_name_is_taken_until_the_session_is_deleted_or_replaced() {
+    let agent = Agent::start();
+    agent
+        .begin(sh("web", "echo first; exec sleep 1000"))
+        .unwrap();
+    let again = || sh("web", "echo second");
+    refused(
+        agent.begin(again()),
+        AgentErrorCode::NameTaken,
+        "`web` runs",
+    );
+    let replace = || SessionSpec {
+        replace: true,
+        ..again()
+    };
+    refused(
+        agent.begin(replace()),
+        AgentErrorCode::NameTaken,
+        "`web` runs",
+    );
+    let (name, grace_ms) = (name("web"), 5000);
+    let info = agent.info(SessionRequest::Stop { name, grace_ms });
+    let (status, asked) = (ExitStatus::Signal(15), true);
+    assert_eq!(info.state, SessionState::Ended { status, asked });
+    refused(agent.begin(again()), AgentErrorCode::NameTaken, "has ended");
+    agent.begin(replace()).unwrap();
+    assert_eq!(agent.output("web", None), "second\n");
+    let named = SessionSpec {
+        name: None,
+        ..again()
+    };
+    assert_eq!(agent.begin(named.clone()).unwrap().name.as_str(), "sh");
+    assert_eq!(agent.begin(named).unwrap().name.as_str(), "sh-2");
+    agent.ended("sh");
+    let name = "sh".parse().unwrap();
+    agent.ask(SessionRequest::Delete { name }).unwrap();
+    let names: Vec<String> = agent.list().iter().map(|i| i.name.to_string()).collect();
+    assert_eq!(names, ["sh-2", "web"]);
+}
+
+#[test]
+fn what_ignores_its_end_is_killed_with_all_it_started() {
+    let agent = Agent::start();
+    let script = "trap '' TERM; sleep 1000 & echo $!; wait; wait; sleep 1000";
+    agent.begin(sh("stubborn", script)).unwrap();
+    until("it is up", || agent.show("stubborn").log.end > 0);
+    let request = LogsRequest {
+        name: name("stubborn"),
+        from: LogStart::Oldest,
+        stream: None,
+        follow: false,
+    };
+    let LogItem::Record { bytes, .. } = &agent.logs(request)[0] else {
+        panic!("no output");
+    };
+    let child = String::from_utf8_lossy(bytes).trim().parse().unwrap();
+    let child = Pid::from_raw(child).unwrap();
+    let begun = Instant::now();
+    let (name, grace_ms) = (name("stubborn"), 300);
+    let info = agent.info(SessionRequest::Stop { name, grace_ms });
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    let (status, asked) = (ExitStatus::Signal(9), true);
+    assert_eq!(info.state, SessionState::Ended { status, asked });
+    // An orphan: whoever is process 1 here reaps it, late perhaps.
+    until("its child is gone", || is_gone(child));
+}
+
+fn is_gone(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    test_kill_process(pid).is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
+}
+
+#[test]
+fn a_failure_is_followed_by_a_restart_and_an_end_that_was_asked_for_is_not() {
+    let agent = Agent::start();
+    let spec = SessionSpec {
+        restart: RestartPolicy::OnFailure,
+        stdin_mode: StdinMode::Pipe,
+        ..sh("again", "echo run; read line; echo $line; exit $line")
+    };
+    agent.begin(spec).unwrap();
+    let mut client = Client::attach(&agent, "again", false);
+    client.hear("run\n");
+    client.say("3\n");
+    client.hear("3\nrun\n");
+    assert_eq!(agent.show("again").runs, 2);
+    client.say("0\n");
+    let (end, output) = client.end();
+    assert_eq!(output, "run\n3\nrun\n0\n");
+    assert!(
+        matches!(&end, AttachEnd::Ended(info) if info.runs == 2),
+        "{end:?}"
+    );
+    let spec = SessionSpec {
+        restart: RestartPolicy::OnFailure,
+        ..sh("fails", "exit 1")
+    };
+    agent.begin(spec).unwrap();
+    until("it waits", || {
+        matches!(agent.show("fails").state, SessionState::Restarting { .. })
+    });
+    let (name, grace_ms) = (name("fails"), 10_000);
+    let info = agent.info(SessionRequest::Stop { name, grace_ms });
+    assert!(!info.state.is_live(), "{info:?}");
+}
+
+#[test]
+fn one_is_attached_at_a_time_and_can_be_taken_over() {
+    let agent = Agent::start();
+    agent.begin(sh("deaf", "exec sleep 1000")).unwrap();
+    let client = Client::attach(&agent, "deaf", false);
+    let error = client.thread.join().unwrap().0.unwrap_err();
+    assert!(
+        matches!(&error, SessionError::Refused(e) if e.hint.as_ref().unwrap().contains("--follow")),
+        "{error:?}"
+    );
+    let spec = SessionSpec {
+        stdin_mode: StdinMode::Pipe,
+        ..sh("cat", "exec cat")
+    };
+    agent.begin(spec).unwrap();
+    let mut first = Client::attach(&agent, "cat", false);
+    first.say("from the first\n");
+    first.hear("from the first\n");
+    let second = Client::attach(&agent, "cat", false);
+    let error = second.thread.join().unwrap().0.unwrap_err();
+    assert!(
+        matches!(&error, SessionError::Refused(e) if e.code == AgentErrorCode::Busy),
+        "{error:?}"
+    );
+    assert!(agent.show("cat").attached);
+    until("it is known what the first took", || {
+        agent.show("cat").log.taken == 15
+    });
+    let mut third = Client::attach(&agent, "cat", true);
+    assert_eq!(first.end().0, AttachEnd::TakenOver);
+    third.say("from the third\n");
+    third.hear("from the third\n");
+    // The end of its input is the program's end.
+    third.stdin = None;
+    let (end, output) = third.end();
+    let AttachEnd::Ended(info) = end else {
+        panic!("{end:?}");
+    };
+    assert_eq!(output, "from the third\n");
+    let (status, asked) = (ExitStatus::Code(0), false);
+    assert_eq!(info.state, SessionState::Ended { status, asked });
+    assert!(!agent.show("cat").attached);
+}
+
+#[test]
+fn a_client_that_breaks_off_loses_nothing() {
+    let agent = Agent::start();
+    let spec = SessionSpec {
+        stdin_mode: StdinMode::Pipe,
+        ..sh(
+            "counts",
+            "i=0; while read n; do while [ $i -lt $n ]; do echo $i; i=$((i+1)); done; done",
+        )
+    };
+    agent.begin(spec).unwrap();
+    let mut expected = String::new();
+    let mut all = String::new();
+    let mut counted = 0;
+    for goal in [1000, 5000, 5001, 20_000] {
+        let mut client = Client::attach(&agent, "counts", true);
+        client.say(&format!("{goal}\n"));
+        client.hear(&format!("{}\n", goal - 1));
+        expected.extend((counted..goal).map(|n| format!("{n}\n")));
+        counted = goal;
+        let seen = String::from_utf8(client.seen.clone()).unwrap();
+        until("it is known what was taken", || {
+            agent.show("counts").log.taken == (all.len() + seen.len()) as u64
+        });
+        all += &seen;
+        let next = client.break_off();
+        assert_eq!(next, Some(all.len() as u64));
+        until("it is detached", || !agent.show("counts").attached);
+    }
+    assert_eq!(all, expected);
+    // The program's input has not ended: it waits for the next client.
+    assert!(agent.show("counts").state.is_live());
+}
+
+#[test]
+fn a_program_waits_for_the_client_that_is_attached_and_for_no_other_reader() {
+    let agent = Agent::start();
+    // Four times what the log holds.
+    let script = "head -c 16777216 /dev/zero; echo done >&2; exec sleep 1000";
+    let spec = |session| SessionSpec {
+        stdin_mode: StdinMode::Pipe,
+        log_bytes: Some(MIN_LOG),
+        ..sh(session, script)
+    };
+    agent.begin(spec("held")).unwrap();
+    let (from, _stdin) = std::io::pipe().unwrap();
+    let (mut read, to) = std::io::pipe().unwrap();
+    let request = AttachRequest {
+        name: name("held"),
+        from: LogStart::Oldest,
+        take_over: false,
+        tty: None,
+    };
+    let stream = agent.connect();
+    let client = thread::spawn(move || {
+        let io = AttachIo {
+            stdin: Some(from.as_fd()),
+            stdout: to.as_fd(),
+            stderr: to.as_fd(),
+        };
+        let mut gaps = 0;
+        let mut next = None;
+        let end = attach(stream, &request, io, &mut next, &mut |note| {
+            gaps += u32::from(matches!(note, AttachNote::Gap { .. }));
+        });
+        (end, gaps)
+    });
+    // Nobody takes its output: what it has written stops growing below the log's size.
+    let first = agent.show("held").log.first;
+    let mut last = 0;
+    until("it is held up", || {
+        let end = agent.show("held").log.end;
+        let same = end == last && end > MIN_LOG / 2;
+        last = end;
+        same
+    });
+    assert!(last < 16 << 20);
+    if first == 0 {
+        let mut total = 0;
+        let mut buffer = vec![0; 1 << 16];
+        while total < (16 << 20) + 5 {
+            total += read.read(&mut buffer).unwrap();
+        }
+        let name = name("held");
+        agent.info(SessionRequest::Kill { name, signal: 9 });
+        let (end, gaps) = client.join().unwrap();
+        assert!(matches!(end, Ok(AttachEnd::Ended(_))), "{end:?}");
+        assert_eq!(gaps, 0);
+    } else {
+        panic!("the client was not attached in time: {first}");
+    }
+
+    // A reader of the log is told what it missed.
+    let spec = SessionSpec {
+        log_bytes: Some(MIN_LOG),
+        ..sh("free", "head -c 16777216 /dev/zero; echo done >&2")
+    };
+    agent.begin(spec).unwrap();
+    agent.ended("free");
+    let request = LogsRequest {
+        name: name("free"),
+        from: LogStart::At(0),
+        stream: None,
+        follow: false,
+    };
+    let items = agent.logs(request);
+    let LogItem::Gap { from: 0, to } = items[0] else {
+        panic!("{:?}", items[0]);
+    };
+    let rest: u64 = items[1..]
+        .iter()
+        .map(|item| match item {
+            LogItem::Record { bytes, .. } => bytes.len() as u64,
+            LogItem::Gap { from, to } => panic!("another gap from {from} to {to}"),
+        })
+        .sum();
+    assert_eq!(to + rest, (16 << 20) + 5);
+    assert!(rest <= MIN_LOG && rest > MIN_LOG / 2, "{rest}");
+}
+
+#[test]
+fn a_terminal_is_kept_over_clients() {
+    let agent = Agent::start();
+    let spec = SessionSpec {
+        stdin_mode: StdinMode::Pty,
+        env: vec![("PS1".to_owned(), "ready> ".to_owned())],
+        argv: vec!["sh".to_owned(), "-i".to_owned()],
+        ..sh("shell", "")
+    };
+    agent.begin(spec).unwrap();
+    let mut client = Client::attach(&agent, "shell", false);
+    client.hear("ready> ");
+    client.say("A=kept; test -t 0 && echo on a term''inal\n");
+    client.hear("on a terminal\r\n");
+    client.break_off();
+    until("it is detached", || !agent.show("shell").attached);
+    let mut client = Client::attach(&agent, "shell", false);
+    client.say("echo is $A\n");
+    client.hear("is kept\r\n");
+    client.say("exit 4\n");
+    let (end, _) = client.end();
+    let AttachEnd::Ended(info) = end else {
+        panic!("{end:?}");
+    };
+    let (status, asked) = (ExitStatus::Code(4), false);
+    assert_eq!(info.state, SessionState::Ended { status, asked });
+}
+
+#[test]
+fn an_interactive_shell_takes_its_stop() {
+    let agent = Agent::start();
+    let spec = SessionSpec {
+        stdin_mode: StdinMode::Pty,
+        argv: vec!["sh".to_owned(), "-i".to_owned()],
+        ..sh("shell", "")
+    };
+    agent.begin(spec).unwrap();
+    let (session, grace_ms) = (name("shell"), 30_000);
+    let begun = Instant::now();
+    agent.info(SessionRequest::Stop {
+        name: session,
+        grace_ms,
+    });
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn the_guests_end_cuts_sessions_off_and_some_come_back() {
+    let mut agent = Agent::start();
+    agent
+        .begin(sh("gone", "echo first; exec sleep 1000"))
+        .unwrap();
+    let spec = SessionSpec {
+        on_boot: true,
+        env: vec![("SECRET".to_owned(), "s3cret".to_owned())],
+        ..sh("back", "echo run $SECRET; exec sleep 1000")
+    };
+    let info = agent.begin(spec).unwrap();
+    assert_eq!(info.env, ["SECRET"]);
+    assert!(!serde_json::to_string(&info).unwrap().contains("s3cret"));
+    let spec = SessionSpec {
+        on_boot: true,
+        ..sh("done", "echo once")
+    };
+    agent.begin(spec).unwrap();
+    agent.ended("done");
+    for session in ["gone", "back"] {
+        until("it is up", || agent.show(session).log.end > 0);
+    }
+    agent.reboot();
+    assert_eq!(agent.show("gone").state, SessionState::Cut);
+    assert_eq!(agent.output("gone", None), "first\n");
+    until("it is back", || agent.show("back").log.end > 11);
+    let info = agent.show("back");
+    assert!(
+        matches!(info.state, SessionState::Running { .. }),
+        "{info:?}"
+    );
+    assert_eq!(info.runs, 2);
+    let (session, grace_ms) = (name("back"), 1000);
+    agent.info(SessionRequest::Stop {
+        name: session,
+        grace_ms,
+    });
+    assert_eq!(agent.output("back", None), "run s3cret\nrun s3cret\n");
+    let (status, asked) = (ExitStatus::Code(0), false);
+    assert_eq!(
+        agent.show("done").state,
+        SessionState::Ended { status, asked }
+    );
+    agent.reboot();
+    assert!(!agent.show("back").state.is_live(), "it was stopped");
+}
+
+#[test]
+fn a_client_of_later_or_wrong_words_harms_nothing() {
+    let agent = Agent::start();
+    use banger_guest_proto::{ClientMessage, Frame, Hello, encode_control, encode_frame};
+    let mut stream = agent.connect();
+    let mut bytes = vec![];
+    encode_control(&mut bytes, &ClientMessage::Hello(Hello::ours()));
+    encode_frame(
+        &mut bytes,
+        &Frame::Control(
+            br#"{"type":"session","session":"start","name":"../x","argv":["true"]}"#.to_vec(),
+        ),
+    );
+    encode_frame(
+        &mut bytes,
+        &Frame::Control(br#"{"type":"session","session":"from_the_future"}"#.to_vec()),
+    );
+    encode_frame(&mut bytes, &Frame::Record(Stream::Stdout, 0, vec![1]));
+    encode_control(&mut bytes, &ClientMessage::Ping);
+    stream.write_all(&bytes).unwrap();
+    let mut answers = String::new();
+    let mut buffer = [0; 4096];
+    while !answers.contains("pong") {
+        let count = stream.read(&mut buffer).unwrap();
+        assert!(count > 0, "{answers}");
+        answers += &String::from_utf8_lossy(&buffer[..count]);
+    }
+    assert_eq!(answers.matches("unsupported").count(), 2, "{answers}");
+    assert_eq!(agent.list(), []);
+}
