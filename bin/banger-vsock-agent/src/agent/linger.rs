@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::connection::Connection;
 
 /// How long a client has to take the last message and hang up.
-const LINGER: Duration = Duration::from_secs(5);
+pub(super) const LINGER: Duration = Duration::from_secs(5);
 
 /// Reads and drops what the client still sends until it hangs up: closing a vsock stream with unread
 /// data resets it, and the reset can overtake the last message.

@@ -118,11 +118,23 @@ fn wait_out(entry: &Entry, pause: Duration) -> bool {
 pub(super) fn start_program(entry: &Entry, state: &State) -> Result<Program, Box<AgentMessage>> {
     let request = entry.lock().record.exec();
     let door = entry.group.ensure();
-    let program = start::start_in(&request, state, door.as_deref())?;
+    let mut program = start::start_in(&request, state, door.as_deref())?;
+    for fd in [&program.stdin, &program.stdout, &program.stderr] {
+        fd.iter().for_each(nonblocking);
+    }
     let pid = program.pid.as_raw_nonzero().get().unsigned_abs();
     let mut shared = entry.lock();
     shared.record.runs += 1;
     shared.record.started_ms = now_ms();
+    shared.program = Some(Running {
+        pid: program.pid,
+        stdin: program.stdin.take().map(Arc::new),
+        terminal: program.terminal.take().map(Arc::new),
+    });
+    if shared.stop_by.is_some() {
+        // Somebody asked for its end as it was started again.
+        entry.group.signal(program.pid, Signal::TERM);
+    }
     drop(shared);
     entry.set_state(SessionState::Running { pid });
     Ok(program)
@@ -159,17 +171,6 @@ fn nonblocking(fd: &OwnedFd) {
 
 impl<'a> Keeper<'a> {
     fn new(entry: &'a Entry, program: Program) -> Self {
-        for fd in [&program.stdin, &program.stdout, &program.stderr] {
-            fd.iter().for_each(nonblocking);
-        }
-        let mut shared = entry.lock();
-        shared.program = Some(Running {
-            pid: program.pid,
-            stdin: program.stdin.map(Arc::new),
-            terminal: program.terminal.map(Arc::new),
-        });
-        shared.notify();
-        drop(shared);
         Self {
             entry,
             pid: program.pid,

@@ -5,12 +5,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use banger_guest_proto::{
     AgentErrorCode, AgentMessage, AttachRequest, ClientMessage, Frame, LogsRequest, MAX_DATA,
     ReceiveWindow, SendWindow, SessionReply, Stream, encode_control, encode_frame, encode_record,
 };
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
@@ -18,7 +19,7 @@ use super::entry::{Entry, Shared, Wake};
 use super::log::{Cursor, Found};
 use super::{Refusal, group, refuse};
 use crate::agent::connection::Connection;
-use crate::agent::linger::linger;
+use crate::agent::linger::LINGER;
 use crate::agent::terminal;
 
 /// The log is not read while this much waits to be sent.
@@ -147,7 +148,7 @@ impl<'a> View<'a> {
             self.fill()?;
             self.send()?;
             if self.last && self.backlog() == 0 {
-                linger(self.connection);
+                self.linger();
                 return Ok(());
             }
             let ready = self.wait()?;
@@ -156,6 +157,25 @@ impl<'a> View<'a> {
             }
             if ready.input {
                 self.feed();
+            }
+        }
+    }
+
+    /// Hears the client out until it hangs up: what it has taken is still to come, and closing a vsock
+    /// stream with unread data resets it, which can overtake the last message.
+    fn linger(&mut self) {
+        let deadline = Instant::now() + LINGER;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).unwrap_or_default();
+            let mut fds = [PollFd::new(&self.connection.stream, PollFlags::IN)];
+            match rustix::event::poll(&mut fds, Some(&left)) {
+                Ok(0) => return,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+            if self.receive().is_err() {
+                return;
             }
         }
     }
