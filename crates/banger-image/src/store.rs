@@ -167,7 +167,10 @@ impl ImageStore {
             .context("write", &home)?;
         fs::write(from.join(RECORD), &json).context("write", from)?;
         let folder = home.join(record.digest.short());
-        if !folder.exists() {
+        if folder.exists() {
+            // The same files, but asked for in another way: with another kernel, from another place.
+            fs::rename(from.join(RECORD), folder.join(RECORD)).context("write", &folder)?;
+        } else {
             // A record that outlives a power cut must not name files that did not.
             sync_files(from).context("write", from)?;
             fs::rename(from, &folder).context("move the image to", &folder)?;

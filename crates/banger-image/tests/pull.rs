@@ -116,6 +116,11 @@ fn an_image_is_made_once_and_replaced_when_it_changes() {
         |image: &Image| std::os::unix::fs::MetadataExt::ino(&fs::metadata(image.rootfs()).unwrap());
     let again = store.pull(&request(&at), &Quiet).unwrap();
     assert_eq!(inode(&again), inode(&first), "it was made again");
+    let mut with_kernel = request(&at);
+    with_kernel.kernel = Some("6.1".parse().unwrap());
+    store.pull(&with_kernel, &Quiet).unwrap();
+    let kept = store.get(&with_kernel.name).unwrap().record;
+    assert_eq!(kept.kernel, with_kernel.kernel);
     layout(&at, b"second");
     let second = store.pull(&request(&at), &Quiet).unwrap();
     assert_ne!(second.record.digest, first.record.digest);
