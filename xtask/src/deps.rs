@@ -78,7 +78,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("banger-vhost-vsock", &[]),
     (
         "banger-e2e",
-        &["banger-core", "banger-guest", "banger-guest-proto"],
+        &[
+            "banger-core",
+            "banger-guest",
+            "banger-guest-proto",
+            "banger-store",
+        ],
     ),
     ("banger-host-vm", &[]),
     ("xtask", &[]),

@@ -125,6 +125,28 @@ impl Store {
         })
     }
 
+    /// What SQLite finds wrong with the file, for people. Reads all of it.
+    ///
+    /// # Errors
+    /// It could not be looked at.
+    pub fn damage(&self) -> Result<Vec<String>, StoreError> {
+        let connection = self.lock();
+        let look = |query: &str| -> Result<Vec<String>, rusqlite::Error> {
+            let mut query = connection.prepare(query)?;
+            let rows = query.query_map([], |row| row.get(0))?;
+            rows.collect()
+        };
+        let mut found = look("PRAGMA integrity_check").map_err(failed("checking it"))?;
+        found.retain(|line| line != "ok");
+        let dangling = look("PRAGMA foreign_key_check").map_err(failed("checking it"))?;
+        found.extend(
+            dangling
+                .into_iter()
+                .map(|table| format!("{table} refers to nothing")),
+        );
+        Ok(found)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Connection> {
         // A panic elsewhere leaves no half-done transaction: it was rolled back.
         self.connection

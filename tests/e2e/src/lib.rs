@@ -7,6 +7,7 @@ mod banger;
 mod beyond;
 mod boots;
 mod elsewhere;
+mod storm;
 mod terminal;
 mod wait;
 
@@ -14,5 +15,6 @@ pub use banger::{Banger, Finished, Vm};
 pub use beyond::Beyond;
 pub use boots::{Boots, boots};
 pub use elsewhere::Elsewhere;
+pub use storm::{Storm, storm};
 pub use terminal::Terminal;
 pub use wait::until;
