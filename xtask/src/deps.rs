@@ -48,6 +48,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "banger-guest",
             "banger-guest-proto",
             "banger-install",
+            "banger-workspace",
         ],
     ),
     (
@@ -74,6 +75,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "banger-vsock-agent",
         &["banger-core", "banger-files", "banger-guest-proto"],
+    ),
+    (
+        "banger-workspace",
+        &["banger-files", "banger-guest", "banger-guest-proto"],
     ),
     ("banger-vhost-vsock", &[]),
     (

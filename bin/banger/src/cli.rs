@@ -108,7 +108,7 @@ impl Command {
 pub(crate) enum VmCommand {
     /// Create a VM, start it, and enter it or run a command in it.
     #[command(
-        after_help = "Examples:\n  banger vm run                          a shell; the VM stays when you leave\n  banger vm run --rm -- make test        run a command, exit with its status, delete the VM\n  banger vm run -d --name web --nat      leave it running\n  banger vm run --memory 4G --vcpu 4 --image debian-bookworm"
+        after_help = "Examples:\n  banger vm run                          a shell; the VM stays when you leave\n  banger vm run --rm -- make test        run a command, exit with its status, delete the VM\n  banger vm run -d --name web --nat      leave it running\n  banger vm run ./repo -- make test      a git checkout at /root/repo, and a command in it\n  banger vm run --memory 4G --vcpu 4 --image debian-bookworm"
     )]
     Run(RunArgs),
     /// Create a VM, and start it unless told not to.
@@ -151,6 +151,9 @@ pub(crate) enum VmCommand {
     /// List who listens in a VM, where the host reaches it, and the URLs of web servers.
     #[command(after_help = "Examples:\n  banger vm ports demo\n  banger vm ports demo -o json")]
     Ports(VmRef),
+    /// A git checkout in a VM: put it there, see what changed, bring its commits back.
+    #[command(subcommand)]
+    Workspace(WorkspaceCommand),
     /// Copy files and folders into a VM or out of it, without network or sshd.
     #[command(
         after_help = "Examples:\n  banger vm cp ./site demo:/srv/               into a folder of the guest\n  banger vm cp demo:/var/log/syslog demo:notes .   paths that are not absolute are below /root\n  banger vm cp ./a.conf demo:/etc/b.conf       under another name\n  tar c . | banger vm cp - demo:all.tar        from a stream\n  banger vm cp demo:all.tar - | tar t          to a stream\n\nFolders are copied with all they hold: modes, times, links and holes are kept. A local name with a\ncolon is written as ./a:b."
@@ -252,6 +255,17 @@ pub(crate) enum WaitFor {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) vm: VmFlags,
+    /// A path in a git checkout: it is put at /root/repo, and the shell or command starts there.
+    pub(crate) path: Option<PathBuf>,
+    /// The guest works on a branch of this name.
+    #[arg(long, value_name = "NAME", requires = "path")]
+    pub(crate) branch: Option<String>,
+    /// It starts at this commit, with its files; without it, HEAD and the files as they are.
+    #[arg(long, value_name = "COMMIT", requires = "path")]
+    pub(crate) from: Option<String>,
+    /// Mount the checkout read-only in the guest.
+    #[arg(long, requires = "path")]
+    pub(crate) readonly: bool,
     /// Delete the VM when the shell or command ends.
     #[arg(long)]
     pub(crate) rm: bool,
@@ -427,6 +441,108 @@ pub(crate) struct ExecArgs {
     /// Command.
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkspaceCommand {
+    /// Put a local git checkout into a running VM. Again: only what has changed since.
+    #[command(
+        after_help = "Examples:\n  banger vm workspace prepare demo                       this checkout, into /root/repo\n  banger vm workspace prepare demo ../other --dry-run    what would be sent\n  banger vm workspace prepare demo --branch try --from v1.2\n  banger vm workspace prepare demo --mode full_copy      all history, and submodules"
+    )]
+    Prepare(PrepareArgs),
+    /// Show what the guest has changed since its checkout was put there.
+    #[command(
+        after_help = "Examples:\n  banger vm workspace diff demo\n  banger vm workspace diff demo --stat"
+    )]
+    Diff(DiffArgs),
+    /// Bring the guest's commits here, under refs/banger/VM/; uncommitted work as one more commit.
+    #[command(
+        after_help = "Examples:\n  banger vm workspace pull demo\n  banger vm workspace pull demo --branch from-demo\n  git log refs/banger/demo/HEAD"
+    )]
+    Pull(BackArgs),
+}
+
+/// What is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum WorkspaceMode {
+    /// Git metadata of one commit, and the tracked files as they are.
+    ShallowOverlay,
+    /// Git metadata of one commit, and no files.
+    MetadataOnly,
+    /// All history, all references, the tracked files as they are, and submodules.
+    FullCopy,
+}
+
+impl From<WorkspaceMode> for banger_workspace::Mode {
+    fn from(mode: WorkspaceMode) -> Self {
+        match mode {
+            WorkspaceMode::ShallowOverlay => Self::ShallowOverlay,
+            WorkspaceMode::MetadataOnly => Self::MetadataOnly,
+            WorkspaceMode::FullCopy => Self::FullCopy,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PrepareArgs {
+    /// VM, by name, id or unambiguous prefix.
+    #[arg(add = ArgValueCandidates::new(complete::vms))]
+    pub(crate) vm: String,
+    /// A path in the checkout; without it, here.
+    pub(crate) path: Option<PathBuf>,
+    /// Folder in the guest, below /root.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) guest_path: Option<PathBuf>,
+    /// What is sent; shallow_overlay unless told otherwise.
+    #[arg(long, value_enum)]
+    pub(crate) mode: Option<WorkspaceMode>,
+    /// The guest works on a branch of this name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) branch: Option<String>,
+    /// It starts at this commit, with its files; without it, HEAD and the files as they are.
+    #[arg(long, value_name = "COMMIT")]
+    pub(crate) from: Option<String>,
+    /// Also files that git does not know and does not ignore.
+    #[arg(long)]
+    pub(crate) include_untracked: bool,
+    /// Mount the folder read-only in the guest.
+    #[arg(long)]
+    pub(crate) readonly: bool,
+    /// List what would be sent, and send nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Overwrite what the guest has changed itself.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// VM, by name, id or unambiguous prefix.
+    #[arg(add = ArgValueCandidates::new(complete::vms))]
+    pub(crate) vm: String,
+    /// Folder in the guest.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) guest_path: Option<PathBuf>,
+    /// Names and numbers only.
+    #[arg(long)]
+    pub(crate) stat: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackArgs {
+    /// VM, by name, id or unambiguous prefix.
+    #[arg(add = ArgValueCandidates::new(complete::vms))]
+    pub(crate) vm: String,
+    /// The repository to bring them to; without it, here.
+    pub(crate) path: Option<PathBuf>,
+    /// Folder in the guest.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) guest_path: Option<PathBuf>,
+    /// Also make a branch of all there is.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) branch: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -705,6 +821,10 @@ mod tests {
             &["vm", "set", "demo", "--disk-size", "-1"],
             &["vm", "prune", "demo"],
             &["vm", "cp", "only-one"],
+            &["vm", "run", "--branch", "x"],
+            &["vm", "run", "--from", "x", "--", "true"],
+            &["vm", "run", "--readonly"],
+            &["vm", "workspace", "prepare", "x", "--mode", "deep"],
             &["kernel", "import", "f", "--host"],
             &["vm", "session", "start", "demo"],
             &[

@@ -110,6 +110,8 @@ error_codes! {
     ExecFailed = "exec_failed" => Failed,
     /// A file or folder is not there.
     FileNotFound = "file_not_found" => NotFound,
+    /// The guest has work that this would destroy.
+    WorkInGuest = "work_in_guest" => Conflict,
     /// Files could not be copied.
     CopyFailed = "copy_failed" => Failed,
     /// A deadline passed.

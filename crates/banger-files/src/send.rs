@@ -33,6 +33,8 @@ pub struct Sender<W> {
     links: HashMap<(u64, u64), RelPath>,
     content: bool,
     recursive: bool,
+    /// What was sent, when that is noted.
+    recorded: Option<Vec<Entry>>,
     /// Left out wherever a folder is listed at the very top.
     pub skip_at_top: Option<&'static [u8]>,
 }
@@ -66,6 +68,7 @@ impl<W: Write> Sender<W> {
             links: HashMap::new(),
             content,
             recursive,
+            recorded: None,
             skip_at_top: None,
         }
     }
@@ -73,6 +76,16 @@ impl<W: Write> Sender<W> {
     /// The stream, for what else is to be said on it.
     pub fn out(&mut self) -> &mut RecordWriter<W> {
         &mut self.out
+    }
+
+    /// From here on, what is sent is noted.
+    pub fn record(&mut self) {
+        self.recorded = Some(vec![]);
+    }
+
+    /// What was sent since, as it was when it was opened. No more is noted.
+    pub fn recorded(&mut self) -> Vec<Entry> {
+        self.recorded.take().unwrap_or_default()
     }
 
     /// How it went.
@@ -196,12 +209,17 @@ impl<W: Write> Sender<W> {
 
     fn entry(&mut self, path: &RelPath, kind: EntryKind, stat: Option<&Stat>) -> io::Result<()> {
         self.done.files += 1;
-        self.out.entry(&Entry {
+        let entry = Entry {
             path: path.clone(),
             kind,
             mode: stat.map(mode).unwrap_or_default(),
             mtime: stat.map(time).unwrap_or_default(),
-        })
+        };
+        self.out.entry(&entry)?;
+        if let Some(recorded) = &mut self.recorded {
+            recorded.push(entry);
+        }
+        Ok(())
     }
 
     fn file(

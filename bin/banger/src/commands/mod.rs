@@ -22,6 +22,7 @@ mod ssh;
 mod ssh_config;
 mod stats;
 mod system;
+mod workspace;
 
 use std::path::Path;
 
@@ -124,6 +125,7 @@ async fn vm(context: &Context<'_>, command: VmCommand) -> CommandResult {
         VmCommand::SshConfig(args) => ssh_config::ssh_config(context, &args).await,
         VmCommand::SshProxy(args) => ssh_config::ssh_proxy(context, &args.vm).await,
         VmCommand::Ports(args) => ports::ports(context, &args.vm).await,
+        VmCommand::Workspace(command) => workspace::workspace(context, command).await,
         VmCommand::Cp(args) => cp::cp(context, args).await,
         VmCommand::Logs(args) => logs::logs(context, &args).await,
         VmCommand::Stop(args) => lifecycle::stop(context, args).await,

@@ -5,7 +5,8 @@ use banger_client::Client;
 use banger_core::{ByteSize, ErrorCode, SpecOrigin};
 use banger_guest_proto::ExecRequest;
 
-use super::{CommandResult, Context, exec, image};
+use super::workspace::Repo;
+use super::{CommandResult, Context, exec, image, workspace};
 use crate::cli::{CreateArgs, RunArgs, VmFlags, WaitFor};
 use crate::error::CommandError;
 use crate::interrupt::Interrupts;
@@ -120,6 +121,11 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
         );
         return Err(error.hint("give a command after `--`, or -d to leave the VM running"));
     }
+    // Looked at before anything is made.
+    let checkout = match args.path {
+        Some(path) => Some(Repo::find(path, args.branch, args.from, args.readonly).await?),
+        None => None,
+    };
     let client = context.client(Needs::Helper).await?;
     let mut interrupts = Interrupts::watch()?;
     request.image = match image::name_of(context, &client, image, &mut interrupts).await {
@@ -130,7 +136,12 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
     let name = operation.subject.clone();
     let vm = operation.vm_id.clone().unwrap_or_else(|| name.clone());
     let cancel = OnInterrupt::Cancel;
-    let made = follow(context.ui, &client, &operation, &mut interrupts, cancel).await;
+    // The host has time while the guest boots: git metadata are made meanwhile.
+    let (made, checkout) = futures_util::future::join(
+        follow(context.ui, &client, &operation, &mut interrupts, cancel),
+        Repo::pack(checkout),
+    )
+    .await;
     if let Ok(operation) = &made {
         context.ui.warnings(&operation.warnings);
     }
@@ -150,6 +161,25 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
         delete(&client, &vm).await?;
         return Ok(INTERRUPTED);
     }
+    let mut command = ExecRequest::new(args.command);
+    command.env = env;
+    let with_checkout = matches!(checkout, Ok(Some(_)));
+    let sent = match checkout {
+        Ok(Some(checkout)) => checkout.send(context, &client, &vm).await,
+        other => other.map(drop),
+    };
+    if let Err(error) = sent {
+        if args.rm {
+            delete(&client, &vm).await?;
+            return Err(error);
+        }
+        return Err(error.hint(format!(
+            "the VM `{name}` is kept: `banger vm workspace prepare {name}` tries again"
+        )));
+    }
+    if with_checkout {
+        command.cwd = Some(workspace::GUEST_PATH.to_owned());
+    }
     if args.detach {
         let shown = client.vm(&vm).await?;
         context.ui.result(&shown, |vm| {
@@ -157,8 +187,6 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
         });
         return Ok(0);
     }
-    let mut command = ExecRequest::new(args.command);
-    command.env = env;
     let code = exec::in_guest(&client, &vm, command, is_shell).await;
     if !is_shell && matches!(code, Ok(1..)) {
         note_early(context, &client, &vm).await;
@@ -169,6 +197,11 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
         context.ui.note(&format!(
             "{name} still runs: `banger vm ssh {name}` goes back, `banger vm delete {name}` removes it"
         ));
+        if with_checkout {
+            context.ui.note(&format!(
+                "`banger vm workspace diff {name}` shows what changed, `banger vm workspace pull {name}` brings commits here"
+            ));
+        }
     }
     code
 }

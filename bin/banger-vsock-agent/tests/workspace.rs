@@ -1,0 +1,685 @@
+//! A git checkout through the agent to another folder, and its commits back: real git on both sides,
+//! socket pairs in place of vsock.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+
+use banger_workspace::{
+    CheckoutError, Collected, GuestRefs, GuestRepo, How, LostReason, Mode, Options, PACK,
+    PrepareError, Prepared, SNAPSHOT, fetch, prepare, repository, wanted,
+};
+
+/// A place with a host's repository and a guest's home.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+fn git(at: &Path, args: &[&str]) -> String {
+    let output = Command::new("git")
+        .arg("-C")
+        .arg(at)
+        .args([
+            "-c",
+            "user.name=Ann",
+            "-c",
+            "user.email=ann@example.com",
+            "-c",
+            "protocol.file.allow=always",
+        ])
+        .args(args)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_SYSTEM", "/dev/null")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "git {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout)
+        .trim_end()
+        .to_owned()
+}
+
+fn write(at: &Path, name: &str, text: &str) {
+    let path = at.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        fs::create_dir_all(place.home()).unwrap();
+        let host = place.host();
+        fs::create_dir_all(&host).unwrap();
+        git(&host, &["init", "-q", "-b", "main"]);
+        git(&host, &["config", "user.name", "Ann \"A\""]);
+        git(&host, &["config", "user.email", "ann@example.com"]);
+        place
+    }
+
+    /// The same with two commits of several kinds of files.
+    fn filled() -> Self {
+        let place = Self::new();
+        let host = place.host();
+        write(&host, "a.txt", "one\n");
+        write(&host, "deep/er/b.txt", "two\n");
+        write(&host, "run.sh", "#!/bin/sh\n");
+        fs::set_permissions(host.join("run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+        write(&host, "odd\nname \u{e9}", "x");
+        fs::write(host.join(OsStr::from_bytes(b"no-utf8-\xff")), "x").unwrap();
+        symlink("a.txt", host.join("link")).unwrap();
+        symlink("/etc", host.join("out")).unwrap();
+        write(&host, ".gitignore", "ignored/\n");
+        git(&host, &["add", "-A"]);
+        git(&host, &["commit", "-qm", "first"]);
+        write(&host, "a.txt", "one, again\n");
+        git(&host, &["commit", "-qam", "second"]);
+        write(&host, "ignored/secret", "never\n");
+        place
+    }
+
+    fn host(&self) -> PathBuf {
+        self.folder.path().join("host")
+    }
+
+    fn home(&self) -> PathBuf {
+        self.folder.path().join("home")
+    }
+
+    fn guest(&self) -> PathBuf {
+        self.home().join("repo")
+    }
+
+    fn put(&self, options: &Options, how: How) -> Result<Prepared, PrepareError> {
+        let checkout = Collected::new(&self.host(), options)?;
+        let agents = Mutex::new(vec![]);
+        let connect = || {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let agent = Command::new(env!("CARGO_BIN_EXE_banger-vsock-agent"))
+                .arg("serve")
+                .stdin(OwnedFd::from(theirs))
+                .spawn()
+                .unwrap();
+            agents.lock().unwrap().push(agent);
+            Ok(ours)
+        };
+        let guest = GuestRepo {
+            connect: &connect,
+            path: self.guest(),
+            home: self.home(),
+            progress: &|_| {},
+        };
+        let result = prepare(&checkout, &guest, how);
+        for mut agent in agents.into_inner().unwrap() {
+            agent.wait().unwrap();
+        }
+        result
+    }
+
+    fn ok(&self) -> Prepared {
+        self.put(&Options::default(), How::default()).unwrap()
+    }
+
+    /// Tracked files are the same on both sides, git in the guest has nothing to say, and all objects
+    /// are whole.
+    fn same(&self) {
+        let (host, guest) = (self.host(), self.guest());
+        for at in [&host, &guest] {
+            git(at, &["fsck", "--strict", "--no-dangling"]);
+        }
+        let of = |at: &Path| git(at, &["status", "--porcelain", "-uno"]);
+        assert_eq!(of(&guest), of(&host));
+        assert_eq!(
+            git(&guest, &["rev-parse", "HEAD"]),
+            git(&host, &["rev-parse", "HEAD"])
+        );
+        let files = git(&host, &["ls-files", "-z"]);
+        for name in Command::new("git")
+            .arg("-C")
+            .arg(&host)
+            .args(["ls-files", "-z"])
+            .output()
+            .unwrap()
+            .stdout
+            .split(|b| *b == 0)
+        {
+            let name = Path::new(OsStr::from_bytes(name));
+            let (ours, theirs) = (host.join(name), guest.join(name));
+            let Ok(meta) = fs::symlink_metadata(&ours) else {
+                assert!(fs::symlink_metadata(&theirs).is_err(), "{}", name.display());
+                continue;
+            };
+            let other = fs::symlink_metadata(&theirs)
+                .unwrap_or_else(|_| panic!("{} of {files}", name.display()));
+            if meta.is_symlink() {
+                assert_eq!(
+                    fs::read_link(&theirs).unwrap(),
+                    fs::read_link(&ours).unwrap()
+                );
+            } else if meta.is_file() {
+                assert_eq!(
+                    fs::read(&theirs).unwrap(),
+                    fs::read(&ours).unwrap(),
+                    "{}",
+                    name.display()
+                );
+                assert_eq!(
+                    (other.mode(), other.mtime()),
+                    (meta.mode(), meta.mtime()),
+                    "{}",
+                    name.display()
+                );
+            }
+        }
+        assert!(!guest.join("ignored").exists(), "ignored files stay here");
+    }
+
+    fn pull(&self, branch: Option<&str>) -> Vec<String> {
+        let folder = self.guest();
+        let sh = |script: &str, input: &str| {
+            let mut child = Command::new("sh")
+                .args(["-c", script, "sh"])
+                .arg(&folder)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success());
+            output.stdout
+        };
+        let refs = GuestRefs::parse(&sh(SNAPSHOT, "")).unwrap();
+        let here = repository(&self.host()).unwrap();
+        let pack = wanted(&here, "demo", &refs).unwrap().map(|input| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(file.path(), sh(PACK, &input)).unwrap();
+            file
+        });
+        let pulled = fetch(
+            &here,
+            "demo",
+            &refs,
+            pack.as_ref().map(|file| file.path()),
+            branch,
+        )
+        .unwrap();
+        pulled
+            .into_iter()
+            .filter(|one| one.new)
+            .map(|one| one.reference)
+            .collect()
+    }
+}
+
+#[test]
+fn a_checkout_arrives_whole_and_again_only_what_changed() {
+    let place = Place::filled();
+    let first = place.ok();
+    assert_eq!(first.sent.len(), 8, "{first:?}");
+    place.same();
+    assert_eq!(
+        git(&place.guest(), &["rev-list", "--count", "HEAD"]),
+        "1",
+        "shallow"
+    );
+    let name = ["config", "--file", ".git/config", "user.name"];
+    assert_eq!(git(&place.guest(), &name), "Ann \"A\"");
+    assert_eq!(
+        git(&place.guest(), &["symbolic-ref", "HEAD"]),
+        "refs/heads/main"
+    );
+
+    let again = place.ok();
+    assert_eq!(
+        (again.sent.len(), again.git_bytes, again.unchanged),
+        (0, 0, 8),
+        "{again:?}"
+    );
+
+    // Changed, staged, new, deleted, and untracked, which stays here.
+    let host = place.host();
+    write(&host, "a.txt", "changed\n");
+    write(&host, "staged.txt", "staged\n");
+    git(&host, &["add", "staged.txt"]);
+    write(&host, "staged.txt", "staged, then changed\n");
+    fs::remove_file(host.join("deep/er/b.txt")).unwrap();
+    write(&host, "untracked", "x");
+    let third = place.ok();
+    let sent: Vec<&str> = third.sent.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(
+        (sent.as_slice(), third.removed.as_slice()),
+        (
+            &["a.txt", "staged.txt"][..],
+            &["deep/er/b.txt".to_owned()][..]
+        )
+    );
+    place.same();
+    assert!(!place.guest().join("untracked").exists() && !place.guest().join("deep").exists());
+    assert_eq!(
+        git(&place.guest(), &["show", ":staged.txt"]),
+        "staged",
+        "what is staged is staged there, too"
+    );
+    let with = Options {
+        untracked: true,
+        ..Options::default()
+    };
+    place.put(&with, How::default()).unwrap();
+    assert!(place.guest().join("untracked").exists());
+
+    // A commit here moves the guest's branch along, as it has no commits of its own.
+    git(&host, &["add", "-A"]);
+    git(&host, &["commit", "-qm", "third"]);
+    place.ok();
+    place.same();
+}
+
+#[test]
+fn the_guests_work_is_never_overwritten_unasked() {
+    let place = Place::filled();
+    place.ok();
+    let (host, guest) = (place.host(), place.guest());
+    write(&guest, "a.txt", "the guest's\n");
+    write(&guest, "own.txt", "the guest's\n");
+    // Nothing here has changed: all stays as it is.
+    assert_eq!(place.ok().sent.len(), 0);
+    assert_eq!(
+        fs::read_to_string(guest.join("a.txt")).unwrap(),
+        "the guest's\n"
+    );
+    write(&host, "a.txt", "the host's\n");
+    write(&host, "own.txt", "the host's\n");
+    git(&host, &["add", "own.txt"]);
+    let refused = place.put(&Options::default(), How::default()).unwrap_err();
+    let PrepareError::WouldLose { files, head: None } = &refused else {
+        panic!("{refused:?}")
+    };
+    let lost: Vec<(String, LostReason)> = files
+        .iter()
+        .map(|lost| (lost.path.to_string(), lost.reason))
+        .collect();
+    assert_eq!(
+        lost,
+        [
+            ("a.txt".to_owned(), LostReason::Changed),
+            ("own.txt".to_owned(), LostReason::Own)
+        ]
+    );
+    assert_eq!(
+        fs::read_to_string(guest.join("a.txt")).unwrap(),
+        "the guest's\n"
+    );
+    place
+        .put(
+            &Options::default(),
+            How {
+                force: true,
+                dry_run: false,
+            },
+        )
+        .unwrap();
+    place.same();
+
+    // Its commits.
+    git(&guest, &["commit", "-qam", "the guest's"]);
+    let commit = git(&guest, &["rev-parse", "HEAD"]);
+    write(&host, "new.txt", "x\n");
+    git(&host, &["add", "new.txt"]);
+    git(&host, &["commit", "-qm", "the host's"]);
+    let refused = place.put(&Options::default(), How::default()).unwrap_err();
+    let PrepareError::WouldLose {
+        head: Some(head), ..
+    } = &refused
+    else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(head.commit.as_deref(), Some(commit.as_str()));
+    place
+        .put(
+            &Options::default(),
+            How {
+                force: true,
+                dry_run: false,
+            },
+        )
+        .unwrap();
+    place.same();
+    assert_eq!(
+        git(
+            &guest,
+            &["rev-parse", &format!("refs/banger/kept/{commit}")]
+        ),
+        commit
+    );
+    git(&guest, &["fsck", "--strict", "--no-dangling"]);
+}
+
+#[test]
+fn a_dry_run_lists_and_sends_nothing() {
+    let place = Place::filled();
+    let would = place
+        .put(
+            &Options::default(),
+            How {
+                force: false,
+                dry_run: true,
+            },
+        )
+        .unwrap();
+    assert_eq!(would.sent.len(), 8);
+    assert!(would.git_bytes > 0);
+    assert!(!place.guest().exists());
+}
+
+#[test]
+fn shapes_of_repositories() {
+    // Empty; detached; a branch and another commit.
+    let place = Place::new();
+    write(&place.host(), "staged", "x");
+    git(&place.host(), &["add", "staged"]);
+    place.ok();
+    assert_eq!(git(&place.guest(), &["status", "--porcelain"]), "A  staged");
+    let place = Place::filled();
+    git(&place.host(), &["checkout", "-q", "--detach"]);
+    place.ok();
+    place.same();
+    let place = Place::filled();
+    write(&place.host(), "a.txt", "not sent\n");
+    let options = Options {
+        branch: Some("try".to_owned()),
+        from: Some("HEAD~1".to_owned()),
+        ..Options::default()
+    };
+    place.put(&options, How::default()).unwrap();
+    assert_eq!(
+        fs::read_to_string(place.guest().join("a.txt")).unwrap(),
+        "one\n"
+    );
+    assert_eq!(
+        git(&place.guest(), &["symbolic-ref", "HEAD"]),
+        "refs/heads/try"
+    );
+    assert_eq!(git(&place.guest(), &["status", "--porcelain"]), "");
+    assert_eq!(
+        place.put(&options, How::default()).unwrap().sent.len(),
+        0,
+        "the same again is nothing"
+    );
+
+    // A worktree of a bare repository, and a shallow clone.
+    let place = Place::filled();
+    let (bare, tree) = (
+        place.folder.path().join("bare"),
+        place.folder.path().join("tree"),
+    );
+    git(
+        place.folder.path(),
+        &["clone", "-q", "--bare", "host", "bare"],
+    );
+    git(
+        &bare,
+        &["worktree", "add", "-q", tree.to_str().unwrap(), "main"],
+    );
+    fs::rename(place.host(), place.folder.path().join("was")).unwrap();
+    symlink(&tree, place.host()).unwrap();
+    place.ok();
+    place.same();
+    assert!(matches!(
+        Collected::new(&bare, &Options::default()),
+        Err(CheckoutError::Bare { .. })
+    ));
+    let shallow = place.folder.path().join("shallow");
+    let url = format!("file://{}", bare.display());
+    git(
+        place.folder.path(),
+        &[
+            "clone",
+            "-q",
+            "--depth",
+            "1",
+            &url,
+            shallow.to_str().unwrap(),
+        ],
+    );
+    fs::remove_file(place.host()).unwrap();
+    fs::rename(&shallow, place.host()).unwrap();
+    for mode in [Mode::ShallowOverlay, Mode::FullCopy] {
+        fs::remove_dir_all(place.guest()).unwrap();
+        place
+            .put(
+                &Options {
+                    mode,
+                    ..Options::default()
+                },
+                How::default(),
+            )
+            .unwrap();
+        place.same();
+    }
+}
+
+#[test]
+fn all_history_and_submodules_only_as_a_full_copy() {
+    let place = Place::filled();
+    let sub = place.folder.path().join("sub");
+    git(place.folder.path(), &["init", "-q", "-b", "main", "sub"]);
+    write(&sub, "inner.txt", "x\n");
+    git(&sub, &["add", "-A"]);
+    git(&sub, &["commit", "-qm", "sub"]);
+    git(
+        &place.host(),
+        &[
+            "submodule",
+            "--quiet",
+            "add",
+            sub.to_str().unwrap(),
+            "lib/sub",
+        ],
+    );
+    git(&place.host(), &["commit", "-qm", "with a submodule"]);
+    git(&place.host(), &["tag", "v1", "HEAD~1"]);
+    let refused = place.put(&Options::default(), How::default()).unwrap_err();
+    assert!(
+        matches!(&refused, PrepareError::Checkout(CheckoutError::Submodules { path }) if path.to_string() == "lib/sub"),
+        "{refused:?}"
+    );
+    let options = Options {
+        mode: Mode::FullCopy,
+        ..Options::default()
+    };
+    place.put(&options, How::default()).unwrap();
+    place.same();
+    let guest = place.guest();
+    assert_eq!(git(&guest, &["rev-list", "--count", "HEAD"]), "3");
+    assert_eq!(
+        git(&guest, &["rev-parse", "v1"]),
+        git(&place.host(), &["rev-parse", "v1"])
+    );
+    assert_eq!(
+        fs::read_to_string(guest.join("lib/sub/inner.txt")).unwrap(),
+        "x\n"
+    );
+    git(&guest.join("lib/sub"), &["fsck", "--strict"]);
+    assert_eq!(git(&guest, &["status", "--porcelain"]), "");
+    assert_eq!(place.put(&options, How::default()).unwrap().bytes, 0);
+}
+
+#[test]
+fn bad_places_are_refused() {
+    let place = Place::filled();
+    let not = Collected::new(place.folder.path(), &Options::default()).unwrap_err();
+    assert!(matches!(not, CheckoutError::NotACheckout { .. }), "{not:?}");
+    fs::write(place.guest(), "a file").unwrap();
+    let refused = place.put(&Options::default(), How::default()).unwrap_err();
+    assert!(
+        matches!(refused, PrepareError::NotAFolder { what: "a file", .. }),
+        "{refused:?}"
+    );
+    fs::remove_file(place.guest()).unwrap();
+    symlink("/tmp", place.guest()).unwrap();
+    let refused = place.put(&Options::default(), How::default()).unwrap_err();
+    assert!(
+        matches!(refused, PrepareError::NotAFolder { what: "a link", .. }),
+        "{refused:?}"
+    );
+    let options = Options {
+        from: Some("no-such".to_owned()),
+        ..Options::default()
+    };
+    assert!(matches!(
+        place.put(&options, How::default()),
+        Err(PrepareError::Checkout(CheckoutError::NoCommit { .. }))
+    ));
+    let options = Options {
+        branch: Some("a..b".to_owned()),
+        ..Options::default()
+    };
+    assert!(matches!(
+        place.put(&options, How::default()),
+        Err(PrepareError::Checkout(CheckoutError::BadBranch { .. }))
+    ));
+}
+
+#[test]
+fn commits_come_back_with_their_ids_and_nothing_is_lost_or_doubled() {
+    let place = Place::filled();
+    place.ok();
+    let (host, guest) = (place.host(), place.guest());
+    assert_eq!(
+        place.pull(None),
+        ["refs/banger/demo/heads/main", "refs/banger/demo/HEAD"]
+    );
+    let mut commits = vec![];
+    for round in 0..10 {
+        write(&guest, "work.txt", &format!("round {round}\n"));
+        git(&guest, &["add", "-A"]);
+        git(&guest, &["commit", "-qm", "work"]);
+        commits.push(git(&guest, &["rev-parse", "HEAD"]));
+        write(
+            &guest,
+            "loose.txt",
+            &format!("not committed, round {round}\n"),
+        );
+        let new = place.pull(None);
+        assert!(
+            new.contains(&"refs/banger/demo/uncommitted".to_owned()),
+            "{new:?}"
+        );
+        assert_eq!(
+            place.pull(None),
+            Vec::<String>::new(),
+            "the same again is nothing new"
+        );
+        let shown = git(&host, &["show", "refs/banger/demo/uncommitted:loose.txt"]);
+        assert_eq!(shown, format!("not committed, round {round}"));
+        fs::remove_file(guest.join("loose.txt")).unwrap();
+    }
+    for commit in &commits {
+        git(
+            &host,
+            &[
+                "merge-base",
+                "--is-ancestor",
+                commit,
+                "refs/banger/demo/heads/main",
+            ],
+        );
+    }
+    // Thrown away in the guest: it stays here.
+    git(&guest, &["reset", "-q", "--hard", "HEAD~3"]);
+    write(&guest, "other.txt", "x\n");
+    git(&guest, &["add", "-A"]);
+    git(&guest, &["commit", "-qm", "another way"]);
+    place.pull(Some("from-demo"));
+    let last = commits.last().unwrap();
+    git(
+        &host,
+        &["rev-parse", &format!("refs/banger/demo/kept/{last}")],
+    );
+    assert_eq!(
+        git(&host, &["rev-parse", "from-demo"]),
+        git(&guest, &["rev-parse", "HEAD"])
+    );
+    assert_eq!(
+        git(&host, &["status", "--porcelain"]),
+        "",
+        "the tree here is as it was"
+    );
+    assert_eq!(git(&host, &["symbolic-ref", "HEAD"]), "refs/heads/main");
+    git(&host, &["fsck", "--strict", "--no-dangling"]);
+    git(&guest, &["fsck", "--strict", "--no-dangling"]);
+    assert_eq!(
+        git(
+            &host,
+            &["rev-list", "--count", "refs/banger/demo/heads/main"]
+        ),
+        (2 + 7 + 1).to_string()
+    );
+}
+
+#[test]
+fn malformed_objects_are_not_taken() {
+    let place = Place::filled();
+    place.ok();
+    let (host, guest) = (place.host(), place.guest());
+    // A tree with an entry `.git`, which git itself would check out over the repository.
+    let blob = git(&guest, &["rev-parse", "HEAD:a.txt"]);
+    let script = format!(
+        "printf '100644 .git\\0' > t && printf {blob} | xxd -r -p >> t && git hash-object --literally -w -t tree t && rm t"
+    );
+    let output = Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(&guest)
+        .output()
+        .unwrap();
+    let tree = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if tree.len() != 40 {
+        println!("SKIPPED(a hostile tree): no xxd here");
+        return;
+    }
+    let commit = git(
+        &guest,
+        &["commit-tree", &tree, "-m", "hostile", "-p", "HEAD"],
+    );
+    git(&guest, &["update-ref", "refs/heads/evil", &commit]);
+    let list = format!("{commit} refs/heads/evil\n");
+    let refs = GuestRefs::parse(list.as_bytes()).unwrap();
+    let here = repository(&host).unwrap();
+    let input = wanted(&here, "demo", &refs).unwrap().unwrap();
+    let pack = tempfile::NamedTempFile::new().unwrap();
+    let mut child = Command::new("sh")
+        .args(["-c", PACK, "sh"])
+        .arg(&guest)
+        .stdin(Stdio::piped())
+        .stdout(fs::File::create(pack.path()).unwrap())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(fetch(&here, "demo", &refs, Some(pack.path()), None).is_err());
+    assert!(
+        Command::new("git")
+            .arg("-C")
+            .arg(&host)
+            .args(["cat-file", "-e", &commit])
+            .stderr(Stdio::null())
+            .status()
+            .unwrap()
+            .code()
+            != Some(0)
+    );
+    assert_eq!(git(&host, &["for-each-ref", "refs/banger"]), "");
+}

@@ -1,0 +1,564 @@
+//! `vm workspace`: a git checkout into a VM, and its commits back.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use banger_api::Readiness;
+use banger_client::Client;
+use banger_core::ErrorCode;
+use banger_guest::exec::{ExecIo, run};
+use banger_guest::files::TransferError;
+use banger_guest_proto::ExecRequest;
+use banger_workspace::{
+    CheckoutError, Collected, GuestRefs, GuestRepo, How, Options, PACK, PrepareError, Prepared,
+    PullError, Pulled, SNAPSHOT, fetch, prepare, repository, wanted,
+};
+use tokio::runtime::Handle;
+
+use super::{CommandResult, Context, cp};
+use crate::cli::{BackArgs, DiffArgs, PrepareArgs, WorkspaceCommand};
+use crate::error::CommandError;
+use crate::progress::Progress;
+use crate::start::Needs;
+
+/// Where a checkout goes in a guest.
+pub(crate) const GUEST_PATH: &str = "/root/repo";
+
+/// `vm workspace …`.
+pub(crate) async fn workspace(context: &Context<'_>, command: WorkspaceCommand) -> CommandResult {
+    match command {
+        WorkspaceCommand::Prepare(args) => prepare_command(context, args).await,
+        WorkspaceCommand::Diff(args) => diff(context, args).await,
+        WorkspaceCommand::Pull(args) => pull(context, args).await,
+    }
+}
+
+/// A transfer's connections to a VM.
+#[derive(Debug, Clone)]
+struct Target {
+    client: Client,
+    vm: String,
+    path: PathBuf,
+}
+
+impl Target {
+    fn connect(&self, runtime: &Handle) -> Result<UnixStream, TransferError> {
+        let stream = runtime.block_on(self.client.connect_guest(
+            &self.vm,
+            Readiness::Reachable,
+            None,
+        ));
+        stream.map_err(|error| TransferError::Connection(std::io::Error::other(error)))
+    }
+}
+
+/// The checkout that a VM is made for.
+#[derive(Debug)]
+pub(crate) struct Repo {
+    checkout: Collected,
+    readonly: bool,
+    /// It says which tools it wants.
+    tools: bool,
+}
+
+/// Installs the tools that a checkout asks for, where the image has mise: behind the user's back, and
+/// logged in the guest.
+const TOOLS: &str = r#"
+command -v mise >/dev/null || exit 0
+cd "$1" || exit 0
+setsid sh -c 'mise trust --quiet; mise install --yes' >/var/log/banger-mise.log 2>&1 </dev/null &
+"#;
+
+impl Repo {
+    /// Finds it, and lists it; what git does not know and does not ignore goes along.
+    pub(crate) async fn find(
+        path: PathBuf,
+        branch: Option<String>,
+        from: Option<String>,
+        readonly: bool,
+    ) -> Result<Self, CommandError> {
+        let options = Options {
+            branch,
+            from,
+            untracked: true,
+            ..Options::default()
+        };
+        let checkout = collect(path, options).await?;
+        let wants = |name: &&str| {
+            let mut paths = checkout.entries.keys();
+            paths.any(|path| path.as_bytes() == name.as_bytes())
+        };
+        let tools = [".mise.toml", "mise.toml", ".tool-versions"]
+            .iter()
+            .any(wants);
+        Ok(Self {
+            checkout,
+            readonly,
+            tools,
+        })
+    }
+
+    /// Makes what takes time and needs no guest.
+    pub(crate) async fn pack(repo: Option<Self>) -> Result<Option<Self>, CommandError> {
+        let Some(mut repo) = repo else {
+            return Ok(None);
+        };
+        blocking(move || {
+            repo.checkout
+                .pack()
+                .map_err(|error| checkout_failed(&error))?;
+            Ok(Some(repo))
+        })
+        .await
+    }
+
+    /// Puts it into a guest that is reachable.
+    pub(crate) async fn send(
+        self,
+        context: &Context<'_>,
+        client: &Client,
+        vm: &str,
+    ) -> Result<(), CommandError> {
+        let target = Target {
+            client: client.clone(),
+            vm: vm.to_owned(),
+            path: GUEST_PATH.into(),
+        };
+        let prepared = put(
+            target.clone(),
+            self.checkout,
+            How::default(),
+            !context.ui.is_json(),
+        )
+        .await?;
+        context.ui.note(&summary(&prepared));
+        notes(context, &prepared);
+        if self.readonly {
+            mounted(&target, "mount", GUEST_PATH, true).await?;
+        }
+        if self.tools {
+            // Best effort: the VM is as good without.
+            drop(in_guest(target, TOOLS, GUEST_PATH, None).await);
+        }
+        Ok(())
+    }
+}
+
+/// Lists what a path's checkout consists of, off the runtime.
+async fn collect(path: PathBuf, options: Options) -> Result<Collected, CommandError> {
+    blocking(move || Collected::new(&path, &options).map_err(|error| checkout_failed(&error))).await
+}
+
+/// Puts a checkout into a VM, off the runtime.
+async fn put(
+    target: Target,
+    checkout: Collected,
+    how: How,
+    show: bool,
+) -> Result<Prepared, CommandError> {
+    let runtime = Handle::current();
+    blocking(move || {
+        let progress = Progress::new(None, show);
+        let guest = GuestRepo {
+            connect: &|| target.connect(&runtime),
+            path: target.path.clone(),
+            home: "/root".into(),
+            progress: &|bytes| progress.add(bytes),
+        };
+        prepare(&checkout, &guest, how).map_err(|error| prepare_failed(&error, &target))
+    })
+    .await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CommandError> + Send + 'static,
+) -> Result<T, CommandError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| CommandError::internal("the work ended unexpectedly", &error))?
+}
+
+async fn prepare_command(context: &Context<'_>, args: PrepareArgs) -> CommandResult {
+    let options = Options {
+        mode: args.mode.map_or_else(Default::default, Into::into),
+        branch: args.branch,
+        from: args.from,
+        untracked: args.include_untracked,
+    };
+    let path = args.path.unwrap_or_else(|| PathBuf::from("."));
+    let checkout = collect(path, options).await?;
+    let client = context.client(Needs::Daemon).await?;
+    let target = Target {
+        client,
+        vm: args.vm.clone(),
+        path: args.guest_path.unwrap_or_else(|| GUEST_PATH.into()),
+    };
+    // Whether it runs, before anything else.
+    drop(
+        target
+            .client
+            .connect_guest(&args.vm, Readiness::Reachable, None)
+            .await?,
+    );
+    let folder = target.path.display().to_string();
+    if !args.dry_run {
+        // A folder that is read-only for the guest's programs is so for the agent, too.
+        mounted(&target, "umount", &folder, false).await?;
+    }
+    let how = How {
+        force: args.force,
+        dry_run: args.dry_run,
+    };
+    let prepared = put(target.clone(), checkout, how, !context.ui.is_json()).await?;
+    if args.readonly && !args.dry_run {
+        mounted(&target, "mount", &folder, true).await?;
+    }
+    context.ui.result(&prepared, |prepared| {
+        if args.dry_run {
+            listed(prepared)
+        } else {
+            summary(prepared)
+        }
+    });
+    notes(context, &prepared);
+    Ok(0)
+}
+
+/// What was left out.
+fn notes(context: &Context<'_>, prepared: &Prepared) {
+    for note in &prepared.notes {
+        context.ui.note(&banger_guest_proto::shown(note.as_bytes()));
+    }
+}
+
+/// Binds the folder onto itself and makes that read-only, or undoes it.
+async fn mounted(
+    target: &Target,
+    verb: &str,
+    folder: &str,
+    must: bool,
+) -> Result<(), CommandError> {
+    let script = match verb {
+        "mount" => "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\"",
+        _ => "! grep -q \" $1 \" /proc/mounts || umount \"$1\"",
+    };
+    let (code, output) = in_guest(target.clone(), script, folder, None).await?;
+    if code != 0 && must {
+        let what = String::from_utf8_lossy(&output).into_owned();
+        return Err(CommandError::new(
+            ErrorCode::ExecFailed,
+            format!("the folder could not be made read-only: {what}"),
+        ));
+    }
+    Ok(())
+}
+
+fn size(bytes: u64) -> String {
+    indicatif::HumanBytes(bytes).to_string()
+}
+
+fn summary(prepared: &Prepared) -> String {
+    let mut parts = vec![format!("{} files sent", prepared.sent.len())];
+    if prepared.unchanged > 0 {
+        parts.push(format!("{} unchanged", prepared.unchanged));
+    }
+    if !prepared.removed.is_empty() {
+        parts.push(format!("{} removed", prepared.removed.len()));
+    }
+    format!(
+        "{}: {} ({})",
+        prepared.guest_path,
+        parts.join(", "),
+        size(prepared.bytes)
+    )
+}
+
+fn listed(prepared: &Prepared) -> String {
+    let mut lines: Vec<String> = prepared
+        .sent
+        .iter()
+        .map(|file| format!("send    {:>12}  {}", file.size, file.path))
+        .collect();
+    lines.extend(
+        prepared
+            .removed
+            .iter()
+            .map(|path| format!("remove  {:>12}  {path}", "")),
+    );
+    if prepared.git_bytes > 0 {
+        lines.push(format!("send    {:>12}  .git", prepared.git_bytes));
+    }
+    lines.push(format!("would be {}", summary(prepared)));
+    lines.join("\n")
+}
+
+fn checkout_failed(error: &CheckoutError) -> CommandError {
+    let told = CommandError::because(
+        ErrorCode::InvalidArgument,
+        "there is no checkout to send",
+        error,
+    );
+    match error {
+        CheckoutError::NotACheckout { source, .. } if source.to_string().contains("dubious ownership") => {
+            told.hint("it belongs to another user; `git config --global --add safe.directory PATH` says that you trust it")
+        }
+        CheckoutError::NotACheckout { .. } => told.hint("name a folder in a git checkout; `banger vm cp` copies any folder"),
+        CheckoutError::Submodules { .. } => told.hint("use --mode full_copy"),
+        CheckoutError::Git(banger_workspace::GitError::Start(_)) => told.hint("install git"),
+        _ => told,
+    }
+}
+
+fn prepare_failed(error: &PrepareError, target: &Target) -> CommandError {
+    match error {
+        PrepareError::Checkout(error) => checkout_failed(error),
+        PrepareError::Transfer(error) => cp::failed(error),
+        PrepareError::WouldLose { files, head } => {
+            let mut told = CommandError::new(ErrorCode::WorkInGuest, error.to_string());
+            if let Some(head) = head {
+                let at = head.commit.as_deref().unwrap_or("no commit");
+                let branch = head.branch.as_deref().unwrap_or("no branch");
+                told.0.causes.push(format!(
+                    "its HEAD is at {at} ({branch}), which was not sent from here"
+                ));
+            }
+            let shown = 20;
+            told.0.causes.extend(
+                files
+                    .iter()
+                    .take(shown)
+                    .map(|lost| format!("{}: {}", lost.path, lost.reason.as_str())),
+            );
+            if files.len() > shown {
+                told.0
+                    .causes
+                    .push(format!("and {} more", files.len() - shown));
+            }
+            told.hint(format!(
+                "`banger vm workspace pull {}` brings it here first",
+                target.vm
+            ))
+            .hint(
+                "--force overwrites these files; commits stay in the guest under refs/banger/kept",
+            )
+        }
+        error => CommandError::because(
+            ErrorCode::InvalidArgument,
+            "nothing can be put there",
+            error,
+        ),
+    }
+}
+
+/// Runs a script in the guest with the folder as its argument. The answer is its code, and what it said
+/// on standard output, or on standard error when it failed.
+async fn in_guest(
+    target: Target,
+    script: &str,
+    folder: &str,
+    input: Option<String>,
+) -> Result<(u8, Vec<u8>), CommandError> {
+    let (code, mut output) = to_file(target, script, folder, input).await?;
+    let mut text = vec![];
+    let read = std::io::Read::by_ref(&mut output)
+        .take(64 << 20)
+        .read_to_end(&mut text);
+    read.map_err(|error| CommandError::internal("a temporary file cannot be read", &error))?;
+    Ok((code, text))
+}
+
+/// The same, with its output in a file.
+async fn to_file(
+    target: Target,
+    script: &str,
+    folder: &str,
+    input: Option<String>,
+) -> Result<(u8, File), CommandError> {
+    let mut request = ExecRequest::new(["sh", "-c", script, "sh", folder]);
+    request.no_stdin = input.is_none();
+    request.env = vec![("LC_ALL".to_owned(), "C".to_owned())];
+    let stream = target
+        .client
+        .connect_guest(&target.vm, Readiness::Reachable, None)
+        .await?;
+    blocking(move || {
+        let failed = |error: std::io::Error| {
+            CommandError::internal("a temporary file cannot be used", &error)
+        };
+        let file = || tempfile::tempfile().map_err(failed);
+        let (mut stdin, mut stdout, mut stderr) = (file()?, file()?, file()?);
+        let written = stdin
+            .write_all(input.unwrap_or_default().as_bytes())
+            .and_then(|()| stdin.rewind());
+        written.map_err(failed)?;
+        let io = ExecIo {
+            stdin: stdin.as_fd(),
+            stdout: stdout.as_fd(),
+            stderr: stderr.as_fd(),
+            tty: false,
+        };
+        let status = run(stream, request, io).map_err(|error| {
+            CommandError::because(ErrorCode::ExecFailed, "the guest did not do it", &error)
+        })?;
+        let code = status.exit_code();
+        let answer = if code == 0 { &mut stdout } else { &mut stderr };
+        answer.rewind().map_err(failed)?;
+        Ok((code, if code == 0 { stdout } else { stderr }))
+    })
+    .await
+}
+
+/// What the guest has, with the work that is not committed as one more commit.
+async fn snapshot(target: &Target, folder: &str) -> Result<GuestRefs, CommandError> {
+    let (code, output) = in_guest(target.clone(), SNAPSHOT, folder, None).await?;
+    if code != 0 {
+        let said = banger_guest_proto::shown(String::from_utf8_lossy(&output).trim().as_bytes());
+        let mut told = CommandError::new(
+            ErrorCode::ExecFailed,
+            format!("git in the guest could not say what `{folder}` holds"),
+        );
+        told.0.causes.push(said);
+        return Err(told.hint(
+            "it needs git in the guest and a checkout there; `banger vm cp` copies files without",
+        ));
+    }
+    GuestRefs::parse(&output).map_err(|error| pull_failed(&error))
+}
+
+fn pull_failed(error: &PullError) -> CommandError {
+    let told = CommandError::because(
+        ErrorCode::CopyFailed,
+        "the guest's commits were not taken",
+        error,
+    );
+    match error {
+        PullError::BranchExists { .. } => told.hint("name another branch with --branch"),
+        _ => told,
+    }
+}
+
+async fn target(
+    context: &Context<'_>,
+    vm: &str,
+    path: Option<PathBuf>,
+) -> Result<Target, CommandError> {
+    let client = context.client(Needs::Daemon).await?;
+    let vm = client.vm(vm).await?.name;
+    let path = path.unwrap_or_else(|| GUEST_PATH.into());
+    Ok(Target { client, vm, path })
+}
+
+async fn diff(context: &Context<'_>, args: DiffArgs) -> CommandResult {
+    let target = target(context, &args.vm, args.guest_path).await?;
+    let folder = target.path.display().to_string();
+    let refs = snapshot(&target, &folder).await?;
+    let Some(tip) = refs.tip() else { return Ok(0) };
+    let base = refs.base().map_or_else(
+        || "$(git hash-object -t tree /dev/null)".to_owned(),
+        str::to_owned,
+    );
+    let flags = if args.stat { "--stat" } else { "" };
+    // The ids were checked to be ids.
+    let script = format!(
+        "cd \"$1\" && git -c core.hooksPath=/dev/null --no-pager diff --no-ext-diff --no-textconv --no-color {flags} {base} {tip}"
+    );
+    let (code, mut output) = to_file(target, &script, &folder, None).await?;
+    if code != 0 {
+        return Err(CommandError::new(
+            ErrorCode::ExecFailed,
+            "git in the guest could not compare",
+        ));
+    }
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let count = output.read(&mut buffer);
+        match count
+            .map_err(|error| CommandError::internal("a temporary file cannot be read", &error))?
+        {
+            0 => return Ok(0),
+            count => {
+                let written = context.ui.bytes(&buffer[..count]);
+                written
+                    .map_err(|error| CommandError::internal("nobody reads the output", &error))?;
+            }
+        }
+    }
+}
+
+#[derive(Debug, serde::Serialize)]
+struct PullResult {
+    refs: Vec<Pulled>,
+    branch: Option<String>,
+}
+
+async fn pull(context: &Context<'_>, args: BackArgs) -> CommandResult {
+    let path = args.path.unwrap_or_else(|| PathBuf::from("."));
+    let git = blocking(move || find(&path)).await?;
+    let target = target(context, &args.vm, args.guest_path).await?;
+    let (vm, folder) = (target.vm.clone(), target.path.display().to_string());
+    let refs = snapshot(&target, &folder).await?;
+    let (one, two) = (git.clone(), refs.clone());
+    let name = vm.clone();
+    let input =
+        blocking(move || wanted(&one, &name, &two).map_err(|error| pull_failed(&error))).await?;
+    let mut pack = None;
+    if let Some(input) = input {
+        let (code, mut output) = to_file(target, PACK, &folder, Some(input)).await?;
+        if code != 0 {
+            return Err(CommandError::new(
+                ErrorCode::ExecFailed,
+                "git in the guest could not send its commits",
+            ));
+        }
+        let mut file = tempfile::NamedTempFile::new()
+            .map_err(|error| CommandError::internal("no temporary file", &error))?;
+        let copied = std::io::copy(&mut output, &mut file);
+        copied.map_err(|error| {
+            CommandError::internal("a temporary file cannot be written", &error)
+        })?;
+        pack = Some(file);
+    }
+    let branch = args.branch.clone();
+    let name = vm.clone();
+    let pulled = blocking(move || {
+        let pack = pack.as_ref().map(tempfile::NamedTempFile::path);
+        fetch(&git, &name, &refs, pack, branch.as_deref()).map_err(|error| pull_failed(&error))
+    })
+    .await?;
+    let result = PullResult {
+        refs: pulled,
+        branch: args.branch,
+    };
+    context.ui.result(&result, |result| {
+        let line = |one: &Pulled| {
+            format!(
+                "{} {} {}",
+                if one.new { "new " } else { "same" },
+                &one.commit[..12],
+                one.reference
+            )
+        };
+        let mut lines: Vec<String> = result.refs.iter().map(line).collect();
+        lines.extend(
+            result
+                .branch
+                .iter()
+                .map(|branch| format!("branch {branch}")),
+        );
+        if lines.is_empty() {
+            "the guest has no commits and no changes".to_owned()
+        } else {
+            lines.join("\n")
+        }
+    });
+    Ok(0)
+}
+
+fn find(path: &Path) -> Result<banger_workspace::Git, CommandError> {
+    repository(path).map_err(|error| {
+        CommandError::because(ErrorCode::InvalidArgument, format!("`{}` is in no git repository", path.display()), &error)
+            .hint("run it in the repository that the workspace came from, or name it: `banger vm workspace pull VM PATH`")
+    })
+}

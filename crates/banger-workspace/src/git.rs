@@ -1,0 +1,131 @@
+//! Running git.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Why git did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum GitError {
+    /// It cannot be started.
+    #[error("git could not be started")]
+    Start(#[source] std::io::Error),
+    /// It failed.
+    #[error("`git {args}` failed: {stderr}")]
+    Failed {
+        /// What it was asked.
+        args: String,
+        /// What it said.
+        stderr: String,
+    },
+}
+
+/// git in a folder.
+#[derive(Debug, Clone)]
+pub struct Git {
+    folder: PathBuf,
+    env: Vec<(OsString, OsString)>,
+}
+
+impl Git {
+    /// In that folder. Nothing is fetched behind the caller's back, nothing asks on the terminal, and
+    /// nothing is written just because something was looked at.
+    #[must_use]
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        let env = [
+            ("GIT_OPTIONAL_LOCKS", "0"),
+            ("GIT_NO_LAZY_FETCH", "1"),
+            ("GIT_TERMINAL_PROMPT", "0"),
+            ("LC_ALL", "C"),
+        ];
+        Self {
+            folder: folder.into(),
+            env: env.map(|(name, value)| (name.into(), value.into())).into(),
+        }
+    }
+
+    /// The same with one more variable.
+    #[must_use]
+    pub fn with(&self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        let mut more = self.clone();
+        more.env.push((name.into(), value.as_ref().to_owned()));
+        more
+    }
+
+    /// Where it runs.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What it prints.
+    ///
+    /// # Errors
+    /// [`GitError`] when it fails.
+    pub fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<Vec<u8>, GitError> {
+        self.run_with(args, &[])
+    }
+
+    /// What it prints, given something on its standard input.
+    ///
+    /// # Errors
+    /// [`GitError`] when it fails.
+    pub fn run_with<S: AsRef<OsStr>>(&self, args: &[S], input: &[u8]) -> Result<Vec<u8>, GitError> {
+        let mut command = Command::new("git");
+        // What a hook or an outer git of the caller's has set would lead elsewhere.
+        for name in [
+            "GIT_DIR",
+            "GIT_WORK_TREE",
+            "GIT_INDEX_FILE",
+            "GIT_PREFIX",
+            "GIT_COMMON_DIR",
+        ] {
+            command.env_remove(name);
+        }
+        command
+            .arg("-C")
+            .arg(&self.folder)
+            .args(args)
+            .envs(self.env.iter().cloned());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(GitError::Start)?;
+        let stdin = child.stdin.take();
+        let output = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // It may end before it has read all; then it says why.
+                let _ = stdin.map(|mut stdin| stdin.write_all(input));
+            });
+            child.wait_with_output().map_err(GitError::Start)
+        })?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        let words: Vec<_> = args
+            .iter()
+            .map(|arg| arg.as_ref().to_string_lossy())
+            .collect();
+        Err(GitError::Failed {
+            args: words.join(" "),
+            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        })
+    }
+
+    /// What it prints, as one line of text.
+    ///
+    /// # Errors
+    /// [`GitError`] when it fails.
+    pub fn line<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<String, GitError> {
+        let output = self.run(args)?;
+        Ok(String::from_utf8_lossy(&output).trim_end().to_owned())
+    }
+
+    /// The same, when it succeeds and says something.
+    #[must_use]
+    pub fn maybe<S: AsRef<OsStr>>(&self, args: &[S]) -> Option<String> {
+        self.line(args).ok().filter(|line| !line.is_empty())
+    }
+}

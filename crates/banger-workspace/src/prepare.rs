@@ -1,0 +1,571 @@
+//! Putting a checkout into a guest.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Component, Path, PathBuf};
+
+use banger_guest::files::{TransferError, get_paths, put};
+use banger_guest_proto::{
+    Entry, EntryKind, FileTime, FilesDone, GetPaths, PutFiles, Record, RelPath, WirePath,
+};
+use rustix::fs::{Mode as FileMode, OFlags};
+use serde::Serialize;
+
+use crate::checkout::{CheckoutError, Collected, Mode, Repo};
+use crate::manifest::{Entries, Head, Manifest};
+use crate::plan::{Lost, Step, plan, questions};
+
+/// Where the guest keeps what was sent.
+const MANIFEST: &[u8] = b".git/banger/workspace";
+/// It is there while a first transfer is not whole.
+const INCOMPLETE: &[u8] = b".git/banger/incomplete";
+
+/// The most that is taken of what a guest keeps about its repository, in bytes.
+const MAX_STATE: usize = 256 << 20;
+
+/// Why a checkout was not put into the guest.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The checkout itself.
+    #[error("the checkout cannot be sent")]
+    Checkout(#[source] CheckoutError),
+    /// The transfer.
+    #[error("the transfer to the guest failed")]
+    Transfer(#[source] TransferError),
+    /// It goes below `/root` only.
+    #[error("`{}` is not below /root, where the work disk is", path.display())]
+    Outside {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A file or a link is in the way.
+    #[error("`{path}` in the guest is {what}; a workspace needs a folder")]
+    NotAFolder {
+        /// Where.
+        path: String,
+        /// What it is.
+        what: &'static str,
+    },
+    /// The guest's own work would be gone.
+    #[error("the guest has work of its own that this would overwrite")]
+    WouldLose {
+        /// Files.
+        files: Vec<Lost>,
+        /// Its `HEAD`, when that has moved.
+        head: Option<Head>,
+    },
+}
+
+impl From<CheckoutError> for PrepareError {
+    fn from(error: CheckoutError) -> Self {
+        Self::Checkout(error)
+    }
+}
+
+impl From<TransferError> for PrepareError {
+    fn from(error: TransferError) -> Self {
+        Self::Transfer(error)
+    }
+}
+
+fn local(error: io::Error) -> PrepareError {
+    PrepareError::Checkout(CheckoutError::Io(error))
+}
+
+/// A folder of a guest, and how its agent is reached.
+pub struct GuestRepo<'a> {
+    /// A connection on which nothing was spoken.
+    pub connect: &'a dyn Fn() -> Result<UnixStream, TransferError>,
+    /// The folder, absolute.
+    pub path: PathBuf,
+    /// Below what it must be: the work disk, `/root`.
+    pub home: PathBuf,
+    /// Told of the bytes of the transfer.
+    pub progress: &'a dyn Fn(u64),
+}
+
+impl std::fmt::Debug for GuestRepo<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GuestRepo")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What was sent, or would be.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Prepared {
+    /// The folder in the guest.
+    pub guest_path: String,
+    /// Files that are sent, and their sizes.
+    pub sent: Vec<SentFile>,
+    /// Files that are removed in the guest.
+    pub removed: Vec<String>,
+    /// Bytes of git metadata that are sent.
+    pub git_bytes: u64,
+    /// Bytes of all that is sent.
+    pub bytes: u64,
+    /// Tracked files that are the same already.
+    pub unchanged: usize,
+    /// What was left out.
+    pub notes: Vec<String>,
+}
+
+/// A file that is sent.
+#[derive(Debug, Clone, Serialize)]
+pub struct SentFile {
+    /// Its path.
+    pub path: String,
+    /// Its size.
+    pub size: u64,
+}
+
+fn rel(bytes: &[u8]) -> Result<RelPath, PrepareError> {
+    RelPath::new(bytes).map_err(|error| local(io::Error::new(io::ErrorKind::InvalidInput, error)))
+}
+
+/// The path below the work disk, without anything that leads elsewhere.
+fn below(home: &Path, path: &Path) -> Result<RelPath, PrepareError> {
+    let outside = || PrepareError::Outside {
+        path: path.to_owned(),
+    };
+    let inner = path.strip_prefix(home).map_err(|_| outside())?;
+    if inner
+        .components()
+        .any(|part| !matches!(part, Component::Normal(_)))
+    {
+        return Err(outside());
+    }
+    RelPath::new(inner.as_os_str().as_bytes()).map_err(|_| outside())
+}
+
+/// What the guest has at the folder.
+#[derive(Debug, Default)]
+struct GuestState {
+    manifest: Option<Manifest>,
+    incomplete: bool,
+    head: Option<Head>,
+    shallow: Vec<String>,
+}
+
+impl GuestRepo<'_> {
+    fn wire(&self) -> WirePath {
+        WirePath(self.path.as_os_str().as_bytes().to_vec())
+    }
+
+    /// Lists what stands at paths.
+    fn list(&self, base: WirePath, paths: &BTreeSet<RelPath>) -> Result<Entries, PrepareError> {
+        let request = GetPaths {
+            base,
+            content: false,
+            recursive: false,
+        };
+        let mut found = Entries::new();
+        let each = |record: Record<'_>| match record {
+            Record::Entry(entry) if paths.contains(&entry.path) => {
+                found.insert(entry.path.clone(), entry);
+                Ok(())
+            }
+            _ => Err(TransferError::Unexpected),
+        };
+        get_paths(&(self.connect)()?, request, paths, &|_| {}, each)?;
+        Ok(found)
+    }
+
+    /// Sees that folders lead to the path; whether it is there.
+    fn exists(&self) -> Result<bool, PrepareError> {
+        let path = below(&self.home, &self.path)?;
+        let mut asked: BTreeSet<RelPath> = path
+            .parents()
+            .filter_map(|one| RelPath::new(one).ok())
+            .collect();
+        asked.insert(path.clone());
+        let found = self.list(WirePath(self.home.as_os_str().as_bytes().to_vec()), &asked)?;
+        for (path, entry) in &found {
+            let what = match entry.kind {
+                EntryKind::Folder | EntryKind::Missing => continue,
+                EntryKind::Symlink(_) => "a link",
+                EntryKind::File { .. } => "a file",
+                _ => "no folder",
+            };
+            return Err(PrepareError::NotAFolder {
+                path: format!("/root/{path}"),
+                what,
+            });
+        }
+        Ok(found
+            .get(&path)
+            .is_some_and(|entry| entry.kind == EntryKind::Folder))
+    }
+
+    /// Reads what the guest keeps about its repository.
+    fn state(&self) -> Result<GuestState, PrepareError> {
+        let mut paths = BTreeSet::new();
+        for name in [
+            MANIFEST,
+            INCOMPLETE,
+            b".git/HEAD",
+            b".git/packed-refs",
+            b".git/shallow",
+            b".git/refs/heads",
+        ] {
+            paths.insert(rel(name)?);
+        }
+        let request = GetPaths {
+            base: self.wire(),
+            content: true,
+            recursive: true,
+        };
+        let mut files: std::collections::BTreeMap<RelPath, Vec<u8>> =
+            std::collections::BTreeMap::new();
+        let (mut last, mut total) = (None, 0);
+        let each = |record: Record<'_>| {
+            match record {
+                Record::Entry(entry) => {
+                    last = matches!(entry.kind, EntryKind::File { .. }).then(|| entry.path.clone());
+                    if let Some(path) = &last {
+                        files.insert(path.clone(), vec![]);
+                    }
+                }
+                Record::Data(bytes) => {
+                    total += bytes.len();
+                    let file = last.as_ref().and_then(|path| files.get_mut(path));
+                    match file.filter(|_| total <= MAX_STATE) {
+                        Some(file) => file.extend_from_slice(bytes),
+                        None => return Err(TransferError::Unexpected),
+                    }
+                }
+                _ => return Err(TransferError::Unexpected),
+            }
+            Ok(())
+        };
+        get_paths(&(self.connect)()?, request, &paths, &|_| {}, each)?;
+        let file = |name: &[u8]| RelPath::new(name).ok().and_then(|path| files.get(&path));
+        let text =
+            |name: &[u8]| file(name).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        let head = text(b".git/HEAD").map(|head| {
+            let resolve = |name: &str| text(format!(".git/{name}").as_bytes());
+            guest_head(
+                &head,
+                resolve,
+                &text(b".git/packed-refs").unwrap_or_default(),
+            )
+        });
+        let shallow = text(b".git/shallow").unwrap_or_default();
+        Ok(GuestState {
+            manifest: file(MANIFEST).and_then(|bytes| Manifest::decode(bytes)),
+            incomplete: file(INCOMPLETE).is_some(),
+            head,
+            shallow: shallow
+                .lines()
+                .filter(|line| is_object(line))
+                .map(str::to_owned)
+                .collect(),
+        })
+    }
+}
+
+/// Whether it is the id of an object.
+pub(crate) fn is_object(text: &str) -> bool {
+    [40, 64].contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Where a guest's `HEAD` is, from its files.
+fn guest_head(head: &str, loose: impl Fn(&str) -> Option<String>, packed: &str) -> Head {
+    let head = head.trim_end();
+    let Some(branch) = head.strip_prefix("ref: ") else {
+        let commit = is_object(head).then(|| head.to_owned());
+        return Head {
+            branch: None,
+            commit,
+        };
+    };
+    let in_packed = || {
+        let mut lines = packed.lines().filter_map(|line| line.split_once(' '));
+        lines
+            .find(|(_, name)| *name == branch)
+            .map(|(object, _)| object.to_owned())
+    };
+    let commit = loose(branch)
+        .map(|text| text.trim_end().to_owned())
+        .or_else(in_packed);
+    Head {
+        branch: Some(branch.to_owned()),
+        commit: commit.filter(|commit| is_object(commit)),
+    }
+}
+
+/// How much of it the caller wants.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct How {
+    /// Overwrite the guest's own work.
+    pub force: bool,
+    /// Send nothing.
+    pub dry_run: bool,
+}
+
+/// Puts the checkout into the guest, or says what that would do.
+///
+/// # Errors
+/// [`PrepareError`] when it cannot, or would overwrite the guest's own work.
+pub fn prepare(
+    checkout: &Collected,
+    guest: &GuestRepo<'_>,
+    how: How,
+) -> Result<Prepared, PrepareError> {
+    let there = guest.exists()?;
+    let state = if there {
+        guest.state()?
+    } else {
+        GuestState::default()
+    };
+    let force = how.force || state.incomplete;
+    let sent = state.manifest.clone().unwrap_or_default();
+    let asked = questions(&checkout.entries, &sent.entries, force);
+    let found = if there && !asked.is_empty() {
+        guest.list(guest.wire(), &asked)?
+    } else {
+        Entries::new()
+    };
+    let (steps, lost) = plan(&checkout.entries, &sent.entries, &found, force);
+    let with_git = state.manifest.is_none() || sent.git != checkout.git || force;
+    let moved = state
+        .head
+        .clone()
+        .filter(|head| with_git && *head != sent.git.head);
+    if !force && (!lost.is_empty() || moved.is_some()) {
+        return Err(PrepareError::WouldLose {
+            files: lost,
+            head: moved,
+        });
+    }
+    let fresh;
+    let metadata_at: &[(PathBuf, RelPath)] = if with_git {
+        // Objects of the last time are there already.
+        let known = state
+            .manifest
+            .as_ref()
+            .and_then(|manifest| manifest.git.head.commit.as_deref());
+        let packed = match (&checkout.packed, known) {
+            (Some(packed), None) => packed,
+            _ => {
+                fresh = checkout.make_metadata(known)?;
+                &fresh
+            }
+        };
+        if let (Some((at, _)), Some(repo)) = (packed.places.first(), checkout.repos.first()) {
+            keep_guests(at, &state, moved.as_ref(), repo).map_err(local)?;
+        }
+        &packed.places
+    } else {
+        &[]
+    };
+    let mut prepared = report(checkout, guest, &steps, metadata_at);
+    if !how.dry_run {
+        let first = state.manifest.is_none();
+        transfer(checkout, guest, &steps, metadata_at, first, &mut prepared)?;
+    }
+    Ok(prepared)
+}
+
+/// The guest's own commits keep a name, its history ends where it did, and what is sent now is noted.
+fn keep_guests(at: &Path, state: &GuestState, moved: Option<&Head>, repo: &Repo) -> io::Result<()> {
+    if let Some(commit) = &repo.head.commit {
+        fs::create_dir_all(at.join("refs/banger"))?;
+        fs::write(at.join("refs/banger/base"), format!("{commit}\n"))?;
+    }
+    if let Some(commit) = moved.and_then(|head| head.commit.as_deref()) {
+        let kept = at.join("refs/banger/kept");
+        fs::create_dir_all(&kept)?;
+        fs::write(kept.join(commit), format!("{commit}\n"))?;
+    }
+    if repo.mode != Mode::FullCopy && !state.shallow.is_empty() {
+        let ours = fs::read_to_string(at.join("shallow")).unwrap_or_default();
+        let all: BTreeSet<&str> = ours
+            .lines()
+            .chain(state.shallow.iter().map(String::as_str))
+            .collect();
+        let text: String = all.iter().map(|line| format!("{line}\n")).collect();
+        fs::write(at.join("shallow"), text)?;
+    }
+    Ok(())
+}
+
+fn report(
+    checkout: &Collected,
+    guest: &GuestRepo<'_>,
+    steps: &[Step],
+    metadata: &[(PathBuf, RelPath)],
+) -> Prepared {
+    let mut prepared = Prepared {
+        guest_path: guest.path.display().to_string(),
+        notes: checkout.notes.clone(),
+        ..Prepared::default()
+    };
+    for step in steps {
+        match step {
+            Step::Remove(path) => prepared.removed.push(path.to_string()),
+            Step::Send(path) => {
+                let size = match checkout.entries.get(path).map(|entry| &entry.kind) {
+                    Some(EntryKind::File { size, .. }) => *size,
+                    _ => 0,
+                };
+                prepared.bytes += size;
+                prepared.sent.push(SentFile {
+                    path: path.to_string(),
+                    size,
+                });
+            }
+        }
+    }
+    prepared.unchanged = checkout.entries.len() - prepared.sent.len();
+    prepared.git_bytes = metadata.iter().map(|(at, _)| size_of_tree(at)).sum();
+    prepared.bytes += prepared.git_bytes;
+    prepared
+}
+
+fn size_of_tree(at: &Path) -> u64 {
+    let entries = fs::read_dir(at).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let found = entry.metadata().ok()?;
+            Some(if found.is_dir() {
+                size_of_tree(&entry.path())
+            } else {
+                found.len()
+            })
+        })
+        .sum()
+}
+
+fn open(path: &Path) -> Result<OwnedFd, PrepareError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, FileMode::empty()).map_err(|error| local(error.into()))
+}
+
+fn transfer(
+    checkout: &Collected,
+    guest: &GuestRepo<'_>,
+    steps: &[Step],
+    metadata: &[(PathBuf, RelPath)],
+    first: bool,
+    prepared: &mut Prepared,
+) -> Result<(), PrepareError> {
+    let root = open(&checkout.root)?;
+    let request = PutFiles {
+        target: guest.wire(),
+        into: false,
+        file: false,
+        exact: true,
+    };
+    let (manifest_at, incomplete) = (rel(MANIFEST)?, rel(INCOMPLETE)?);
+    let opened = metadata
+        .iter()
+        .map(|(at, path)| Ok((open(at.parent().unwrap_or(at))?, at, path)));
+    let opened = opened.collect::<Result<Vec<_>, PrepareError>>()?;
+    let written = |path: &RelPath, size: usize| Entry {
+        path: path.clone(),
+        kind: EntryKind::File {
+            size: size as u64,
+            linked: false,
+        },
+        mode: 0o644,
+        mtime: FileTime::default(),
+    };
+    let send = |sender: &mut banger_files::Sender<banger_guest::files::Wire<'_>>| -> Result<(), TransferError> {
+        if first {
+            sender.out().entry(&written(&incomplete, 0)).map_err(TransferError::Connection)?;
+        }
+        for step in steps {
+            if let Step::Remove(path) = step {
+                sender.out().remove(path).map_err(TransferError::Connection)?;
+            }
+        }
+        sender.record();
+        for step in steps {
+            if let Step::Send(path) = step {
+                sender.send(root.as_fd(), path.as_path(), path)?;
+            }
+        }
+        let mut entries = checkout.entries.clone();
+        for entry in sender.recorded() {
+            entries.insert(entry.path.clone(), entry);
+        }
+        for (folder, at, path) in &opened {
+            let name = at.file_name().unwrap_or(OsStr::new("."));
+            sender.send(folder.as_fd(), Path::new(name), path)?;
+        }
+        let manifest = Manifest { git: checkout.git.clone(), entries }.encode();
+        let out = sender.out();
+        let end = out.entry(&written(&manifest_at, manifest.len()))
+            .and_then(|()| out.data(&manifest))
+            .and_then(|()| if first { out.remove(&incomplete) } else { Ok(()) });
+        end.map_err(TransferError::Connection)
+    };
+    let (left_out, done) = put(&(guest.connect)()?, request, guest.progress, send)?;
+    for one in [left_out, done] {
+        note(prepared, &one);
+    }
+    Ok(())
+}
+
+fn note(prepared: &mut Prepared, done: &FilesDone) {
+    for problem in &done.problems {
+        prepared
+            .notes
+            .push(format!("left out: {}: {}", problem.path, problem.what));
+    }
+    if done.more_problems > 0 {
+        prepared
+            .notes
+            .push(format!("and {} more", done.more_problems));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_below_root() {
+        for good in ["/root/repo", "/root/a/b"] {
+            assert!(below(Path::new("/root"), Path::new(good)).is_ok(), "{good}");
+        }
+        for bad in [
+            "/root",
+            "/root/",
+            "/etc",
+            "/root/../etc",
+            "root/x",
+            "/rootx/a",
+        ] {
+            assert!(below(Path::new("/root"), Path::new(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_read_as_git_reads_it() {
+        let id = "0123456789012345678901234567890123456789";
+        let loose = |name: &str| (name == "refs/heads/a").then(|| format!("{id}\n"));
+        let packed = format!("# pack-refs\n{id} refs/heads/b\n");
+        for (text, branch, commit) in [
+            ("ref: refs/heads/a\n", Some("refs/heads/a"), Some(id)),
+            ("ref: refs/heads/b\n", Some("refs/heads/b"), Some(id)),
+            ("ref: refs/heads/none\n", Some("refs/heads/none"), None),
+            (id, None, Some(id)),
+            ("garbage", None, None),
+        ] {
+            let head = guest_head(text, loose, &packed);
+            assert_eq!(
+                (head.branch.as_deref(), head.commit.as_deref()),
+                (branch, commit),
+                "{text}"
+            );
+        }
+    }
+}

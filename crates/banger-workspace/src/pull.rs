@@ -1,0 +1,348 @@
+//! Bringing a guest's commits back.
+//!
+//! What comes is hostile: names and ids are checked here, and objects go through `git index-pack --strict`,
+//! which takes nothing that is malformed or leads nowhere. No program, hook or setting of the guest's is
+//! used on this side.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde::Serialize;
+
+use crate::git::{Git, GitError};
+use crate::prepare::is_object;
+
+/// Why commits were not brought back.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// git failed, or refused what came.
+    #[error("git refused what the guest sent, or failed")]
+    Git(#[source] GitError),
+    /// The guest names no references.
+    #[error("the guest sent something that is no list of branches")]
+    Malformed,
+    /// The branch that was asked for exists, and is elsewhere.
+    #[error("the branch `{name}` exists here, and does not lead to what the guest has")]
+    BranchExists {
+        /// Its name.
+        name: String,
+    },
+    /// What came cannot be read.
+    #[error("failed to read what the guest sent")]
+    Read(#[source] std::io::Error),
+}
+
+impl From<GitError> for PullError {
+    fn from(error: GitError) -> Self {
+        Self::Git(error)
+    }
+}
+
+/// A name in the guest, and the commit that it stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Pulled {
+    /// The reference here.
+    pub reference: String,
+    /// The commit.
+    pub commit: String,
+    /// Whether it is new here.
+    pub new: bool,
+}
+
+/// Run in the guest: notes the work that is not committed as one more commit, and lists what there is. The
+/// same work gives the same commit: its times are those of the one before.
+pub const SNAPSHOT: &str = r#"
+set -eu
+cd "$1"
+git() { command git -c core.hooksPath=/dev/null -c core.fsmonitor=false "$@"; }
+index=$(mktemp)
+trap 'rm -f "$index"' EXIT
+cp "$(git rev-parse --git-path index)" "$index" 2>/dev/null || rm -f "$index"
+export GIT_INDEX_FILE="$index"
+git add -A
+tree=$(git write-tree)
+unset GIT_INDEX_FILE
+head=$(git rev-parse -q --verify 'HEAD^{commit}' || true)
+old=$( [ -z "$head" ] || git rev-parse "$head^{tree}" )
+if [ "$tree" = "$old" ] || { [ -z "$head" ] && [ -z "$(git ls-tree "$tree")" ]; }; then
+  git update-ref -d refs/banger/uncommitted
+else
+  date=$( [ -z "$head" ] && echo 0 || git show -s --format=%ct "$head" )
+  export GIT_AUTHOR_NAME=banger GIT_AUTHOR_EMAIL=banger@localhost GIT_AUTHOR_DATE="@$date +0000"
+  export GIT_COMMITTER_NAME=banger GIT_COMMITTER_EMAIL=banger@localhost GIT_COMMITTER_DATE="@$date +0000"
+  commit=$(echo "Uncommitted work in the VM" | git commit-tree "$tree" ${head:+-p "$head"})
+  git update-ref refs/banger/uncommitted "$commit"
+fi
+echo "${head:--} HEAD"
+git for-each-ref --format='%(objectname) %(refname)' refs/heads refs/banger/uncommitted refs/banger/kept refs/banger/base
+"#;
+
+/// Run in the guest, with the ids that are wanted and, after `--not`, those that are known, on its
+/// standard input: sends the objects.
+pub const PACK: &str = r#"
+set -eu
+cd "$1"
+while read -r line; do
+  case "$line" in
+    ^*) command git cat-file -e "${line#^}^{commit}" 2>/dev/null || continue ;;
+  esac
+  echo "$line"
+done | command git -c core.hooksPath=/dev/null pack-objects --revs --thin --stdout -q --delta-base-offset
+"#;
+
+/// What a guest has, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestRefs {
+    /// Names below `refs/`, and their commits.
+    pub refs: Vec<(String, String)>,
+    /// The commit of its `HEAD`.
+    pub head: Option<String>,
+}
+
+impl GuestRefs {
+    /// Takes in what [`SNAPSHOT`] printed.
+    ///
+    /// # Errors
+    /// [`PullError::Malformed`] when it is no such list.
+    pub fn parse(output: &[u8]) -> Result<Self, PullError> {
+        let text = std::str::from_utf8(output).map_err(|_| PullError::Malformed)?;
+        let mut found = Self {
+            refs: vec![],
+            head: None,
+        };
+        for line in text.lines() {
+            let (object, name) = line.split_once(' ').ok_or(PullError::Malformed)?;
+            if name == "HEAD" {
+                found.head = is_object(object).then(|| object.to_owned());
+                continue;
+            }
+            let known = ["refs/heads/", "refs/banger/"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix));
+            if !known || !is_object(object) {
+                return Err(PullError::Malformed);
+            }
+            found.refs.push((name.to_owned(), object.to_owned()));
+        }
+        Ok(found)
+    }
+
+    /// The commit that holds all there is: the uncommitted work, or `HEAD`.
+    #[must_use]
+    pub fn tip(&self) -> Option<&str> {
+        let uncommitted = self
+            .refs
+            .iter()
+            .find(|(name, _)| name == "refs/banger/uncommitted");
+        uncommitted
+            .map(|(_, commit)| commit.as_str())
+            .or(self.head.as_deref())
+    }
+
+    /// The commit that was sent into it last.
+    #[must_use]
+    pub fn base(&self) -> Option<&str> {
+        self.refs
+            .iter()
+            .find(|(name, _)| name == "refs/banger/base")
+            .map(|(_, commit)| commit.as_str())
+    }
+}
+
+/// What of the guest's commits is not here: input for [`PACK`]. Nothing when all is.
+///
+/// # Errors
+/// [`PullError`] when git fails.
+pub fn wanted(git: &Git, vm: &str, guest: &GuestRefs) -> Result<Option<String>, PullError> {
+    let commits: std::collections::BTreeSet<&str> = guest
+        .refs
+        .iter()
+        .map(|(_, commit)| commit.as_str())
+        .chain(guest.head.as_deref())
+        .collect();
+    let missing: Vec<&str> = commits
+        .iter()
+        .copied()
+        .filter(|commit| !has(git, commit))
+        .collect();
+    if missing.is_empty() {
+        return Ok(None);
+    }
+    let mut input: String = missing.iter().map(|commit| format!("{commit}\n")).collect();
+    let ours = git.run(&[
+        "for-each-ref",
+        "--format=%(objectname)",
+        &format!("refs/banger/{vm}/"),
+    ])?;
+    let ours = String::from_utf8_lossy(&ours).into_owned();
+    let known = commits
+        .iter()
+        .copied()
+        .filter(|commit| has(git, commit))
+        .chain(ours.lines());
+    for commit in known {
+        input.push_str(&format!("^{commit}\n"));
+    }
+    Ok(Some(input))
+}
+
+fn has(git: &Git, commit: &str) -> bool {
+    git.run(&["cat-file", "-e", &format!("{commit}^{{commit}}")])
+        .is_ok()
+}
+
+/// Takes the objects that came into the repository, and names the commits `refs/banger/<vm>/…`. A name that
+/// led elsewhere keeps what it led to under another name: nothing that was pulled is ever lost.
+///
+/// # Errors
+/// [`PullError`] when what came is not taken, or the branch exists.
+pub fn fetch(
+    git: &Git,
+    vm: &str,
+    guest: &GuestRefs,
+    pack: Option<&Path>,
+    branch: Option<&str>,
+) -> Result<Vec<Pulled>, PullError> {
+    if let Some(pack) = pack {
+        index_pack(git, pack)?;
+    }
+    let mut named = vec![];
+    for (name, commit) in &guest.refs {
+        let inner = match (
+            name.strip_prefix("refs/heads/"),
+            name.strip_prefix("refs/banger/"),
+        ) {
+            (Some(inner), _) => format!("heads/{inner}"),
+            (_, Some("base")) => continue,
+            (_, Some(inner)) => inner.to_owned(),
+            _ => return Err(PullError::Malformed),
+        };
+        named.push((format!("refs/banger/{vm}/{inner}"), commit));
+    }
+    let head = guest
+        .head
+        .iter()
+        .map(|commit| (format!("refs/banger/{vm}/HEAD"), commit));
+    named.extend(head);
+    for (name, commit) in &named {
+        git.run(&["check-ref-format", name])?;
+        // All that it leads to is here, and is what it says.
+        git.run(&["rev-list", "--objects", "--quiet", commit, "--not", "--all"])?;
+    }
+    let tip = guest.tip();
+    if let (Some(branch), Some(tip)) = (branch, tip) {
+        git.run(&["check-ref-format", "--branch", branch])?;
+        let name = format!("refs/heads/{branch}");
+        match git.maybe(&["rev-parse", "-q", "--verify", &name]) {
+            Some(old) if old != tip => {
+                return Err(PullError::BranchExists {
+                    name: branch.to_owned(),
+                });
+            }
+            Some(_) => {}
+            None => drop(git.run(&[
+                "update-ref",
+                "--create-reflog",
+                "-m",
+                "banger: pulled",
+                &name,
+                tip,
+                "",
+            ])?),
+        }
+    }
+    let mut pulled = vec![];
+    for (reference, commit) in named {
+        let old = git.maybe(&["rev-parse", "-q", "--verify", &reference]);
+        if let Some(old) = old.as_deref().filter(|old| old != commit) {
+            let behind = git
+                .run(&["merge-base", "--is-ancestor", old, commit])
+                .is_ok();
+            if !behind {
+                git.run(&["update-ref", &format!("refs/banger/{vm}/kept/{old}"), old])?;
+            }
+        }
+        let new = old.as_deref() != Some(commit.as_str());
+        if new {
+            git.run(&["update-ref", "-m", "banger: pulled", &reference, commit])?;
+        }
+        pulled.push(Pulled {
+            reference,
+            commit: commit.clone(),
+            new,
+        });
+    }
+    // What was not committed then, and is now or is gone: it keeps its name among the kept.
+    let gone = format!("refs/banger/{vm}/uncommitted");
+    if !pulled.iter().any(|one| one.reference == gone)
+        && let Some(old) = git.maybe(&["rev-parse", "-q", "--verify", &gone])
+    {
+        git.run(&["update-ref", &format!("refs/banger/{vm}/kept/{old}"), &old])?;
+        git.run(&["update-ref", "-d", &gone, &old])?;
+    }
+    Ok(pulled)
+}
+
+/// Writes the objects of a pack into the repository, after git has looked at each.
+fn index_pack(git: &Git, pack: &Path) -> Result<(), PullError> {
+    let file = File::open(pack).map_err(PullError::Read)?;
+    let args = ["index-pack", "--stdin", "--fix-thin", "--strict"];
+    let output = Command::new("git")
+        .arg("-C")
+        .arg(git.folder())
+        .args(args)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::from(file))
+        .output()
+        .map_err(GitError::Start)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(PullError::Git(GitError::Failed {
+        args: args.join(" "),
+        stderr: banger_guest_proto::shown(
+            String::from_utf8_lossy(&output.stderr).trim().as_bytes(),
+        ),
+    }))
+}
+
+/// The repository that a path is in.
+///
+/// # Errors
+/// [`PullError`] when it is in none.
+pub fn repository(path: &Path) -> Result<Git, PullError> {
+    let git = Git::new(path);
+    let folder = git.run(&["rev-parse", "--absolute-git-dir"])?;
+    let folder = folder.strip_suffix(b"\n").unwrap_or(&folder);
+    use std::os::unix::ffi::OsStrExt;
+    Ok(Git::new(OsStr::from_bytes(folder)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0123456789012345678901234567890123456789";
+
+    #[test]
+    fn a_guests_list_is_checked() {
+        let list = format!("{ID} HEAD\n{ID} refs/heads/main\n{ID} refs/banger/base\n");
+        let refs = GuestRefs::parse(list.as_bytes()).unwrap();
+        assert_eq!(
+            (refs.tip(), refs.base(), refs.refs.len()),
+            (Some(ID), Some(ID), 2)
+        );
+        assert_eq!(GuestRefs::parse(b"- HEAD\n").unwrap().tip(), None);
+        for bad in [
+            format!("{ID}\n"),
+            format!("{ID} refs/tags/x\n"),
+            "x refs/heads/a\n".to_owned(),
+            format!("--upload-pack=x refs/heads/{ID}\n"),
+            "\u{1b}[2J\n".to_owned(),
+        ] {
+            assert!(GuestRefs::parse(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+    }
+}
