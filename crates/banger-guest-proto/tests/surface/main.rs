@@ -117,6 +117,7 @@ fn surface() -> Vec<String> {
     lines.push(format!("1 config {config}"));
     lines.extend(second_generation());
     lines.extend(files());
+    lines.extend(sessions::surface());
     lines
 }
 
@@ -181,7 +182,6 @@ fn second_generation() -> Vec<String> {
         );
         lines.push(format!("2 agent {json}"));
     }
-    lines.extend(sessions::surface());
     lines
 }
 
