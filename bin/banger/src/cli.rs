@@ -774,6 +774,28 @@ mod tests {
         check(&command, "banger");
     }
 
+    /// The help of commands whose flags and examples are a promise.
+    #[test]
+    fn the_help_is_the_reviewed_one() {
+        let command = Cli::command().term_width(100);
+        for path in [
+            &["vm", "ports"][..],
+            &["vm", "stats"],
+            &["vm", "ssh-config"],
+            &["vm", "exec"],
+            &["config", "show"],
+            &["bench", "create"],
+        ] {
+            let mut found = command.clone();
+            found.build();
+            let mut at = &mut found;
+            for name in path {
+                at = at.find_subcommand_mut(name).unwrap();
+            }
+            insta::assert_snapshot!(path.join("_"), at.render_help());
+        }
+    }
+
     #[test]
     fn what_follows_two_dashes_is_the_command() {
         let cli = Cli::try_parse_from(["banger", "vm", "run", "--rm", "--", "sh", "-c", "exit 7"])

@@ -64,6 +64,7 @@ pub(crate) fn vm(state: &State, view: &VmView) -> Vm {
         created_at: view.created_at.clone(),
         started_at: view.started_at.clone().filter(|_| is_up),
         last_error: view.last_error.as_ref().map(error),
+        stops_unused_in_s: state.staleness.stops_in(view).map(|left| left.as_secs()),
         warnings: vec![],
         paths: VmPaths {
             overlay: path(view.spec.storage.file_name()),

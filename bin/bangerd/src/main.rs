@@ -16,6 +16,7 @@ mod pulls;
 mod root_config;
 mod routes;
 mod sizes;
+mod stale;
 mod start;
 mod state;
 mod stats;

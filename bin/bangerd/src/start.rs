@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use banger_core::RootStorage;
+use banger_core::{RootStorage, TimeSpan};
 use banger_dns::{DnsServer, Forwarder, Resolvers, Zone};
 use banger_engine::ports::RootHelper as _;
 use banger_engine::{Engine, EngineConfig, Ports};
@@ -36,6 +36,7 @@ use crate::config::{self, Config, Loaded, LogLevel};
 use crate::host_vmms::HostProbe;
 use crate::root_config::RootConfig;
 use crate::sizes::Host;
+use crate::stale::{self, Staleness};
 use crate::state::{HostDns, State};
 use crate::stats::Sampler;
 use crate::stores::Told;
@@ -111,6 +112,7 @@ async fn serve(args: Args) -> Result<()> {
     let router = routes::router(Arc::clone(&state));
     taken_up(&state).await;
     let tending = tokio::spawn(tend(Arc::clone(&state)));
+    let watching = tokio::spawn(stale::watch(Arc::clone(&state)));
     tracing::info!(pid = std::process::id(), "listening");
     tell(state.args.ready_fd, "ready");
     // Nobody listens unless a service manager started us.
@@ -124,6 +126,7 @@ async fn serve(args: Args) -> Result<()> {
         _ = terminate.recv() => {}
     }
     tending.abort();
+    watching.abort();
     let _ = fs::remove_file(&state.args.socket);
     state.helper.drain_pool().await;
     tracing::info!("ended");
@@ -331,6 +334,7 @@ async fn wire(args: Args, loaded: Loaded, overruled: Vec<&'static str>) -> Resul
         }),
         clock: Arc::new(HostClock::new()?),
     };
+    let stale_after = config.auto_stop_stale_after.and_then(TimeSpan::on);
     let host = Host::here();
     let engine_config = EngineConfig {
         bridge_ip,
@@ -359,6 +363,7 @@ async fn wire(args: Args, loaded: Loaded, overruled: Vec<&'static str>) -> Resul
         owner_key,
         dns,
         sampler: Sampler::default(),
+        staleness: Staleness::new(stale_after),
         build: build_id()?,
         started_at: jiff::Timestamp::now().to_string(),
         reconciled: AtomicBool::new(false),

@@ -17,6 +17,7 @@ use crate::config::{Config, Origins};
 use crate::host_vmms::HostProbe;
 use crate::listen::Stop;
 use crate::sizes::Host;
+use crate::stale::Staleness;
 use crate::stats::Sampler;
 use crate::vmm_choice::HostVmms;
 
@@ -40,6 +41,7 @@ pub(crate) struct State {
     pub(crate) owner_key: PathBuf,
     pub(crate) dns: HostDns,
     pub(crate) sampler: Sampler,
+    pub(crate) staleness: Staleness,
     pub(crate) build: String,
     pub(crate) started_at: String,
     /// Whether what exists was compared with what is stored; it waits for the helper.

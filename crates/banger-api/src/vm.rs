@@ -186,6 +186,10 @@ pub struct Vm {
     pub started_at: Option<String>,
     /// The last failure.
     pub last_error: Option<crate::ApiError>,
+    /// In how many seconds it will be stopped because nobody uses it (`auto_stop_stale_after`), when that is
+    /// soon.
+    #[serde(default)]
+    pub stops_unused_in_s: Option<u64>,
     /// What did not work and can be lived without, of a VM that is asked for by itself (not in lists).
     #[serde(default)]
     pub warnings: Vec<String>,

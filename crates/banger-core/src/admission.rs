@@ -51,7 +51,7 @@ impl Verb {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Look => "`list`, `show`, `logs`",
-            Self::UseGuest => "`exec`, `ssh`",
+            Self::UseGuest => "`exec`, `ssh`, `ports`",
             Self::Start => "`start`",
             Self::Stop => "`stop`",
             Self::Restart => "`restart`",

@@ -61,6 +61,25 @@ impl Elsewhere {
         self.state.join("banger")
     }
 
+    /// Copies an image and the kernels of the common state: making them takes minutes.
+    ///
+    /// # Panics
+    /// When they are not there or cannot be copied.
+    pub fn copy_artefacts(&self, image: &str) {
+        use std::os::unix::fs::DirBuilderExt;
+        let mut private = fs::DirBuilder::new();
+        private.recursive(true).mode(0o700);
+        private.create(self.state_dir()).expect("a folder");
+        fs::create_dir_all(self.state_dir().join("images")).expect("a folder");
+        for artefacts in [format!("images/{image}"), "kernels".to_owned()] {
+            let theirs = self.banger.state_dir().join(&artefacts);
+            let mut copy = Command::new("cp");
+            copy.args(["-a", "--sparse=always"]).arg(theirs);
+            copy.arg(self.state_dir().join(&artefacts));
+            assert!(copy.status().expect("cp starts").success(), "{artefacts}");
+        }
+    }
+
     /// A `banger` command with these directories, not started yet.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Command {

@@ -4,7 +4,6 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
-use std::process::Command;
 
 use banger_e2e::{Elsewhere, Finished};
 
@@ -20,16 +19,7 @@ struct Synced(Elsewhere);
 impl Synced {
     fn new() -> Self {
         let elsewhere = Elsewhere::new();
-        fs::create_dir_all(elsewhere.state_dir().join("images")).unwrap();
-        let mode = fs::Permissions::from_mode(0o700);
-        fs::set_permissions(elsewhere.state_dir(), mode).unwrap();
-        for artefacts in ["images/debian-minimal", "kernels"] {
-            let theirs = elsewhere.banger().state_dir().join(artefacts);
-            let mut copy = Command::new("cp");
-            copy.args(["-a", "--sparse=always"]).arg(theirs);
-            copy.arg(elsewhere.state_dir().join(artefacts));
-            assert!(copy.status().unwrap().success());
-        }
+        elsewhere.copy_artefacts("debian-minimal");
         fs::write(elsewhere.path("config/banger/config.toml"), CONFIG).unwrap();
         fs::create_dir(elsewhere.path("home")).unwrap();
         Self(elsewhere)

@@ -34,7 +34,7 @@ pub(crate) async fn list(context: &Context<'_>) -> CommandResult {
         let row = |vm: &Vm| {
             vec![
                 vm.name.clone(),
-                vm.phase.clone(),
+                phase(vm),
                 vm.address.clone(),
                 vm.image.clone(),
                 vm.vcpu.to_string(),
@@ -55,6 +55,15 @@ pub(crate) async fn list(context: &Context<'_>) -> CommandResult {
     Ok(0)
 }
 
+/// What it does; and when that ends, where that is soon.
+fn phase(vm: &Vm) -> String {
+    match vm.stops_unused_in_s {
+        Some(left) if left >= 120 => format!("{} (unused, stops in {} min)", vm.phase, left / 60),
+        Some(left) => format!("{} (unused, stops in {left} s)", vm.phase),
+        None => vm.phase.clone(),
+    }
+}
+
 /// `vm show`.
 pub(crate) async fn show(context: &Context<'_>, reference: &str) -> CommandResult {
     let client = context.client(Needs::Daemon).await?;
@@ -67,7 +76,7 @@ fn describe(vm: &Vm) -> String {
     let mut rows = vec![
         ("name", vm.name.clone()),
         ("id", vm.id.clone()),
-        ("phase", vm.phase.clone()),
+        ("phase", phase(vm)),
         ("intent", vm.intent.clone()),
         ("readiness", format!("{:?}", vm.readiness).to_lowercase()),
         ("address", format!("{} ({})", vm.address, vm.dns_name)),

@@ -44,7 +44,9 @@ pub(crate) async fn connect(
         let what = format!("this route upgrades to `{CONNECT_PROTOCOL}` and to nothing else");
         return Err(Problem(ApiError::new(ErrorCode::InvalidArgument, what)));
     }
-    let vm = state.engine.resolve(&reference)?.id;
+    let view = state.engine.resolve(&reference)?;
+    state.staleness.used(&view);
+    let vm = view.id;
     let deadline = query
         .timeout_s
         .map_or(PATIENCE, |seconds| Duration::from_secs(seconds.into()));

@@ -216,6 +216,7 @@ pub(crate) async fn ssh(
     Path(reference): Path<String>,
 ) -> Result<Json<SshTarget>, Problem> {
     let view = state.engine.resolve(&reference)?;
+    state.staleness.used(&view);
     view.is_awake()?;
     Ok(Json(SshTarget {
         host: view.address.to_string(),

@@ -63,7 +63,7 @@ fn keyed(text: &str, key: &str) -> Option<u64> {
 }
 
 /// Bytes that went to the guest and came from it.
-pub(super) fn traffic(vm: &VmId) -> Option<(u64, u64)> {
+pub(crate) fn traffic(vm: &VmId) -> Option<(u64, u64)> {
     let text = fs::read_to_string("/proc/self/net/dev").ok()?;
     tap(&text, TapName::of(vm).as_str())
 }

@@ -6,6 +6,7 @@ mod host;
 mod metrics;
 mod sampler;
 
+pub(crate) use host::traffic;
 pub(crate) use metrics::render;
 pub(crate) use sampler::Sampler;
 
