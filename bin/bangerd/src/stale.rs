@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use banger_core::{Phase, VmId};
 use banger_engine::VmView;
-use banger_guest::{AgentClient, GuestAddress};
 use tokio::time::MissedTickBehavior;
 
 use crate::state::State;
@@ -159,17 +158,8 @@ pub(crate) async fn watch(state: Arc<State>) {
 
 /// How many programs clients have running; a guest that does not answer has none.
 async fn programs(state: &State, view: &VmView) -> u32 {
-    let address = GuestAddress::new(state.vm_folder(&view.id).join("run/v"));
-    let asking = async {
-        AgentClient::over(address.dial().await.ok()?)
-            .status()
-            .await
-            .ok()
-    };
-    match tokio::time::timeout(PATIENCE, asking).await {
-        Ok(Some(status)) => status.sessions,
-        _ => 0,
-    }
+    let status = state.glance(&view.id, PATIENCE).await;
+    status.map_or(0, |status| status.sessions)
 }
 
 /// This host's established connections to an address (proc_net_tcp(5)).

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use banger_core::{RootStorage, TimeSpan};
+use banger_core::TimeSpan;
 use banger_dns::{DnsServer, Forwarder, Resolvers, Zone};
 use banger_engine::ports::RootHelper as _;
 use banger_engine::{Engine, EngineConfig, Ports};
@@ -39,7 +39,7 @@ use crate::sizes::Host;
 use crate::stale::{self, Staleness};
 use crate::state::{HostDns, State};
 use crate::stats::Sampler;
-use crate::stores::Told;
+use crate::stores::{Told, has_store};
 use crate::{keys, listen, routes};
 
 const DEFAULT_IMAGE: &str = "debian-bookworm";
@@ -173,7 +173,7 @@ async fn tend(state: Arc<State>) {
             () = state.helper.network_changed() => {}
         }
         // A helper that is away is told of below.
-        if has_stores(&state)
+        if state.engine.list().iter().any(has_store)
             && let Ok(stores) = state.helper.stores().await
         {
             for (vm, warning) in told.news(stores) {
@@ -195,12 +195,6 @@ pub(crate) fn home() -> PathBuf {
     let home = std::env::var_os("HOME").map(PathBuf::from);
     home.filter(|home| home.is_absolute())
         .unwrap_or_else(|| "/".into())
-}
-
-fn has_stores(state: &State) -> bool {
-    let vms = state.engine.list();
-    vms.iter()
-        .any(|vm| vm.spec.storage == RootStorage::DmSnapshot && vm.vmm_pid.is_some())
 }
 
 fn start_log(state_dir: &Path, level: LogLevel) -> Result<()> {

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use banger_core::ImageName;
 use banger_dns::DnsServer;
 use banger_engine::Engine;
+use banger_guest::{AgentClient, GuestAddress, Status as GuestStatus};
 use banger_image::ImageStore;
 use banger_kernel::KernelStore;
 
@@ -86,6 +88,24 @@ pub(crate) type Shared = Arc<State>;
 impl State {
     pub(crate) fn vm_folder(&self, vm: &banger_core::VmId) -> PathBuf {
         self.args.state_dir.join("vms").join(vm.as_str())
+    }
+
+    pub(crate) fn guest_address(&self, vm: &banger_core::VmId) -> GuestAddress {
+        GuestAddress::new(self.vm_folder(vm).join("run/v"))
+    }
+
+    /// What a VM's agent says of it, when it says it soon.
+    pub(crate) async fn glance(
+        &self,
+        vm: &banger_core::VmId,
+        patience: Duration,
+    ) -> Option<GuestStatus> {
+        let address = self.guest_address(vm);
+        let asking = async {
+            let mut agent = AgentClient::over(address.dial().await.ok()?);
+            agent.status().await.ok()
+        };
+        tokio::time::timeout(patience, asking).await.ok().flatten()
     }
 
     /// What this host offers to VMs now.

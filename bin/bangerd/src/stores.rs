@@ -3,11 +3,17 @@
 use std::collections::BTreeMap;
 
 use banger_api::RootFill;
-use banger_core::VmId;
+use banger_core::{RootStorage, VmId};
+use banger_engine::VmView;
 use banger_root_proto::StoreFill;
 
 /// From so many percent on it is worth a word.
 const NEARLY_FULL: u64 = 90;
+
+/// Whether the VM has a store now.
+pub(crate) fn has_store(vm: &VmView) -> bool {
+    vm.spec.storage == RootStorage::DmSnapshot && vm.vmm_pid.is_some()
+}
 
 /// A store's fill for the API.
 pub(crate) fn root_fill(fill: StoreFill) -> RootFill {

@@ -99,6 +99,12 @@ hex_id!(
 );
 
 impl Digest {
+    /// The digest with these bytes.
+    #[must_use]
+    pub fn of_sha256(hash: [u8; 32]) -> Self {
+        Self::from_entropy(hash)
+    }
+
     /// The first twelve digits: enough to tell artefacts apart in a table.
     #[must_use]
     pub fn short(&self) -> &str {

@@ -356,11 +356,7 @@ impl Actor {
     /// Takes down what runs; the disks stay.
     pub(crate) async fn tear_down(&mut self, context: Option<&TaskContext>) -> Result<(), Failure> {
         self.watching = false;
-        self.view.send_modify(|view| {
-            view.vmm_pid = None;
-            view.readiness = None;
-            view.paused = None;
-        });
+        self.forget_seen();
         let facts = match self.facts().await {
             Ok(facts) => facts,
             Err(failure) => return Err(self.fail(failure).await),
@@ -545,12 +541,8 @@ impl Actor {
         };
         if let Err(problem) = self.enter(event).await {
             tracing::error!(vm = %self.row.id, %problem, "a failure could not be stored");
+            self.forget_seen();
         }
-        self.view.send_modify(|view| {
-            view.readiness = None;
-            view.vmm_pid = None;
-            view.paused = None;
-        });
         failure
     }
 
@@ -589,13 +581,27 @@ impl Actor {
 
     fn publish(&self) {
         self.view.send_modify(|view| {
-            let (readiness, vmm_pid) = (view.readiness, view.vmm_pid);
-            *view = VmView {
-                readiness,
-                vmm_pid,
-                paused: view.paused.filter(|_| can_be_paused(self.row.phase)),
-                ..VmView::of(&self.row)
+            let now = VmView::of(&self.row);
+            *view = if now.phase == Phase::Failed && view.phase != Phase::Failed {
+                // In one step: nobody sees it failed and its VMM alive.
+                now
+            } else {
+                VmView {
+                    readiness: view.readiness,
+                    vmm_pid: view.vmm_pid,
+                    paused: view.paused.filter(|_| can_be_paused(self.row.phase)),
+                    ..now
+                }
             };
+        });
+    }
+
+    /// What was seen of its processes counts no more.
+    fn forget_seen(&self) {
+        self.view.send_modify(|view| {
+            view.readiness = None;
+            view.vmm_pid = None;
+            view.paused = None;
         });
     }
 }

@@ -12,6 +12,7 @@ use crate::execute::{Findings, run_group};
 use crate::operation::{Operation, TaskContext};
 use crate::plan::plan_set;
 use crate::ports::{Failure, GuestState};
+use crate::step::Step;
 
 /// How long a VMM may take to end when it is asked to.
 const TERM_PATIENCE: Duration = Duration::from_secs(10);
@@ -92,21 +93,36 @@ impl Actor {
         let facts = self.facts().await?;
         let context = TaskContext::new(Arc::clone(op));
         let plan = plan_set(&facts, &now, &then);
-        // What is stored is what was done: the specification changes last.
         let row = VmRow {
             spec: then.clone(),
             ..self.row.clone()
         };
+        // A disk does not shrink again, so its growth is announced: what a daemon that dies leaves undone, the next
+        // start does. The rest of what is stored is what was done.
+        let announced = VmSpec {
+            disk_size: then.disk_size,
+            ..now.clone()
+        };
+        if announced != now {
+            self.store_spec(announced).await?;
+        }
+        let has = |step| plan.iter().flatten().any(|planned| *planned == step);
+        let (mut grows, switches_nat) = (has(Step::GrowWorkDisk), has(Step::SetNat));
         for group in plan {
             let findings = Findings::default();
-            run_group(&self.inner, &row, &group, &findings, Some(&context))
-                .await
-                .map_err(|failed| failed.failure)?;
+            let done = run_group(&self.inner, &row, &group, &findings, Some(&context)).await;
+            if let Err(failed) = done {
+                if grows && let Err(failure) = self.store_spec(now).await {
+                    tracing::warn!(vm = %self.row.id, %failure, "the next start will try to grow the disk");
+                }
+                return Err(failed.failure);
+            }
+            grows &= !group.contains(&Step::GrowWorkDisk);
         }
-        self.row.spec = then;
-        if let Err(failure) = self.save().await {
-            self.row.spec = now;
-            self.set_nat_as_stored().await;
+        if let Err(failure) = self.store_spec(then).await {
+            if switches_nat {
+                self.set_nat_as_stored().await;
+            }
             return Err(failure);
         }
         // Which names the guest is told depends on its NAT.
@@ -114,15 +130,20 @@ impl Actor {
         Ok(())
     }
 
-    /// Brings a tap that is there in line with what is stored.
+    /// Stores another specification; on a failure the row keeps the one it has.
+    async fn store_spec(&mut self, spec: VmSpec) -> Result<(), Failure> {
+        let before = std::mem::replace(&mut self.row.spec, spec);
+        let saved = self.save().await;
+        if saved.is_err() {
+            self.row.spec = before;
+        }
+        saved
+    }
+
+    /// Brings the tap in line with what is stored.
     pub(crate) async fn set_nat_as_stored(&self) {
-        let Ok(facts) = self.facts().await else {
-            return;
-        };
         let nat = self.row.spec.nat;
-        if facts.tap.is_some_and(|tap| tap.nat != nat)
-            && let Err(failure) = self.inner.ports.helper.set_nat(&self.row.id, nat).await
-        {
+        if let Err(failure) = self.inner.ports.helper.set_nat(&self.row.id, nat).await {
             tracing::warn!(vm = %self.row.id, %failure, "NAT is not as it is stored");
         }
     }

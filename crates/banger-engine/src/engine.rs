@@ -415,8 +415,7 @@ impl Engine {
     /// # Errors
     /// No such VM, or a change that no phase allows. What the phase forbids is told by the operation.
     pub fn set(&self, vm: &VmId, change: SpecChange) -> Result<OperationView, Failure> {
-        let gone = || Failure::new(ErrorCode::VmNotFound, format!("there is no VM {vm}"));
-        let now = self.get(vm).ok_or_else(gone)?;
+        let now = self.get(vm).ok_or_else(|| gone(vm))?;
         changed_spec(&self.inner.config, &now.spec, change)?;
         self.send(vm, OpKind::SetVm, |op| Wish::Set { change, op })
     }
@@ -427,14 +426,13 @@ impl Engine {
         kind: OpKind,
         wish: impl FnOnce(Arc<Operation>) -> Wish,
     ) -> Result<OperationView, Failure> {
-        let gone = || Failure::new(ErrorCode::VmNotFound, format!("there is no VM {vm}"));
-        let handle = self.inner.handle(vm).ok_or_else(gone)?;
+        let handle = self.inner.handle(vm).ok_or_else(|| gone(vm))?;
         let name = handle.view.borrow().name.to_string();
         let op = self.inner.begin(kind, name, Some(vm.clone()));
         handle
             .wishes
             .send(wish(Arc::clone(&op)))
-            .map_err(|_| gone())?;
+            .map_err(|_| gone(vm))?;
         Ok(op.view())
     }
 
@@ -508,8 +506,7 @@ impl Engine {
         state: GuestState,
         deadline: Duration,
     ) -> Result<(), Failure> {
-        let gone = || Failure::new(ErrorCode::VmNotFound, format!("there is no VM {vm}"));
-        let mut view = self.watch_vm(vm).ok_or_else(gone)?;
+        let mut view = self.watch_vm(vm).ok_or_else(|| gone(vm))?;
         let reached = async {
             loop {
                 let now = view.borrow_and_update().clone();
@@ -519,7 +516,7 @@ impl Engine {
                         return Ok(());
                     }
                 }
-                view.changed().await.map_err(|_| gone())?;
+                view.changed().await.map_err(|_| gone(vm))?;
             }
         };
         tokio::time::timeout(deadline, reached)
@@ -538,4 +535,8 @@ fn no_operation(id: &OpId) -> Failure {
         ErrorCode::OperationNotFound,
         format!("there is no operation {id}"),
     )
+}
+
+fn gone(vm: &VmId) -> Failure {
+    Failure::new(ErrorCode::VmNotFound, format!("there is no VM {vm}"))
 }

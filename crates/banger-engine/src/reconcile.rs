@@ -137,7 +137,9 @@ impl Actor {
                 // A VMM that has ended meanwhile is found by the watch, with its farewell.
                 self.watching = true;
                 self.view.send_modify(|view| view.vmm_pid = facts.vmm.vmm);
-                self.set_nat_as_stored().await;
+                if facts.tap.is_some_and(|tap| tap.nat != self.row.spec.nat) {
+                    self.set_nat_as_stored().await;
+                }
             }
             Phase::Starting if lives => {
                 self.watching = true;

@@ -235,3 +235,24 @@ async fn a_disk_left_by_a_vmm_of_the_last_boot_can_be_grown() {
     let state = end(&engine, engine.set(&vm, larger())).await;
     assert_eq!(state, OpState::Succeeded);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_is_as_large_as_is_stored_also_when_the_daemon_died_while_it_grew() {
+    for mode in [FailMode::CrashBefore, FailMode::CrashAfter] {
+        let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
+        let engine = open(&host, dir.path()).await;
+        let vm = stopped(&engine).await;
+        host.set_failpoint(Some(Failpoint { at: 0, mode }));
+        engine.set(&vm, larger()).unwrap();
+        host.crashed().await;
+        engine.abort();
+        drop(engine);
+        host.set_failpoint(None);
+        let engine = open(&host, dir.path()).await;
+        let state = end(&engine, engine.start(&vm, None, None)).await;
+        assert_eq!(state, OpState::Succeeded, "{mode:?}");
+        let stored = engine.get(&vm).unwrap().spec;
+        assert_eq!(host.real_spec(&vm), Some(stored), "{mode:?}");
+        engine.abort();
+    }
+}

@@ -209,17 +209,8 @@ impl Formatter<'_> {
         } = tree.node(id);
         let number = self.numbers.of_node[id.0];
         let links = self.numbers.links[id.0];
-        let mut inode = Inode {
-            kind: inode::kind_bits(content),
-            attributes,
-            links: links as u16,
-            size: 0,
-            blocks: 0,
-            flags: 0,
-            body: [0; 60],
-            attribute_block: 0,
-            in_inode: [0; xattr::IN_INODE],
-        };
+        let mut inode = own_inode(inode::kind_bits(content), attributes);
+        inode.links = links as u16;
         match content {
             Content::Directory(entries) => {
                 // More subdirectories than can be counted are told as one.

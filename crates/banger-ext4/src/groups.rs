@@ -33,9 +33,7 @@ impl UsedBlocks {
     }
 
     pub(crate) fn mark(&mut self, start: u64, count: u64) {
-        for block in start..start + count {
-            self.bits[(block / 8) as usize] |= 1 << (block % 8);
-        }
+        set_from(&mut self.bits, start, start + count);
     }
 
     pub(crate) fn has(&self, block: u64) -> bool {

@@ -129,12 +129,6 @@ impl Receiver {
         }
     }
 
-    /// How much was written.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.done.bytes
-    }
-
     /// Takes a record of a transfer, other than control messages and the end.
     ///
     /// # Errors

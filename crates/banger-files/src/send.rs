@@ -88,12 +88,6 @@ impl<W: Write> Sender<W> {
         self.recorded.take().unwrap_or_default()
     }
 
-    /// How it went.
-    #[must_use]
-    pub fn done(&self) -> &FilesDone {
-        &self.done
-    }
-
     /// Ends the records, and gives the stream back.
     ///
     /// # Errors

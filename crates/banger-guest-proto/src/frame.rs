@@ -10,7 +10,7 @@ pub const MAX_FRAME: usize = 1 << 20;
 
 const HEADER: usize = 4;
 
-const CONTROL: u8 = 1;
+pub(crate) const CONTROL: u8 = 1;
 const STDIN: u8 = 2;
 const STDOUT: u8 = 3;
 const STDERR: u8 = 4;
@@ -234,7 +234,7 @@ impl Decoder {
     }
 }
 
-fn checked_length(length: u32) -> Result<usize, FrameError> {
+pub(crate) fn checked_length(length: u32) -> Result<usize, FrameError> {
     match usize::try_from(length) {
         Ok(size) if (1..=MAX_FRAME).contains(&size) => Ok(size),
         _ => Err(FrameError::Length { length }),

@@ -5,6 +5,8 @@
 
 use std::io::{self, Read};
 
+use crate::{BadPath, RelPath};
+
 const MAGIC: &[u8; 8] = b"BNGRFIL1";
 const HEADER: usize = MAGIC.len() + 4 + 1;
 const FILE_HEADER: usize = 1 + 4 + 2 + 4;
@@ -26,50 +28,11 @@ pub enum FileKind {
     Link,
 }
 
-/// Why a path is none that a guest may be given.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{shown}` does not name a file below a folder")]
-pub struct ParsePathError {
-    shown: String,
-}
-
-/// A path below a folder: neither absolute nor empty, without `.`, `..` and empty parts. Its bytes can be
-/// anything else.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct InnerPath(Vec<u8>);
-
-impl InnerPath {
-    /// Takes a path that is one.
-    ///
-    /// # Errors
-    /// [`ParsePathError`] when it is not.
-    pub fn new(bytes: Vec<u8>) -> Result<Self, ParsePathError> {
-        let is_part =
-            |part: &[u8]| !part.is_empty() && part != b"." && part != b".." && part.len() <= 255;
-        let is_path = bytes.len() < 4096
-            && !bytes.contains(&0)
-            && bytes.split(|byte| *byte == b'/').all(is_part);
-        if is_path {
-            return Ok(Self(bytes));
-        }
-        let clipped = bytes.get(..80).unwrap_or(&bytes);
-        Err(ParsePathError {
-            shown: clipped.escape_ascii().to_string(),
-        })
-    }
-
-    /// Its bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 /// One file, folder or link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestFile {
     /// Where, below the home.
-    pub path: InnerPath,
+    pub path: RelPath,
     /// What.
     pub kind: FileKind,
     /// Permissions, at most 0o7777; of no meaning for a link.
@@ -92,7 +55,7 @@ pub enum FilesError {
     Kind(u8),
     /// A path is none.
     #[error("a path is none")]
-    Path(#[source] ParsePathError),
+    Path(#[source] BadPath),
 }
 
 /// Puts files behind a configuration's bytes (which [`crate::encode`] makes). `fresh`: the guest has never
@@ -108,7 +71,12 @@ pub fn append_files(
     if files.is_empty() {
         return Ok(());
     }
-    let size = |file: &GuestFile| file.path.0.len().saturating_add(file.content.len());
+    let size = |file: &GuestFile| {
+        file.path
+            .as_bytes()
+            .len()
+            .saturating_add(file.content.len())
+    };
     let total = files.iter().map(size).fold(0_usize, usize::saturating_add);
     if files.len() > MAX_FILES || total > MAX_FILES_SIZE {
         return Err(FilesError::Size);
@@ -125,10 +93,10 @@ pub fn append_files(
             FileKind::Link => 3,
         });
         drive.extend_from_slice(&(file.mode & 0o7777).to_le_bytes());
-        let length = u16::try_from(file.path.0.len()).map_err(|_| FilesError::Size)?;
+        let length = u16::try_from(file.path.as_bytes().len()).map_err(|_| FilesError::Size)?;
         drive.extend_from_slice(&length.to_le_bytes());
         drive.extend_from_slice(&small(file.content.len())?.to_le_bytes());
-        drive.extend_from_slice(&file.path.0);
+        drive.extend_from_slice(file.path.as_bytes());
         drive.extend_from_slice(&file.content);
     }
     drive.resize(drive.len().next_multiple_of(4096), 0);
@@ -200,7 +168,7 @@ impl<R: Read> FileReader<R> {
         let content = content.map_err(|_| FilesError::Size)?;
         let size = path.checked_add(content).ok_or(FilesError::Size)?;
         self.room = self.room.checked_sub(size).ok_or(FilesError::Size)?;
-        let path = InnerPath::new(self.bytes(path)?).map_err(FilesError::Path)?;
+        let path = RelPath::new(self.bytes(path)?).map_err(FilesError::Path)?;
         let content = self.bytes(content)?;
         self.left -= 1;
         Ok(Some(GuestFile {
@@ -232,13 +200,13 @@ mod tests {
     #[test]
     fn a_path_stays_below_its_folder() {
         for good in ["a", ".gitconfig", ".config/a b/c", "...", "\u{1b}"] {
-            assert!(InnerPath::new(good.into()).is_ok(), "{good}");
+            assert!(RelPath::new(good).is_ok(), "{good}");
         }
         let long = "x".repeat(256);
         for bad in [
             "", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "a/./b", "a\0b", &long,
         ] {
-            assert!(InnerPath::new(bad.into()).is_err(), "{bad}");
+            assert!(RelPath::new(bad).is_err(), "{bad}");
         }
     }
 
@@ -256,7 +224,7 @@ mod tests {
             content,
         );
         let one = one.prop_map(|(path, kind, mode, content)| GuestFile {
-            path: InnerPath::new(path.into()).unwrap(),
+            path: RelPath::new(path).unwrap(),
             kind,
             mode,
             content,
@@ -307,7 +275,7 @@ mod tests {
     #[test]
     fn too_much_is_refused_when_it_is_written_and_when_it_is_read() {
         let large = GuestFile {
-            path: InnerPath::new(b"a".to_vec()).unwrap(),
+            path: RelPath::new(b"a".to_vec()).unwrap(),
             kind: FileKind::File,
             mode: 0o600,
             content: vec![0; MAX_FILES_SIZE],

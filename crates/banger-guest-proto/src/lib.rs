@@ -35,6 +35,7 @@ mod frame;
 mod given;
 mod guest_config;
 mod message;
+mod outbox;
 mod path;
 mod ports;
 mod sequence;
@@ -53,11 +54,11 @@ pub use frame::{
     encode_frame, encode_record, read_frame,
 };
 pub use given::{
-    FileKind, FileReader, FilesError, GuestFile, InnerPath, MAX_FILES, MAX_FILES_SIZE,
-    ParsePathError, append_files,
+    FileKind, FileReader, FilesError, GuestFile, MAX_FILES, MAX_FILES_SIZE, append_files,
 };
 pub use guest_config::{GuestConfig, MachineId, ParseMachineIdError, SshHostKey};
 pub use message::{AgentError, AgentErrorCode, AgentMessage, ClientMessage, Hello, ShutdownVerb};
+pub use outbox::Outbox;
 pub use path::{BadPath, MAX_PATH, RelPath, WirePath, shown};
 pub use ports::{Listener, Listeners, MAX_LISTENERS, MAX_OWNER_NAME, Transport};
 pub use sequence::{OutOfSequence, Sequence};

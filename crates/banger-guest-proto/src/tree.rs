@@ -7,10 +7,11 @@
 
 use std::io::{self, Read, Write};
 
+use crate::frame::{CONTROL, checked_length};
 use crate::{FrameError, MAX_FRAME, RelPath, encode_control};
 use serde::Serialize;
 
-const CONTROL: u8 = 1;
+// Only what is being carried tells an entry from a session's record, which has the same number.
 const ENTRY: u8 = 6;
 const DATA: u8 = 7;
 const HOLE: u8 = 8;
@@ -202,11 +203,6 @@ impl<R: Read> RecordReader<R> {
         }
     }
 
-    /// The stream.
-    pub fn get_ref(&self) -> &R {
-        &self.from
-    }
-
     /// The next record.
     ///
     /// # Errors
@@ -215,10 +211,7 @@ impl<R: Read> RecordReader<R> {
         self.fill(4)?;
         let head = self.buffer[self.start..].first_chunk::<4>();
         let length = u32::from_le_bytes(*head.ok_or(ReadRecordError::Malformed)?);
-        let size = usize::try_from(length).unwrap_or(usize::MAX);
-        if !(1..=MAX_FRAME).contains(&size) {
-            return Err(ReadRecordError::Frame(FrameError::Length { length }));
-        }
+        let size = checked_length(length).map_err(ReadRecordError::Frame)?;
         self.fill(4 + size)?;
         let (from, to) = (self.start + 4, self.start + 4 + size);
         self.start = to;

@@ -11,6 +11,7 @@ mod dial;
 pub mod exec;
 pub mod files;
 pub mod forward;
+mod link;
 pub mod session;
 mod terminal;
 
@@ -19,3 +20,4 @@ pub use banger_guest_proto::{
     AgentError, AgentErrorCode, ExecRequest, ExitStatus, Readiness, ShutdownVerb, Status, TtySize,
 };
 pub use dial::{DialError, GuestAddress};
+pub use terminal::size_of;

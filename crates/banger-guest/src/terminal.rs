@@ -34,7 +34,7 @@ impl Drop for RawMode {
 }
 
 /// The size of the terminal, when it is one and knows it.
-pub(crate) fn size_of(fd: BorrowedFd<'_>) -> Option<TtySize> {
+pub fn size_of(fd: BorrowedFd<'_>) -> Option<TtySize> {
     if !isatty(fd) {
         return None;
     }

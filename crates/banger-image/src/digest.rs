@@ -33,12 +33,7 @@ pub(crate) fn of_file(file: &File) -> io::Result<Digest> {
             at += BLOCK as u64;
         }
     }
-    let hex: String = hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    Ok(hex.parse().expect("a SHA-256 in hexadecimal is a digest"))
+    Ok(Digest::of_sha256(hash.finalize().into()))
 }
 
 fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {

@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 
 use banger_core::ByteSize;
 
-use crate::{grow, sparse};
+use crate::grow::grow_work_disk;
+use crate::sparse;
 
 /// Why a disk was not made. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -43,13 +44,14 @@ impl DiskError {
 }
 
 /// Makes the work disk at `to`: a copy of the seed, grown to `size`, file system included; empty when
-/// there is no seed. One that exists is left alone, but for a growth that was cut short: it is finished.
+/// there is no seed. One that exists is left alone, but for a growth that was cut short, or not begun: it is
+/// done.
 ///
 /// # Errors
 /// See [`DiskError`].
 pub fn make_work_disk(seed: Option<&Path>, to: &Path, size: ByteSize) -> Result<(), DiskError> {
     if to.exists() {
-        return grow::finish(to);
+        return grow_work_disk(to, size);
     }
     let next = partial(to);
     // A program that a dead daemon left may still write to the old one: never the same file again.

@@ -54,14 +54,6 @@ pub fn grow_work_disk(disk: &Path, size: ByteSize) -> Result<(), DiskError> {
     grown
 }
 
-/// Goes on with a growth that a daemon left in the middle, if there is one.
-pub(crate) fn finish(disk: &Path) -> Result<(), DiskError> {
-    if mark_of(disk).exists() {
-        return grow_work_disk(disk, ByteSize(0));
-    }
-    Ok(())
-}
-
 fn mark_of(disk: &Path) -> PathBuf {
     disk.with_extension("growing")
 }
@@ -121,6 +113,16 @@ mod tests {
         assert_eq!(fs::metadata(&disk).unwrap().len(), 200 << 20);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no mark");
         grow_work_disk(&dir.path().join("absent"), ByteSize(1 << 30)).unwrap();
+    }
+
+    #[test]
+    fn a_growth_that_never_began_is_done_when_the_disk_is_used() {
+        let (_dir, disk) = made(64 << 20);
+        make_work_disk(None, &disk, ByteSize(128 << 20)).unwrap();
+        assert_eq!(fs_size(&disk), 128 << 20);
+        assert!(is_clean(&disk));
+        make_work_disk(None, &disk, ByteSize(64 << 20)).unwrap();
+        assert_eq!(fs_size(&disk), 128 << 20);
     }
 
     #[test]

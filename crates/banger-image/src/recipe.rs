@@ -63,13 +63,9 @@ impl Recipe {
             .chain_update(text)
             .chain_update(customize)
             .finalize();
-        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        let fingerprint = hex
-            .parse()
-            .map_err(|error| BuildError::Recipe(format!("{error}")))?;
         Ok(Self {
             name: name.clone(),
-            fingerprint,
+            fingerprint: Digest::of_sha256(hash.into()),
             contents,
             customize,
         })

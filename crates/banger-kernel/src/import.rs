@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use banger_core::KernelName;
+use banger_core::{Digest, KernelName};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Context;
@@ -93,16 +93,10 @@ impl KernelStore {
                 .parse()
                 .map_err(|_| ImportError::NoName(release.clone()))?,
         };
-        let digest = Sha256::digest(&vmlinux)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>();
         let record = KernelRecord {
             name,
             release,
-            digest: digest
-                .parse()
-                .expect("a SHA-256 in hexadecimal is a digest"),
+            digest: Digest::of_sha256(Sha256::digest(&vmlinux).into()),
             source: found.said,
             pvh: facts.pvh,
             modules: tree.is_some(),

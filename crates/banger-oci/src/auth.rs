@@ -114,12 +114,12 @@ impl AuthFiles {
 impl AuthFile {
     fn find(&self, host: &str, repository: &str) -> Result<Option<Credentials>, MalformedError> {
         let keys = keys(host, repository);
+        let server = if host == banger_core::DEFAULT_REGISTRY {
+            DOCKER_HUB
+        } else {
+            host
+        };
         if let Some(helper) = keys.iter().find_map(|key| self.cred_helpers.get(key)) {
-            let server = if host == banger_core::DEFAULT_REGISTRY {
-                DOCKER_HUB
-            } else {
-                host
-            };
             return ask(helper, server);
         }
         if let Some(found) = keys.iter().find_map(|key| self.auths.get(key))
@@ -128,14 +128,7 @@ impl AuthFile {
             return Ok(Some(credentials));
         }
         match &self.creds_store {
-            Some(helper) => {
-                let server = if host == banger_core::DEFAULT_REGISTRY {
-                    DOCKER_HUB
-                } else {
-                    host
-                };
-                ask(helper, server)
-            }
+            Some(helper) => ask(helper, server),
             None => Ok(None),
         }
     }

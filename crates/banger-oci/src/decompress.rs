@@ -10,6 +10,26 @@ use sha2::{Digest as _, Sha256};
 use crate::hash::{self, HashingReader};
 
 const CHUNK: usize = 256 << 10;
+/// How bytes are packed, by their first ones (RFC 1952 section 2.3.1, RFC 8878 section 3.1.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packing {
+    Gzip,
+    Zstd,
+    None,
+}
+
+impl Packing {
+    pub(crate) fn of(start: &[u8]) -> Self {
+        if start.starts_with(&[0x1f, 0x8b]) {
+            Self::Gzip
+        } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+            Self::Zstd
+        } else {
+            Self::None
+        }
+    }
+}
+
 /// Chunks on their way; so much is held, whatever the layer's size.
 const IN_FLIGHT: usize = 4;
 /// Windows up to 2^27 bytes, as the `zstd` program accepts unasked.
@@ -73,14 +93,14 @@ impl Unpacking {
 
     fn unpack(&self, packed: &mut impl BufRead) -> io::Result<bool> {
         let start = packed.fill_buf()?;
-        if start.starts_with(&[0x1f, 0x8b]) {
-            self.copy(MultiGzDecoder::new(packed))
-        } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-            let mut decoder = zstd::Decoder::with_buffer(packed)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-            self.copy(decoder)
-        } else {
-            self.copy(packed)
+        match Packing::of(start) {
+            Packing::Gzip => self.copy(MultiGzDecoder::new(packed)),
+            Packing::Zstd => {
+                let mut decoder = zstd::Decoder::with_buffer(packed)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+                self.copy(decoder)
+            }
+            Packing::None => self.copy(packed),
         }
     }
 
@@ -112,8 +132,8 @@ impl Unpacking {
 
 impl Unpacked {
     /// The digest of everything that was handed out, and how much it was.
-    pub(crate) fn finish(self) -> (Digest, u64) {
-        (hash::finish(self.hash), self.count)
+    pub(crate) fn finish(self) -> Digest {
+        hash::finish(self.hash)
     }
 }
 

@@ -86,10 +86,6 @@ impl FlattenError {
 pub struct Flattened {
     /// All files.
     pub tree: Tree,
-    /// Bytes of the layers' archives.
-    pub unpacked: u64,
-    /// Extended attributes that ext4 has no place for, or that belonged to the host they were made on.
-    pub dropped_attributes: u64,
 }
 
 /// Applies layers, the lowest first, as they come, and writes both file systems.
@@ -110,21 +106,13 @@ pub fn flatten<E: From<FlattenError>>(
         writer: DataWriter::new(rootfs),
         room,
         watch,
-        dropped: 0,
-        unpacked: 0,
     };
     for (blob, number) in layers.zip(1..) {
         watch.line(&format!("layer {number}"));
         let applied = target.apply(&blob?);
         applied.map_err(|source| FlattenError::Layer { number, source })?;
     }
-    let Target {
-        merger,
-        writer,
-        dropped,
-        unpacked,
-        ..
-    } = target;
+    let Target { merger, writer, .. } = target;
     let tree = merger.finish();
     let root_options = fs_options(options, "root", FREE, ROOT_ROUND, ROOT_JOURNAL);
     let rootfs = format(writer, &tree, &root_options).map_err(FlattenError::Format)?;
@@ -132,11 +120,7 @@ pub fn flatten<E: From<FlattenError>>(
     let made = seed::make(&tree, &rootfs.file, work_seed, &seed_options);
     made.map_err(FlattenError::Format)?;
     rootfs.file.sync_data().map_err(FlattenError::Io)?;
-    Ok(Flattened {
-        tree,
-        unpacked,
-        dropped_attributes: dropped,
-    })
+    Ok(Flattened { tree })
 }
 
 fn fs_options(

@@ -6,16 +6,8 @@ use banger_core::Digest;
 use sha2::{Digest as _, Sha256};
 
 /// The digest of what was hashed.
-///
-/// # Panics
-/// Never: a SHA-256 in hexadecimal is a digest.
 pub(crate) fn finish(hash: Sha256) -> Digest {
-    let hex: String = hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    hex.parse().expect("a SHA-256 in hexadecimal is a digest")
+    Digest::of_sha256(hash.finalize().into())
 }
 
 /// Hashes and counts what is read through it.

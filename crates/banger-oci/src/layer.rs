@@ -104,9 +104,6 @@ pub(crate) struct Target<'a> {
     /// The file system's contents may grow to this many bytes.
     pub(crate) room: u64,
     pub(crate) watch: &'a dyn Watch,
-    /// Attributes that ext4 has no place for.
-    pub(crate) dropped: u64,
-    pub(crate) unpacked: u64,
 }
 
 /// The bytes of a blob, by position: other readers of the file do not matter.
@@ -167,8 +164,7 @@ impl Target<'_> {
             let expected = expected.clone();
             return Err(LayerError::Digest { expected, actual });
         }
-        let (actual, count) = unpacked.finish();
-        self.unpacked += count;
+        let actual = unpacked.finish();
         if actual != blob.diff_id {
             let expected = blob.diff_id.clone();
             return Err(LayerError::DiffId { expected, actual });
@@ -188,7 +184,7 @@ impl Target<'_> {
                 tar.content(|piece| self.content(piece))?;
                 data = self.writer.finish().map_err(LayerError::Write)?;
             }
-            self.dropped += settle_attributes(&mut entry.attributes);
+            settle_attributes(&mut entry.attributes);
             self.merger.apply(entry, data).map_err(LayerError::Merge)?;
         }
         Ok(tar.finish()?)
@@ -210,20 +206,16 @@ impl Target<'_> {
     }
 }
 
-/// Leaves out what ext4 does not keep, and lets access lists do to the mode what the kernel would; returns how
-/// many were left out.
-fn settle_attributes(attributes: &mut Attributes) -> u64 {
-    let mut dropped = 0;
+/// Leaves out what ext4 does not keep and what belonged to the host they were made on, and lets access lists
+/// do to the mode what the kernel would.
+fn settle_attributes(attributes: &mut Attributes) {
     let mode = &mut attributes.mode;
     attributes.xattrs.retain(|(name, value)| {
         if let Some((permissions, is_all)) = banger_ext4::permissions_of(name, value) {
             *mode = *mode & !0o777 | permissions;
             return !is_all;
         }
-        let is_kept = !HOST_ATTRIBUTES.iter().any(|host| name.starts_with(host))
-            && banger_ext4::is_storable(name, value);
-        dropped += u64::from(!is_kept);
-        is_kept
+        !HOST_ATTRIBUTES.iter().any(|host| name.starts_with(host))
+            && banger_ext4::is_storable(name, value)
     });
-    dropped
 }

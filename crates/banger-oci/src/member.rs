@@ -6,6 +6,7 @@ use std::io::{BufReader, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use crate::decompress::Packing;
 use crate::error::{Context, MalformedError, PullError};
 use crate::path;
 use crate::tar::{EntryKind, TarReader};
@@ -36,7 +37,7 @@ impl Members {
         let file = File::open(archive).context("read", archive)?;
         let mut start = [0; 4];
         let _ = file.read_at(&mut start, 0).context("read", archive)?;
-        if start.starts_with(&[0x1f, 0x8b]) || start == [0x28, 0xb5, 0x2f, 0xfd] {
+        if Packing::of(&start) != Packing::None {
             return Err(malformed(
                 "the archive is compressed as a whole; unpack it with gunzip or unzstd first"
                     .to_owned(),

@@ -8,7 +8,7 @@ use banger_core::{Digest, ImageRef, RegistryRef};
 
 use crate::auth::AuthFiles;
 use crate::blobs::BlobStore;
-use crate::error::{Context, MalformedError, PullError, RegistryError};
+use crate::error::{Context, MalformedError, PullError};
 use crate::fetch::Fetching;
 use crate::flatten::{FlattenError, FlattenOptions, Flattened, flatten};
 use crate::hash;
@@ -18,7 +18,7 @@ use crate::manifest::{
     CONFIG_MAX, Choice, Config, Descriptor, Document, ImageConfig, MANIFEST_MAX, Manifest, Platform,
 };
 use crate::member::Members;
-use crate::registry::{Patience, Registry, Trust};
+use crate::registry::{Patience, Registry, Trust, check_digest};
 use crate::watch::Watch;
 
 /// Part of what file systems are identified by: another number means other bytes for the same image.
@@ -292,16 +292,8 @@ async fn find_manifest(
         };
         let bytes = registry.manifest(&name, MANIFEST_MAX).await?;
         let actual = hash::of(&bytes);
-        if let Some(expected) = expected
-            && expected != actual
-        {
-            let url = image.to_string();
-            return Err(RegistryError::Digest {
-                url,
-                expected,
-                actual,
-            }
-            .into());
+        if let Some(expected) = &expected {
+            check_digest(image.to_string(), expected, &actual)?;
         }
         match Document::parse(&bytes).map_err(|error| malformed(image, error))? {
             Document::Manifest(manifest) => return Ok((actual, manifest)),

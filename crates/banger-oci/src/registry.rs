@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use banger_core::{DEFAULT_REGISTRY, RegistryRef};
+use banger_core::{DEFAULT_REGISTRY, Digest, RegistryRef};
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
@@ -143,6 +143,17 @@ impl Registry {
         format!("{}/v2/{}/{rest}", self.base, self.image.repository())
     }
 
+    fn blob_url(&self, blob: &Descriptor) -> String {
+        self.url(&format!("blobs/sha256:{}", blob.digest))
+    }
+
+    fn unauthorized(&self) -> RegistryError {
+        RegistryError::Unauthorized {
+            host: self.image.host().to_owned(),
+            repository: self.image.repository().to_owned(),
+        }
+    }
+
     /// A manifest or index, by tag or digest.
     pub(crate) async fn manifest(
         &self,
@@ -156,18 +167,10 @@ impl Registry {
 
     /// A small blob.
     pub(crate) async fn small_blob(&self, blob: &Descriptor) -> Result<Vec<u8>, RegistryError> {
-        let url = self.url(&format!("blobs/sha256:{}", blob.digest));
+        let url = self.blob_url(blob);
         let what = || format!("blob sha256:{}", blob.digest);
         let bytes = self.small(&url, None, blob.size, &what).await?;
-        let actual = hash::finish(Sha256::new_with_prefix(&bytes));
-        if actual != blob.digest {
-            let expected = blob.digest.clone();
-            return Err(RegistryError::Digest {
-                url,
-                expected,
-                actual,
-            });
-        }
+        check_digest(url, &blob.digest, &hash::of(&bytes))?;
         Ok(bytes)
     }
 
@@ -196,7 +199,7 @@ impl Registry {
         partial: &mut Partial,
         received: &AtomicU64,
     ) -> Result<(), PullError> {
-        let url = self.url(&format!("blobs/sha256:{}", blob.digest));
+        let url = self.blob_url(blob);
         let what = || format!("blob sha256:{}", blob.digest);
         let path = || std::path::PathBuf::from(blob.digest.to_string());
         let (mut hash, mut at) = rehash(&mut partial.file, blob.size).context("read", path())?;
@@ -260,17 +263,7 @@ impl Registry {
                 Some(error) => self.again(&mut tries, &url, error).await?,
             }
         }
-        let actual = hash::finish(hash);
-        if actual != blob.digest {
-            let expected = blob.digest.clone();
-            return Err(RegistryError::Digest {
-                url,
-                expected,
-                actual,
-            }
-            .into());
-        }
-        Ok(())
+        Ok(check_digest(url, &blob.digest, &hash::finish(hash))?)
     }
 
     /// Asks until there is an answer that is of use.
@@ -313,10 +306,7 @@ impl Registry {
                     self.authorize(response.headers()).await?;
                 }
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                    return Err(RegistryError::Unauthorized {
-                        host: self.image.host().to_owned(),
-                        repository: self.image.repository().to_owned(),
-                    });
+                    return Err(self.unauthorized());
                 }
                 StatusCode::NOT_FOUND => {
                     return Err(RegistryError::NotFound {
@@ -386,17 +376,13 @@ impl Registry {
             host: self.image.host().to_owned(),
             why,
         };
-        let unauthorized = || RegistryError::Unauthorized {
-            host: self.image.host().to_owned(),
-            repository: self.image.repository().to_owned(),
-        };
         let challenges = headers.get_all(WWW_AUTHENTICATE).iter();
         let mut challenges = challenges.filter_map(|value| Challenge::parse(value.to_str().ok()?));
         let authorization = match challenges.next() {
             None => return Err(refused("it does not say how")),
             Some(Challenge::Basic) => match &self.credentials {
                 Some(Credentials::Basic { user, password }) => basic(user, password),
-                _ => return Err(unauthorized()),
+                _ => return Err(self.unauthorized()),
             },
             Some(Challenge::Bearer {
                 realm,
@@ -464,10 +450,7 @@ impl Registry {
         };
         let status = response.status();
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            return Err(RegistryError::Unauthorized {
-                host: self.image.host().to_owned(),
-                repository: self.image.repository().to_owned(),
-            });
+            return Err(self.unauthorized());
         }
         if !status.is_success() {
             let url = realm.to_owned();
@@ -545,19 +528,22 @@ fn rehash(file: &mut std::fs::File, size: u64) -> std::io::Result<(Sha256, u64)>
     }
     file.seek(SeekFrom::Start(0))?;
     let mut hash = Sha256::new();
-    let at = std::io::copy(file, &mut HashWriter(&mut hash))?;
+    let at = std::io::copy(file, &mut hash)?;
     Ok((hash, at))
 }
 
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
+/// Refuses what is not what was asked for.
+pub(crate) fn check_digest(
+    url: String,
+    expected: &Digest,
+    actual: &Digest,
+) -> Result<(), RegistryError> {
+    if expected == actual {
+        return Ok(());
     }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+    Err(RegistryError::Digest {
+        url,
+        expected: expected.clone(),
+        actual: actual.clone(),
+    })
 }

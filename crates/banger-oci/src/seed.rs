@@ -14,7 +14,7 @@ pub(crate) fn make(
     rootfs: &File,
     to: File,
     options: &FsOptions,
-) -> Result<u64, FormatError> {
+) -> Result<(), FormatError> {
     let mut writer = DataWriter::new(to);
     let root = child(tree, Tree::ROOT, b"root").filter(|id| is_directory(tree, *id));
     let seed = match root {
@@ -29,7 +29,7 @@ pub(crate) fn make(
             }],
         },
     };
-    Ok(format(writer, &seed, options)?.size)
+    format(writer, &seed, options).map(drop)
 }
 
 pub(crate) fn child(tree: &Tree, directory: NodeId, name: &[u8]) -> Option<NodeId> {

@@ -123,7 +123,8 @@ impl Drives for FakeHost {
     ) -> Result<(), Failure> {
         self.act(|model| {
             folder(model, vm).map(|folder| {
-                folder.work_disk.get_or_insert(size);
+                let now = folder.work_disk.unwrap_or(size);
+                folder.work_disk = Some(now.max(size));
             })
         })
         .await

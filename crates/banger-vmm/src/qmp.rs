@@ -56,7 +56,7 @@ impl Monitor {
         let greeting = monitor.read()?;
         match greeting.get("QMP") {
             Some(_) => Ok(monitor),
-            None => Err(unexpected(&greeting)),
+            None => Err(unexpected(&greeting.to_string())),
         }
     }
 
@@ -72,7 +72,7 @@ impl Monitor {
                 return Ok(returned.take());
             }
             if answer.get("event").is_none() {
-                return Err(unexpected(&answer));
+                return Err(unexpected(&answer.to_string()));
             }
         }
         Err(QmpError::Unexpected("nothing but events".into()))
@@ -86,14 +86,7 @@ impl Monitor {
         if line.is_empty() {
             return Err(QmpError::Io(io::ErrorKind::UnexpectedEof.into()));
         }
-        let shown = || {
-            String::from_utf8_lossy(&line)
-                .chars()
-                .take(80)
-                .flat_map(char::escape_default)
-                .collect()
-        };
-        serde_json::from_slice(&line).map_err(|_| QmpError::Unexpected(shown()))
+        serde_json::from_slice(&line).map_err(|_| unexpected(&String::from_utf8_lossy(&line)))
     }
 
     /// Each read and write has what is left of the patience.
@@ -108,15 +101,9 @@ impl Monitor {
     }
 }
 
-fn unexpected(answer: &Value) -> QmpError {
-    QmpError::Unexpected(
-        answer
-            .to_string()
-            .chars()
-            .take(80)
-            .flat_map(char::escape_default)
-            .collect(),
-    )
+fn unexpected(answer: &str) -> QmpError {
+    let shown = answer.chars().take(80).flat_map(char::escape_default);
+    QmpError::Unexpected(shown.collect())
 }
 
 #[cfg(test)]

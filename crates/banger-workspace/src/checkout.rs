@@ -135,7 +135,7 @@ pub(crate) fn parse_staged(output: &[u8]) -> Vec<Staged> {
 }
 
 /// The kind of a submodule's entry.
-const GITLINK: u32 = 0o160_000;
+pub(crate) const GITLINK: u32 = 0o160_000;
 
 /// A checkout, ready to be sent.
 #[derive(Debug)]

@@ -72,6 +72,38 @@ impl Git {
     /// # Errors
     /// [`GitError`] when it fails.
     pub fn run_with<S: AsRef<OsStr>>(&self, args: &[S], input: &[u8]) -> Result<Vec<u8>, GitError> {
+        let mut command = self.command(args);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(GitError::Start)?;
+        // Nothing to say: it is closed at once.
+        let stdin = child.stdin.take().filter(|_| !input.is_empty());
+        let output = std::thread::scope(|scope| {
+            if let Some(mut stdin) = stdin {
+                scope.spawn(move || {
+                    // It may end before it has read all; then it says why.
+                    let _ = stdin.write_all(input);
+                });
+            }
+            child.wait_with_output().map_err(GitError::Start)
+        })?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        let words: Vec<_> = args
+            .iter()
+            .map(|arg| arg.as_ref().to_string_lossy())
+            .collect();
+        Err(GitError::Failed {
+            args: words.join(" "),
+            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        })
+    }
+
+    /// The command, for a caller that gives it other ends.
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = Command::new("git");
         // What a hook or an outer git of the caller's has set would lead elsewhere.
         for name in [
@@ -89,29 +121,6 @@ impl Git {
             .args(args)
             .envs(self.env.iter().cloned());
         command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(GitError::Start)?;
-        let stdin = child.stdin.take();
-        let output = std::thread::scope(|scope| {
-            scope.spawn(move || {
-                // It may end before it has read all; then it says why.
-                let _ = stdin.map(|mut stdin| stdin.write_all(input));
-            });
-            child.wait_with_output().map_err(GitError::Start)
-        })?;
-        if output.status.success() {
-            return Ok(output.stdout);
-        }
-        let words: Vec<_> = args
-            .iter()
-            .map(|arg| arg.as_ref().to_string_lossy())
-            .collect();
-        Err(GitError::Failed {
-            args: words.join(" "),
-            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        })
     }
 
     /// What it prints, as one line of text.

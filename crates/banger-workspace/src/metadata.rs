@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::checkout::{CheckoutError, Mode, Repo};
+use crate::checkout::{CheckoutError, GITLINK, Mode, Repo};
 use crate::git::{Git, GitError};
 
 /// Writes a commit's files below `folder/tree`, and gives the index that fits them.
@@ -236,7 +236,7 @@ fn pack(
     let mut objects: BTreeSet<String> = repo
         .staged
         .iter()
-        .filter(|one| one.mode != 0o160_000)
+        .filter(|one| one.mode != GITLINK)
         .map(|one| one.object.clone())
         .collect();
     let list = |args: &[&str]| -> Result<Vec<String>, GitError> {

@@ -325,7 +325,8 @@ pub fn prepare(
         GuestState::default()
     };
     let force = how.force || state.incomplete;
-    let sent = state.manifest.clone().unwrap_or_default();
+    let nothing = Manifest::default();
+    let sent = state.manifest.as_ref().unwrap_or(&nothing);
     let asked = questions(&checkout.entries, &sent.entries, force);
     let found = if there && !asked.is_empty() {
         guest.list(guest.wire(), &asked)?

@@ -7,7 +7,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde::Serialize;
 
@@ -162,11 +162,8 @@ pub fn wanted(git: &Git, vm: &str, guest: &GuestRefs) -> Result<Option<String>, 
         .map(|(_, commit)| commit.as_str())
         .chain(guest.head.as_deref())
         .collect();
-    let missing: Vec<&str> = commits
-        .iter()
-        .copied()
-        .filter(|commit| !has(git, commit))
-        .collect();
+    let (known, missing): (Vec<&str>, Vec<&str>) =
+        commits.into_iter().partition(|commit| has(git, commit));
     if missing.is_empty() {
         return Ok(None);
     }
@@ -177,12 +174,7 @@ pub fn wanted(git: &Git, vm: &str, guest: &GuestRefs) -> Result<Option<String>, 
         &format!("refs/banger/{vm}/"),
     ])?;
     let ours = String::from_utf8_lossy(&ours).into_owned();
-    let known = commits
-        .iter()
-        .copied()
-        .filter(|commit| has(git, commit))
-        .chain(ours.lines());
-    for commit in known {
+    for commit in known.into_iter().chain(ours.lines()) {
         input.push_str(&format!("^{commit}\n"));
     }
     Ok(Some(input))
@@ -289,14 +281,8 @@ pub fn fetch(
 fn index_pack(git: &Git, pack: &Path) -> Result<(), PullError> {
     let file = File::open(pack).map_err(PullError::Read)?;
     let args = ["index-pack", "--stdin", "--fix-thin", "--strict"];
-    let output = Command::new("git")
-        .arg("-C")
-        .arg(git.folder())
-        .args(args)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::from(file))
-        .output()
-        .map_err(GitError::Start)?;
+    let output = git.command(&args).stdin(Stdio::from(file)).output();
+    let output = output.map_err(GitError::Start)?;
     if output.status.success() {
         return Ok(());
     }

@@ -8,6 +8,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
+/// Flags of a small VM that is made soon: the image is a few megabytes, and the agent stays its first process.
+pub const SMALL: &[&str] = &[
+    "--wait",
+    "reachable",
+    "--image",
+    "debian-minimal",
+    "--memory",
+    "256",
+];
+
 /// How a command ended.
 #[derive(Debug, Clone)]
 pub struct Finished {

@@ -11,7 +11,7 @@ mod storm;
 mod terminal;
 mod wait;
 
-pub use banger::{Banger, Finished, Vm};
+pub use banger::{Banger, Finished, SMALL, Vm};
 pub use beyond::Beyond;
 pub use boots::{Boots, boots};
 pub use elsewhere::Elsewhere;

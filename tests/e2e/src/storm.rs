@@ -15,7 +15,7 @@ use banger_store::Store;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::{Banger, Finished};
+use crate::{Banger, Finished, SMALL};
 
 /// Longer than any command may take, with deadlines of its own and on a busy machine.
 const HANGS: Duration = Duration::from_secs(300);
@@ -231,20 +231,7 @@ impl World<'_> {
     }
 
     fn make(&self, name: &str, known: &mut Known) {
-        let create = [
-            "vm",
-            "create",
-            "--name",
-            name,
-            "--image",
-            "debian-minimal",
-            "--memory",
-            "256",
-            "--vcpu",
-            "1",
-            "--wait",
-            "reachable",
-        ];
+        let create = [&["vm", "create", "--name", name, "--vcpu", "1"], SMALL].concat();
         let Some(made) = self.run("create", &create) else {
             return;
         };

@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 
-use banger_e2e::{Banger, Elsewhere};
+use banger_e2e::{Banger, Elsewhere, SMALL};
 
 fn daemon_pid(banger: &Banger) -> u64 {
     banger.json(&["daemon", "status"])["version"]["daemon"]["pid"]
@@ -53,14 +53,7 @@ fn the_socket_of_a_dead_daemon_is_taken_over() {
 #[test]
 fn an_older_build_is_replaced_and_its_vms_go_on() {
     let banger = Banger::from_env();
-    let vm = banger.vm(&[
-        "--wait",
-        "reachable",
-        "--image",
-        "debian-minimal",
-        "--memory",
-        "256",
-    ]);
+    let vm = banger.vm(SMALL);
     let (daemon, vmm) = (daemon_pid(&banger), vm.show()["vmm_pid"].clone());
     // A build of its own: the same programs as other files.
     let build = tempfile::tempdir().unwrap();

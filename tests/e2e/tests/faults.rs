@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::time::Duration;
 
-use banger_e2e::{Banger, until};
+use banger_e2e::{Banger, SMALL, until};
 
 fn kill_9(pid: u64) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
@@ -18,14 +18,7 @@ fn kill_9(pid: u64) {
 #[test]
 fn open_streams_and_vms_survive_the_death_of_daemon_and_helper() {
     let banger = Banger::from_env();
-    let vm = banger.vm(&[
-        "--wait",
-        "reachable",
-        "--image",
-        "debian-minimal",
-        "--memory",
-        "256",
-    ]);
+    let vm = banger.vm(SMALL);
     let mut open = banger.spawn(&["vm", "exec", "-i", &vm.name, "--", "cat"]);
     let mut stdin = open.stdin.take().unwrap();
     let mut stdout = BufReader::new(open.stdout.take().unwrap());
@@ -55,14 +48,7 @@ fn open_streams_and_vms_survive_the_death_of_daemon_and_helper() {
 #[test]
 fn a_killed_vmm_is_a_failure_and_starts_again() {
     let banger = Banger::from_env();
-    let vm = banger.vm(&[
-        "--wait",
-        "reachable",
-        "--image",
-        "debian-minimal",
-        "--memory",
-        "256",
-    ]);
+    let vm = banger.vm(SMALL);
     kill_9(vm.show()["vmm_pid"].as_u64().unwrap());
     until("the death is noticed", Duration::from_secs(30), || {
         vm.phase() == "failed"

@@ -1,20 +1,11 @@
 //! Verbs beyond start, stop and delete, on real guests: restart, kill, set, prune, and several VMs at once.
 
-use banger_e2e::{Banger, Beyond, Vm};
+use banger_e2e::{Banger, Beyond, SMALL, Vm};
 
-const SMALL: &[&str] = &[
-    "--wait",
-    "reachable",
-    "--image",
-    "debian-minimal",
-    "--memory",
-    "256",
-    "--vcpu",
-    "1",
-];
+const ONE_VCPU: &[&str] = &["--vcpu", "1"];
 
 fn small(banger: &Banger) -> Vm {
-    banger.vm(SMALL)
+    banger.vm(&[SMALL, ONE_VCPU].concat())
 }
 
 fn boot_id(vm: &Vm) -> String {
@@ -61,7 +52,7 @@ fn a_killed_vm_is_stopped_and_starts_again() {
 #[test]
 fn other_sizes_are_seen_in_the_guest_and_what_was_there_is_kept() {
     let banger = Banger::from_env();
-    let vm = banger.vm(&[SMALL, &["--disk-size", "2G"]].concat());
+    let vm = banger.vm(&[SMALL, ONE_VCPU, &["--disk-size", "2G"]].concat());
     let number = |line: &str| vm.sh(line).parse::<u64>().unwrap();
     let memory_kib = "awk '/^MemTotal/ { print $2 }' /proc/meminfo";
     let disk_kib = "df -k /root | awk 'NR == 2 { print $2 }'";

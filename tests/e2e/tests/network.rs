@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::thread;
 
-use banger_e2e::Banger;
+use banger_e2e::{Banger, SMALL};
 
 /// What everything in the world is at.
 const WORLD: [u8; 4] = [192, 0, 2, 7];
@@ -46,16 +46,8 @@ fn guests_have_each_others_names_and_with_nat_the_worlds() {
     let mut start = banger.command(&["daemon", "start"]);
     start.env("BANGER_DEFAULT_DNS", resolver().to_string());
     assert!(start.status().unwrap().success());
-    let small = [
-        "--image",
-        "debian-minimal",
-        "--memory",
-        "256",
-        "--wait",
-        "reachable",
-    ];
-    let shut = banger.vm(&small);
-    let open = banger.vm(&[&small[..], &["--nat"]].concat());
+    let shut = banger.vm(SMALL);
+    let open = banger.vm(&[SMALL, &["--nat"]].concat());
     let address = |vm: &banger_e2e::Vm| vm.show()["address"].as_str().unwrap().to_owned();
     // Both ways, and back. Busybox mixes the answers up when it asks for two types at once.
     for (asker, asked) in [(&shut, &open), (&open, &shut)] {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use banger_e2e::{Banger, Elsewhere, Finished, Vm, until};
+use banger_e2e::{Banger, Elsewhere, Finished, SMALL, Vm, until};
 use banger_testkit::SmallDisk;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -15,14 +15,6 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What is told at once must not take longer, also on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(10);
-const MINIMAL: &[&str] = &[
-    "--wait",
-    "reachable",
-    "--image",
-    "debian-minimal",
-    "--memory",
-    "256",
-];
 
 /// A banger whose VMs lie on a small disk of its own, in raw files. What is deleted last are its VMs.
 struct Small {
@@ -72,7 +64,7 @@ impl Small {
     }
 
     fn create(&self, vm: &str) {
-        self.ok(&[&["vm", "create", "--name", vm], MINIMAL].concat());
+        self.ok(&[&["vm", "create", "--name", vm], SMALL].concat());
     }
 
     /// Leaves that much of the disk, at one stroke; the file that has the rest.
@@ -165,7 +157,7 @@ fn vms_stand_still_while_the_disk_is_nearly_full_and_go_on_unharmed() {
     small
         .run(&["vm", "start", "other"])
         .assert_failed("start", 5, &["[vm_paused]", why]);
-    let third = [&["vm", "create", "--name", "third"], MINIMAL].concat();
+    let third = [&["vm", "create", "--name", "third"], SMALL].concat();
     small
         .run(&third)
         .assert_failed("create", 1, &["[disk_full]"]);
@@ -256,7 +248,7 @@ fn freeze(vm: &Vm) -> Pid {
 #[test]
 fn one_that_somebody_else_stopped_is_told_goes_on_when_told_and_can_be_ended() {
     let banger = Banger::from_env();
-    let vm = banger.vm(MINIMAL);
+    let vm = banger.vm(SMALL);
     freeze(&vm);
     let why = "stopped by a signal from outside banger";
     assert_told_at_once(|args| banger.run(args), &vm.name, why);

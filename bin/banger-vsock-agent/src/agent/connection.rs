@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use banger_guest_proto::{
-    AgentError, AgentErrorCode, AgentMessage, ClientMessage, Decoder, Frame, Hello, Readiness,
-    encode_control,
+    AgentError, AgentErrorCode, AgentMessage, ClientMessage, Decoder, Frame, Hello, Outbox,
+    Readiness, encode_control,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
+use rustix::net::SendFlags;
 
 use super::state::State;
 use super::{ending, figures, files, forward, listeners, session, sessions};
@@ -114,6 +115,33 @@ impl Connection {
         let mut fds = [PollFd::new(&self.stream, PollFlags::RDHUP)];
         let now = Timespec::default();
         matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(1))
+    }
+
+    /// Sends what the connection takes now; it does not block.
+    pub(super) fn send_some(&self, outbox: &mut Outbox) -> io::Result<()> {
+        outbox.send(|bytes| {
+            rustix::net::send(&self.stream, bytes, SendFlags::NOSIGNAL).map_err(Into::into)
+        })
+    }
+
+    /// Reads what has come of a connection that does not block, for [`Connection::decoded`]; whether
+    /// something has. That the client hung up is an error.
+    pub(super) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
+        match rustix::io::read(&self.stream, &mut *buffer) {
+            Ok(0) => Err(io::ErrorKind::ConnectionReset.into()),
+            Ok(count) => {
+                self.decoder.push(&buffer[..count]);
+                Ok(true)
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The next frame of what has come.
+    pub(super) fn decoded(&mut self) -> io::Result<Option<Frame>> {
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        self.decoder.next_frame().map_err(invalid)
     }
 
     pub(super) fn send(&mut self, message: &AgentMessage) -> io::Result<()> {

@@ -5,6 +5,7 @@ mod cgroup;
 mod connection;
 mod ending;
 mod environment;
+mod exit;
 mod figures;
 mod files;
 mod forward;

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use banger_guest_proto::{
-    AgentMessage, ClientMessage, ExecRequest, ExitStatus, Frame, MAX_DATA, ReceiveWindow,
+    AgentMessage, ClientMessage, ExecRequest, ExitStatus, Frame, MAX_DATA, Outbox, ReceiveWindow,
     SendWindow, Stream, encode_control, encode_data, encode_frame,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -18,13 +18,11 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use super::connection::Connection;
+use super::exit::exit_status;
 use super::linger::linger;
 use super::start::{self, Program};
 use super::state::State;
 use super::terminal;
-
-/// Output is not read while this much waits to be sent.
-const SEND_BUFFER: usize = 4 * MAX_DATA;
 
 /// End of input on a terminal (termios(3), VEOF).
 const CONTROL_D: u8 = 4;
@@ -37,8 +35,7 @@ struct Output {
 
 struct Session<'a> {
     connection: &'a mut Connection,
-    unsent: Vec<u8>,
-    sent: usize,
+    outbox: Outbox,
     pid: Pid,
     pidfd: OwnedFd,
     terminal: Option<OwnedFd>,
@@ -96,9 +93,9 @@ impl<'a> Session<'a> {
             nonblocking(fd)?;
         }
         rustix::io::ioctl_fionbio(&connection.stream, true)?;
-        let mut unsent = vec![];
+        let mut outbox = Outbox::default();
         let pid = program.pid.as_raw_nonzero().get().unsigned_abs();
-        encode_control(&mut unsent, &AgentMessage::ExecStarted { pid });
+        encode_control(outbox.frames(), &AgentMessage::ExecStarted { pid });
         let output = |fd, stream| Output {
             fd,
             stream,
@@ -106,8 +103,7 @@ impl<'a> Session<'a> {
         };
         Ok(Self {
             connection,
-            unsent,
-            sent: 0,
+            outbox,
             pid: program.pid,
             pidfd: program.pidfd,
             terminal: program.terminal,
@@ -128,7 +124,7 @@ impl<'a> Session<'a> {
         // What came together with the request.
         self.take_frames()?;
         loop {
-            self.send()?;
+            self.connection.send_some(&mut self.outbox)?;
             if self.exited.is_some() && self.outputs.iter().all(|output| output.fd.is_none()) {
                 return self.finish();
             }
@@ -151,13 +147,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn backlog(&self) -> usize {
-        self.unsent.len() - self.sent
-    }
-
     fn wait(&self) -> io::Result<Ready> {
         let mut on_connection = PollFlags::IN;
-        if self.backlog() > 0 {
+        if self.outbox.backlog() > 0 {
             on_connection |= PollFlags::OUT;
         }
         let mut fds = vec![PollFd::new(&self.connection.stream, on_connection)];
@@ -166,7 +158,7 @@ impl<'a> Session<'a> {
         let hungry = !self.stdin_waiting.is_empty();
         let stdin = self.stdin.as_ref().filter(|_| hungry);
         let stdin = add(&mut fds, stdin, PollFlags::OUT);
-        let room = self.backlog() < SEND_BUFFER;
+        let room = self.outbox.has_room();
         let outputs = [0, 1].map(|at| {
             let output = &self.outputs[at];
             let open = room && output.window.left() > 0;
@@ -188,34 +180,15 @@ impl<'a> Session<'a> {
         })
     }
 
-    fn send(&mut self) -> io::Result<()> {
-        while self.sent < self.unsent.len() {
-            let flags = rustix::net::SendFlags::NOSIGNAL;
-            match rustix::net::send(&self.connection.stream, &self.unsent[self.sent..], flags) {
-                Ok(count) => self.sent += count,
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+    fn receive(&mut self) -> io::Result<()> {
+        if self.connection.receive(&mut self.buffer[..])? {
+            self.take_frames()?;
         }
-        self.unsent.clear();
-        self.sent = 0;
         Ok(())
     }
 
-    fn receive(&mut self) -> io::Result<()> {
-        match rustix::io::read(&self.connection.stream, &mut self.buffer[..]) {
-            Ok(0) => return Err(io::ErrorKind::ConnectionReset.into()),
-            Ok(count) => self.connection.decoder.push(&self.buffer[..count]),
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-        self.take_frames()
-    }
-
     fn take_frames(&mut self) -> io::Result<()> {
-        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-        while let Some(frame) = self.connection.decoder.next_frame().map_err(invalid)? {
+        while let Some(frame) = self.connection.decoded()? {
             self.take_frame(frame)?;
         }
         Ok(())
@@ -328,14 +301,14 @@ impl<'a> Session<'a> {
 
     fn give_credit(&mut self, bytes: usize) {
         if let Some(count) = self.stdin_window.consumed(bytes) {
-            encode_frame(&mut self.unsent, &Frame::Credit(Stream::Stdin, count));
+            encode_frame(self.outbox.frames(), &Frame::Credit(Stream::Stdin, count));
         }
     }
 
     /// Reads what an output has now. After the program's exit, an output that has nothing more is
     /// done, even if something that the program left behind still holds it.
     fn read_output(&mut self, at: usize) {
-        while self.backlog() < SEND_BUFFER {
+        while self.outbox.has_room() {
             let output = &mut self.outputs[at];
             let most = output.window.left().min(self.buffer.len());
             let Some(fd) = output.fd.as_ref().filter(|_| most > 0) else {
@@ -349,7 +322,7 @@ impl<'a> Session<'a> {
                 Ok(0) => return self.output_ended(at),
                 Ok(count) => {
                     output.window.sent(count);
-                    encode_data(&mut self.unsent, output.stream, &self.buffer[..count]);
+                    encode_data(self.outbox.frames(), output.stream, &self.buffer[..count]);
                 }
                 Err(Errno::AGAIN | Errno::INTR) => return,
                 // A terminal whose other end is closed says EIO.
@@ -364,28 +337,21 @@ impl<'a> Session<'a> {
             Stream::Stderr => AgentMessage::StderrEof,
             _ => AgentMessage::StdoutEof,
         };
-        encode_control(&mut self.unsent, &message);
+        encode_control(self.outbox.frames(), &message);
     }
 
     fn reap(&self) -> Option<ExitStatus> {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        let status = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options);
-        let status = status.ok().flatten()?;
-        let byte = |number: Option<i32>| number.and_then(|n| u8::try_from(n & 0xff).ok());
-        match byte(status.exit_status()) {
-            Some(code) => Some(ExitStatus::Code(code)),
-            None => byte(status.terminating_signal()).map(ExitStatus::Signal),
-        }
+        exit_status(&self.pidfd, WaitIdOptions::empty())
     }
 
     /// Sends the last message.
     fn finish(&mut self) -> io::Result<()> {
         if let Some(status) = self.exited {
-            encode_control(&mut self.unsent, &AgentMessage::Exited(status));
+            encode_control(self.outbox.frames(), &AgentMessage::Exited(status));
         }
-        while self.backlog() > 0 {
-            self.send()?;
-            if self.backlog() > 0 {
+        while self.outbox.backlog() > 0 {
+            self.connection.send_some(&mut self.outbox)?;
+            if self.outbox.backlog() > 0 {
                 let ready = self.wait()?;
                 if ready.connection {
                     self.receive()?;

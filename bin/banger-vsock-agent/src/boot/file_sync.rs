@@ -271,7 +271,7 @@ fn save(home: BorrowedFd<'_>, record: &Record) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use banger_guest_proto::{InnerPath, append_files};
+    use banger_guest_proto::{RelPath, append_files};
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
@@ -335,7 +335,7 @@ mod tests {
 
     fn entry(path: &str, kind: FileKind, mode: u32, content: &str) -> GuestFile {
         GuestFile {
-            path: InnerPath::new(path.into()).unwrap(),
+            path: RelPath::new(path).unwrap(),
             kind,
             mode,
             content: content.into(),

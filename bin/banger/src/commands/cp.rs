@@ -16,7 +16,7 @@ use banger_guest_proto::{
     AgentErrorCode, Entry, EntryKind, FileTime, FilesDone, GetFiles, PutFiles, RelPath, WirePath,
 };
 
-use super::{CommandResult, Context};
+use super::{CommandResult, Context, blocking};
 use crate::cli::CpArgs;
 use crate::error::CommandError;
 use crate::progress::Progress;
@@ -251,8 +251,7 @@ async fn over<T: Send + 'static>(
 ) -> Result<T, CommandError> {
     let client = context.client(Needs::Daemon).await?;
     let stream = client.connect_guest(vm, Readiness::Reachable, None).await?;
-    let done = tokio::task::spawn_blocking(move || transfer(&stream)).await;
-    done.map_err(|error| CommandError::internal("the transfer ended unexpectedly", &error))?
+    blocking("the transfer", move || transfer(&stream)).await?
 }
 
 /// The failed command that a failed transfer is.

@@ -6,7 +6,7 @@ use banger_core::ErrorCode;
 use banger_guest::exec::{ExecError, ExecIo, run};
 use banger_guest_proto::ExecRequest;
 
-use super::{CommandResult, Context};
+use super::{CommandResult, Context, blocking};
 use crate::cli::ExecArgs;
 use crate::error::CommandError;
 use crate::start::Needs;
@@ -37,14 +37,10 @@ pub(crate) async fn in_guest(
     tty: bool,
 ) -> CommandResult {
     let stream = client.connect_guest(vm, Readiness::Reachable, None).await?;
-    let ran = tokio::task::spawn_blocking(move || run(stream, request, ExecIo::stdio(tty))).await;
-    match ran {
-        Ok(Ok(status)) => Ok(status.exit_code()),
-        Ok(Err(error)) => failed(&error),
-        Err(error) => Err(CommandError::internal(
-            "the session ended unexpectedly",
-            &error,
-        )),
+    let ran = move || run(stream, request, ExecIo::stdio(tty));
+    match blocking("the session", ran).await? {
+        Ok(status) => Ok(status.exit_code()),
+        Err(error) => failed(&error),
     }
 }
 

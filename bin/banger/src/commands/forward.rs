@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::session::failed;
-use super::{CommandResult, Context};
+use super::{CommandResult, Context, INTERRUPTED, blocking};
 use crate::cli::{ForwardArgs, Ports};
 use crate::error::CommandError;
 use crate::interrupt::Interrupts;
@@ -27,9 +27,6 @@ use crate::ui::Ui;
 
 /// How many streams one command carries at a time; who comes next waits.
 const MAX_STREAMS: usize = 64;
-
-/// The usual end: Ctrl-C.
-const INTERRUPTED: u8 = 130;
 
 /// What every forwarding has.
 #[derive(Clone)]
@@ -139,9 +136,7 @@ impl Way {
         request: ForwardRequest,
     ) -> Result<(ForwardReply, StdUnixStream), CommandError> {
         let stream = self.connect().await?;
-        let answer = tokio::task::spawn_blocking(move || ask(stream, request)).await;
-        let answer = answer
-            .map_err(|error| CommandError::internal("the command ended unexpectedly", &error))?;
+        let answer = blocking("the command", move || ask(stream, request)).await?;
         answer.map_err(|error| failed("the guest does not forward it", &error))
     }
 

@@ -43,6 +43,18 @@ pub(crate) use session::live_names;
 /// What a command ends with.
 pub(crate) type CommandResult = Result<u8, CommandError>;
 
+/// The exit code of a command that Ctrl-C ended (128 and the number of SIGINT).
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// Runs what blocks, off the runtime; `what` names it, should it panic.
+pub(crate) async fn blocking<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, CommandError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| CommandError::internal(&format!("{what} ended unexpectedly"), &error))
+}
+
 /// What every command has.
 pub(crate) struct Context<'a> {
     pub(crate) ui: &'a Ui,

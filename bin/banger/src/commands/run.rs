@@ -6,15 +6,12 @@ use banger_core::{ByteSize, ErrorCode, SpecOrigin};
 use banger_guest_proto::ExecRequest;
 
 use super::workspace::Repo;
-use super::{CommandResult, Context, exec, image, workspace};
+use super::{CommandResult, Context, INTERRUPTED, exec, image, workspace};
 use crate::cli::{CreateArgs, RunArgs, VmFlags, WaitFor};
 use crate::error::CommandError;
 use crate::interrupt::Interrupts;
 use crate::operation::{OnInterrupt, follow};
 use crate::start::Needs;
-
-/// The exit code of a command that Ctrl-C ended before it began.
-const INTERRUPTED: u8 = 130;
 
 impl From<WaitFor> for Readiness {
     fn from(wait: WaitFor) -> Self {

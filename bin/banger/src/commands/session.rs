@@ -11,12 +11,12 @@ use banger_guest::session::{
 };
 use banger_guest_proto::{
     AgentErrorCode, AttachRequest, ExitStatus, LogStart, LogsRequest, RestartPolicy, SessionInfo,
-    SessionReply, SessionRequest, SessionSpec, SessionState, StdinMode, Stream, TtySize,
+    SessionReply, SessionRequest, SessionSpec, SessionState, StdinMode, Stream,
 };
 use serde_json::json;
 
 use super::show::table;
-use super::{CommandResult, Context};
+use super::{CommandResult, Context, blocking};
 use crate::cli::{
     AttachArgs, KillSessionArgs, OutputStream, Position, RestartFlag, SessionCommand,
     SessionLogsArgs, SessionRef, StartSessionArgs, StdinFlag, StopSessionArgs, VmRef,
@@ -76,14 +76,6 @@ async fn connect(client: &Client, vm: &str) -> Result<UnixStream, CommandError> 
     Ok(client.connect_guest(vm, Readiness::Ready, None).await?)
 }
 
-/// Runs what blocks.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, CommandError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| CommandError::internal("the command ended unexpectedly", &error))
-}
-
 async fn ask(
     context: &Context<'_>,
     vm: &str,
@@ -92,7 +84,7 @@ async fn ask(
 ) -> Result<SessionReply, CommandError> {
     let client = context.client(Needs::Daemon).await?;
     let stream = connect(&client, vm).await?;
-    let reply = blocking(move || call(stream, request)).await?;
+    let reply = blocking("the command", move || call(stream, request)).await?;
     reply.map_err(|error| failed(what, &error))
 }
 
@@ -135,7 +127,7 @@ async fn start(context: &Context<'_>, args: StartSessionArgs) -> CommandResult {
         },
         on_boot: args.on_boot,
         log_bytes: Some(args.log_size.0),
-        tty: window_size(),
+        tty: banger_guest::size_of(rustix::stdio::stdout()),
         term: std::env::var("TERM").ok(),
         replace: args.replace,
     };
@@ -155,15 +147,6 @@ async fn start(context: &Context<'_>, args: StartSessionArgs) -> CommandResult {
         text + &format!("  end     banger vm session stop {vm} {name}")
     });
     Ok(0)
-}
-
-/// The size of this process's terminal, when it has one.
-fn window_size() -> Option<TtySize> {
-    let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok()?;
-    (size.ws_row > 0 && size.ws_col > 0).then_some(TtySize {
-        rows: size.ws_row,
-        cols: size.ws_col,
-    })
 }
 
 async fn list(context: &Context<'_>, args: &VmRef) -> CommandResult {
@@ -346,7 +329,7 @@ async fn print_logs(context: &Context<'_>, args: SessionLogsArgs) -> CommandResu
         follow: args.follow,
     };
     let ui = *context.ui;
-    let (done, next) = blocking(move || {
+    let (done, next) = blocking("the command", move || {
         let mut next = None;
         let done = logs(stream, request, &mut next, |item| print(&ui, &item));
         (done, next)
@@ -419,7 +402,7 @@ async fn attached(context: &Context<'_>, args: AttachArgs) -> CommandResult {
         tty: None,
     };
     let ui = *context.ui;
-    let (done, next) = blocking(move || {
+    let (done, next) = blocking("the command", move || {
         let io = AttachIo {
             stdin: (!args.no_stdin).then(rustix::stdio::stdin),
             stdout: rustix::stdio::stdout(),

@@ -12,7 +12,7 @@ use banger_guest::exec::{ExecIo, run};
 use banger_guest_proto::ExecRequest;
 use serde::Serialize;
 
-use super::{CommandResult, Context};
+use super::{CommandResult, Context, blocking};
 use crate::cli::SshConfigArgs;
 use crate::error::CommandError;
 use crate::start::Needs;
@@ -155,9 +155,8 @@ pub(crate) async fn ssh_proxy(context: &Context<'_>, host: &str) -> CommandResul
         .await?;
     // The agent's own program: the image need not have one for this.
     let request = ExecRequest::new(["/proc/self/exe", "connect", "22"]);
-    let ran = tokio::task::spawn_blocking(move || run(stream, request, ExecIo::stdio(false))).await;
-    let status =
-        ran.map_err(|error| CommandError::internal("the stream ended unexpectedly", &error))?;
+    let ran = move || run(stream, request, ExecIo::stdio(false));
+    let status = blocking("the stream", ran).await?;
     let status = status.map_err(|error| {
         let what = format!("the connection to the sshd of {vm} was lost");
         CommandError::because(ErrorCode::AgentUnreachable, what, &error)

@@ -176,8 +176,7 @@ async fn put(
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, CommandError> + Send + 'static,
 ) -> Result<T, CommandError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| CommandError::internal("the work ended unexpectedly", &error))?
+    super::blocking("the work", work).await?
 }
 
 async fn prepare_command(context: &Context<'_>, args: PrepareArgs) -> CommandResult {

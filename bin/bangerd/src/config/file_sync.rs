@@ -3,7 +3,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use banger_guest_proto::InnerPath;
+use banger_guest_proto::RelPath;
 use serde::Deserialize;
 
 /// An entry as it is written.
@@ -21,7 +21,7 @@ pub(crate) struct SyncedPath {
     /// Below the owner's home.
     pub(crate) host: PathBuf,
     /// Below the guest's `/root`.
-    pub(crate) guest: InnerPath,
+    pub(crate) guest: RelPath,
     /// Permissions of its files.
     pub(crate) mode: Option<u32>,
 }
@@ -38,7 +38,7 @@ impl FileSync {
             ("host", format!("{what}; write it like \"~/.gitconfig\""))
         })?;
         let guest = below(&self.guest, Path::new("/root"))
-            .and_then(|path| InnerPath::new(path.into_os_string().into_encoded_bytes()).ok())
+            .and_then(|path| RelPath::new(path.into_os_string().into_encoded_bytes()).ok())
             .ok_or_else(|| {
                 let what = format!("{:?} is not below the guest's /root", self.guest);
                 ("guest", format!("{what}; write it like \"~/.gitconfig\""))

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use banger_guest_proto::{FileKind, GuestFile, InnerPath, MAX_FILES, MAX_FILES_SIZE};
+use banger_guest_proto::{FileKind, GuestFile, MAX_FILES, MAX_FILES_SIZE, RelPath};
 use rustix::fs::{Mode, OFlags};
 
 use crate::config::SyncedPath;
@@ -61,7 +61,7 @@ impl Collected {
         self.visit(&real, entry.guest.clone(), entry.mode)
     }
 
-    fn visit(&mut self, path: &Path, guest: InnerPath, mode: Option<u32>) -> Result<(), String> {
+    fn visit(&mut self, path: &Path, guest: RelPath, mode: Option<u32>) -> Result<(), String> {
         let unreadable = |error: io::Error| format!("cannot be read: {}: {error}", path.display());
         let found = fs::symlink_metadata(path).map_err(unreadable)?;
         let kind = found.file_type();
@@ -83,7 +83,7 @@ impl Collected {
             for inner in names {
                 let name = inner.file_name().unwrap_or_default();
                 let bytes = [guest.as_bytes(), b"/", name.as_bytes()].concat();
-                let guest = InnerPath::new(bytes).map_err(|error| error.to_string())?;
+                let guest = RelPath::new(bytes).map_err(|error| error.to_string())?;
                 self.visit(&inner, guest, mode)?;
             }
             return Ok(());
@@ -105,7 +105,7 @@ impl Collected {
 
     fn add(
         &mut self,
-        path: InnerPath,
+        path: RelPath,
         kind: FileKind,
         mode: u32,
         content: Vec<u8>,
@@ -174,7 +174,7 @@ mod tests {
         fn collect(&self, name: &str, mode: Option<u32>) -> Collected {
             let entry = SyncedPath {
                 host: self.path(name),
-                guest: InnerPath::new(b"to".to_vec()).unwrap(),
+                guest: RelPath::new(b"to".to_vec()).unwrap(),
                 mode,
             };
             collect(&[entry], &self.0.path().join("me"))
@@ -259,7 +259,7 @@ mod tests {
         fs::write(home.path("small"), "s").unwrap();
         let entry = |name: &str| SyncedPath {
             host: home.path(name),
-            guest: InnerPath::new(name.into()).unwrap(),
+            guest: RelPath::new(name).unwrap(),
             mode: None,
         };
         let both = collect(&[entry("big"), entry("small")], &home.0.path().join("me"));

@@ -11,7 +11,6 @@ use axum::response::{IntoResponse, Response};
 use banger_api::{ApiError, CONNECT_PROTOCOL, Readiness};
 use banger_core::{ErrorCode, VmId};
 use banger_engine::ports::Failure;
-use banger_guest::GuestAddress;
 use hyper_util::rt::TokioIo;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tokio::io::{AsyncReadExt, Interest};
@@ -26,7 +25,7 @@ use crate::state::Shared;
 /// Deadline where nobody sets one.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How long an agent that has answered before may take to do so again.
-const ANSWER: Duration = Duration::from_secs(20);
+pub(super) const ANSWER: Duration = Duration::from_secs(20);
 
 /// Upgrades to a connection to the guest's agent (see `CONNECT_PROTOCOL`).
 #[utoipa::path(post, path = "/v1/vms/{ref}/connect", params(("ref" = String, Path,), WaitQuery), responses((status = 101)))]
@@ -90,7 +89,7 @@ pub(super) async fn reach(
     if view.vmm_pid.is_some_and(is_stopped) {
         return Err(view.stands_still());
     }
-    let address = GuestAddress::new(state.vm_folder(vm).join("run/v"));
+    let address = state.guest_address(vm);
     let unreachable = |error: &(dyn std::error::Error + 'static)| {
         Failure::because(
             ErrorCode::AgentUnreachable,

@@ -8,10 +8,10 @@ use banger_api::{PortList, Readiness};
 use banger_core::{ErrorCode, VmId};
 use banger_engine::VmView;
 use banger_engine::ports::Failure;
-use banger_guest::{AgentCallError, AgentClient, GuestAddress};
+use banger_guest::{AgentCallError, AgentClient};
 
 use super::Problem;
-use super::connect::reach;
+use super::connect::{ANSWER, reach};
 use crate::convert;
 use crate::ports;
 use crate::state::Shared;
@@ -22,8 +22,6 @@ const BOOT: Duration = Duration::from_secs(60);
 const GLANCE: Duration = Duration::from_secs(2);
 /// So many of a guest's sentences are shown.
 const MAX_PROBLEMS: usize = 20;
-/// How long an agent that has answered before may take to do so again.
-const ANSWER: Duration = Duration::from_secs(20);
 
 /// A connection to the agent of a guest that runs.
 async fn agent(state: &Shared, vm: &VmId) -> Result<AgentClient, Failure> {
@@ -70,20 +68,12 @@ pub(crate) async fn list_ports(
 
 /// What a VM has to do without: files that the host could not give it, and what its boot complained of.
 pub(super) async fn warnings(state: &Shared, view: &VmView) -> Vec<String> {
-    let folder = state.vm_folder(&view.id);
     let mut warnings = convert::file_sync_warnings(state, &view.id);
     if view.readiness.is_none() || view.is_awake().is_err() {
         return warnings;
     }
-    let address = GuestAddress::new(folder.join("run/v"));
-    let asking = async {
-        AgentClient::over(address.dial().await.ok()?)
-            .status()
-            .await
-            .ok()
-    };
     // Without the agent the rest is told all the same.
-    if let Ok(Some(status)) = tokio::time::timeout(GLANCE, asking).await {
+    if let Some(status) = state.glance(&view.id, GLANCE).await {
         let problems = status.problems.iter().take(MAX_PROBLEMS);
         warnings.extend(problems.map(|text| printable(text)));
     }

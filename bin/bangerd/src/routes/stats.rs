@@ -8,14 +8,14 @@ use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use banger_api::{ApiError, RootFill, StatsList, VmStats};
-use banger_core::{ErrorCode, RootStorage, VmId};
+use banger_core::{ErrorCode, VmId};
 use banger_engine::VmView;
 use futures_util::stream::{self, StreamExt};
 
 use super::Problem;
 use crate::state::Shared;
 use crate::stats;
-use crate::stores::root_fill;
+use crate::stores::{has_store, root_fill};
 
 /// So many VMs are looked at side by side.
 const AT_ONCE: usize = 32;
@@ -64,8 +64,6 @@ pub(crate) async fn metrics(State(state): State<Shared>) -> Result<Response, Pro
 }
 
 async fn all(state: &Shared, views: &[VmView], oldest: Duration) -> Vec<VmStats> {
-    let has_store =
-        |view: &VmView| view.spec.storage == RootStorage::DmSnapshot && view.vmm_pid.is_some();
     let stores = if views.iter().any(has_store) {
         // Without the helper the rest is shown all the same.
         state.helper.stores().await.unwrap_or_default()

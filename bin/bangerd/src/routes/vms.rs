@@ -9,7 +9,6 @@ use banger_api::{
     CreateVmRequest, DeleteQuery, Operation, Readiness, SshAccess, SshTarget, StopVmRequest, Vm,
     VmList,
 };
-use banger_core::RootStorage;
 use banger_engine::CreateVm;
 use banger_engine::ports::{Failure, GuestState};
 use banger_image::Recipe;
@@ -20,7 +19,7 @@ use crate::adapters::{unknown_image, unknown_kernel};
 use crate::convert;
 use crate::sizes::{Asked, effective};
 use crate::state::Shared;
-use crate::stores::root_fill;
+use crate::stores::{has_store, root_fill};
 use crate::vmm_choice::choose;
 
 pub(super) type Accepted = (StatusCode, Json<Operation>);
@@ -117,7 +116,7 @@ pub(crate) async fn show(
 ) -> Result<Json<Vm>, Problem> {
     let view = state.engine.resolve(&reference)?;
     let mut vm = convert::vm(&state, &view);
-    if view.spec.storage == RootStorage::DmSnapshot && view.vmm_pid.is_some() {
+    if has_store(&view) {
         // Without the helper the rest is shown all the same.
         let stores = state.helper.stores().await.unwrap_or_default();
         let mine = stores.into_iter().find(|(id, _)| *id == view.id);

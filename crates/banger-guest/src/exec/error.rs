@@ -4,6 +4,8 @@ use std::io;
 
 use banger_guest_proto::{AgentError, AgentErrorCode, FrameError, WindowExceeded};
 
+use crate::link::Lost;
+
 /// Why a program did not start, or its end is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
@@ -59,6 +61,15 @@ impl ExecError {
             Self::Refused(error) if error.code == AgentErrorCode::NotExecutable => 126,
             Self::Interrupted { number } => u8::try_from(128 + number).unwrap_or(125),
             _ => 125,
+        }
+    }
+}
+
+impl From<Lost> for ExecError {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Gone => Self::GuestGone,
+            Lost::Failed(error) => Self::Connection(error),
         }
     }
 }

@@ -4,8 +4,8 @@ use std::io;
 use std::os::unix::net::UnixStream;
 
 use banger_guest_proto::{
-    AgentMessage, ClientMessage, Decoder, ExecRequest, ExitStatus, Frame, Hello, MAX_DATA,
-    SendWindow, Stream, encode_control, encode_data, encode_frame,
+    AgentMessage, ClientMessage, ExecRequest, ExitStatus, Frame, MAX_DATA, SendWindow, Stream,
+    encode_control, encode_data, encode_frame,
 };
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -13,18 +13,12 @@ use rustix::io::Errno;
 use super::output::{Output, Written};
 use super::signals::{self, Signals};
 use super::{ExecError, ExecIo};
+use crate::link::Link;
 use crate::terminal;
-
-/// Standard input is not read while this much waits to be sent.
-const SEND_BUFFER: usize = 4 * MAX_DATA;
 
 /// One running exec.
 pub(super) struct Pump<'a> {
-    connection: UnixStream,
-    decoder: Decoder,
-    /// To be sent, from `sent` on.
-    unsent: Vec<u8>,
-    sent: usize,
+    link: Link,
     io: ExecIo<'a>,
     stdin_open: bool,
     stdin_window: SendWindow,
@@ -46,16 +40,10 @@ impl<'a> Pump<'a> {
         io: ExecIo<'a>,
         signals: &'a Signals,
     ) -> Result<Self, ExecError> {
-        let nonblocking = connection.set_nonblocking(true);
-        nonblocking.map_err(ExecError::Connection)?;
-        let mut unsent = vec![];
-        encode_control(&mut unsent, &ClientMessage::Hello(Hello::ours()));
-        encode_control(&mut unsent, &ClientMessage::Exec(request.clone()));
+        let link = Link::new(connection, &ClientMessage::Exec(request.clone()));
+        let link = link.map_err(ExecError::Connection)?;
         Ok(Self {
-            connection,
-            decoder: Decoder::default(),
-            unsent,
-            sent: 0,
+            link,
             io,
             stdin_open: !request.no_stdin,
             stdin_window: SendWindow::default(),
@@ -97,11 +85,11 @@ impl<'a> Pump<'a> {
 
     fn wait(&self) -> Result<Ready, ExecError> {
         let mut on_connection = PollFlags::IN;
-        if self.sent < self.unsent.len() {
+        if self.link.outbox.backlog() > 0 {
             on_connection |= PollFlags::OUT;
         }
         let mut fds = vec![
-            PollFd::new(&self.connection, on_connection),
+            PollFd::new(&self.link.stream, on_connection),
             PollFd::from_borrowed_fd(self.signals.fd(), PollFlags::IN),
         ];
         let mut places = [None; 3];
@@ -111,7 +99,7 @@ impl<'a> Pump<'a> {
                 fds.push(PollFd::from_borrowed_fd(output.fd(), PollFlags::OUT));
             }
         }
-        let room = self.unsent.len() - self.sent < SEND_BUFFER && self.stdin_window.left() > 0;
+        let room = self.link.outbox.has_room() && self.stdin_window.left() > 0;
         if self.stdin_open && room {
             places[2] = Some(fds.len());
             fds.push(PollFd::from_borrowed_fd(self.io.stdin, PollFlags::IN));
@@ -130,36 +118,17 @@ impl<'a> Pump<'a> {
         })
     }
 
-    /// Sends what the connection takes.
+    /// Sends what the connection takes. Without an agent no more input is wanted.
     fn send(&mut self) -> Result<(), ExecError> {
-        while self.sent < self.unsent.len() {
-            let flags = rustix::net::SendFlags::NOSIGNAL;
-            match rustix::net::send(&self.connection, &self.unsent[self.sent..], flags) {
-                Ok(count) => self.sent += count,
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => {}
-                // The agent has hung up; why, it said before, and that is still to be read.
-                Err(Errno::PIPE | Errno::CONNRESET) => {
-                    self.stdin_open = false;
-                    self.sent = self.unsent.len();
-                }
-                Err(error) => return Err(ExecError::Connection(error.into())),
-            }
+        if !self.link.send().map_err(ExecError::Connection)? {
+            self.stdin_open = false;
         }
-        self.unsent.clear();
-        self.sent = 0;
         Ok(())
     }
 
     fn receive(&mut self) -> Result<Step, ExecError> {
-        match rustix::io::read(&self.connection, &mut self.buffer[..]) {
-            Ok(0) => return Err(ExecError::GuestGone),
-            Ok(count) => self.decoder.push(&self.buffer[..count]),
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(Step::Continue),
-            Err(Errno::CONNRESET) => return Err(ExecError::GuestGone),
-            Err(error) => return Err(ExecError::Connection(error.into())),
-        }
-        while let Some(frame) = self.decoder.next_frame().map_err(ExecError::Protocol)? {
+        self.link.receive(&mut self.buffer)?;
+        while let Some(frame) = self.link.decoded().map_err(ExecError::Protocol)? {
             if let Step::Done(status) = self.take_frame(frame)? {
                 return Ok(Step::Done(status));
             }
@@ -199,7 +168,7 @@ impl<'a> Pump<'a> {
 
     fn give_credit(&mut self, stream: Stream, credit: Option<u32>) {
         if let Some(count) = credit {
-            encode_frame(&mut self.unsent, &Frame::Credit(stream, count));
+            encode_frame(self.link.outbox.frames(), &Frame::Credit(stream, count));
         }
     }
 
@@ -208,7 +177,10 @@ impl<'a> Pump<'a> {
         match self.outputs[at].write_some()? {
             Written::Passed(credit) => self.give_credit(stream, credit),
             Written::ReaderGone(credit) => {
-                encode_control(&mut self.unsent, &ClientMessage::CloseOutput { stream });
+                encode_control(
+                    self.link.outbox.frames(),
+                    &ClientMessage::CloseOutput { stream },
+                );
                 self.give_credit(stream, credit);
             }
         }
@@ -221,7 +193,11 @@ impl<'a> Pump<'a> {
             Ok(0) => self.end_stdin(),
             Ok(count) => {
                 self.stdin_window.sent(count);
-                encode_data(&mut self.unsent, Stream::Stdin, &self.buffer[..count]);
+                encode_data(
+                    self.link.outbox.frames(),
+                    Stream::Stdin,
+                    &self.buffer[..count],
+                );
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
             // Closed by whoever started the caller, or a terminal that hung up.
@@ -238,7 +214,7 @@ impl<'a> Pump<'a> {
 
     fn end_stdin(&mut self) {
         self.stdin_open = false;
-        encode_control(&mut self.unsent, &ClientMessage::StdinEof);
+        encode_control(self.link.outbox.frames(), &ClientMessage::StdinEof);
     }
 
     fn take_signals(&mut self) -> Result<(), ExecError> {
@@ -246,12 +222,12 @@ impl<'a> Pump<'a> {
             if signals::is_resize(number) {
                 let size = [self.io.stdout, self.io.stdin].map(terminal::size_of);
                 if let Some(size) = size.into_iter().flatten().next() {
-                    encode_control(&mut self.unsent, &ClientMessage::Resize(size));
+                    encode_control(self.link.outbox.frames(), &ClientMessage::Resize(size));
                 }
             } else if self.io.tty && signals::ends_a_terminal(number) {
                 return Err(ExecError::Interrupted { number });
             } else {
-                encode_control(&mut self.unsent, &ClientMessage::Signal { number });
+                encode_control(self.link.outbox.frames(), &ClientMessage::Signal { number });
             }
         }
         Ok(())

@@ -40,7 +40,7 @@ impl<'a> Transfer<'a> {
         greeted
             .write_all(&hello)
             .map_err(TransferError::Connection)?;
-        let mut records = RecordReader::new(Wire::receiving(stream, progress), &[]);
+        let mut records = RecordReader::new(Wire::new(stream, progress), &[]);
         match records.next_record()? {
             Record::Control(json) => match Frame::parse(json).map_err(TransferError::Protocol)? {
                 AgentMessage::Hello(hello)
@@ -61,7 +61,7 @@ impl<'a> Transfer<'a> {
         greeted
             .write_all(&request)
             .map_err(TransferError::Connection)?;
-        let out = RecordWriter::new(Wire::sending(stream, progress));
+        let out = RecordWriter::new(Wire::new(stream, progress));
         Ok(Self { records, out })
     }
 

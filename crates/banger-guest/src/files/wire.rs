@@ -9,46 +9,29 @@ use rustix::io::Errno;
 
 use super::Progress;
 
-/// Counts what passes. A sender stops as soon as the other side says something: during a transfer that
+/// Counts what passes: one for each direction. A sender stops as soon as the other side says something: during a transfer that
 /// can only be why it takes no more.
 pub struct Wire<'a> {
     stream: &'a UnixStream,
     progress: Progress<'a>,
-    sends: bool,
 }
 
 impl fmt::Debug for Wire<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wire")
-            .field("sends", &self.sends)
-            .finish_non_exhaustive()
+        f.debug_struct("Wire").finish_non_exhaustive()
     }
 }
 
 impl<'a> Wire<'a> {
-    pub(super) fn sending(stream: &'a UnixStream, progress: Progress<'a>) -> Self {
-        Self {
-            stream,
-            progress,
-            sends: true,
-        }
-    }
-
-    pub(super) fn receiving(stream: &'a UnixStream, progress: Progress<'a>) -> Self {
-        Self {
-            stream,
-            progress,
-            sends: false,
-        }
+    pub(super) fn new(stream: &'a UnixStream, progress: Progress<'a>) -> Self {
+        Self { stream, progress }
     }
 }
 
 impl Read for Wire<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.stream.read(buffer)?;
-        if !self.sends {
-            (self.progress)(count as u64);
-        }
+        (self.progress)(count as u64);
         Ok(count)
     }
 }
@@ -63,7 +46,7 @@ impl Write for Wire<'_> {
                 Err(error) => return Err(error.into()),
             }
             let ready = fds[0].revents();
-            if ready.contains(PollFlags::IN) && self.sends {
+            if ready.contains(PollFlags::IN) {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
             let flags = rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT;

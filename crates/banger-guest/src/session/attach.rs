@@ -7,19 +7,17 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 
 use banger_guest_proto::{
-    AttachRequest, ClientMessage, Decoder, Frame, Hello, MAX_DATA, ReceiveWindow, SendWindow,
-    Sequence, SessionInfo, SessionReply, SessionRequest, StdinMode, Stream, encode_control,
-    encode_data, encode_frame,
+    AttachRequest, ClientMessage, Frame, Hello, MAX_DATA, ReceiveWindow, SendWindow, Sequence,
+    SessionInfo, SessionReply, SessionRequest, StdinMode, Stream, encode_control, encode_data,
+    encode_frame,
 };
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
 use super::{Said, SessionError, take};
 use crate::exec::signals::{Signals, is_resize};
+use crate::link::Link;
 use crate::terminal::{RawMode, size_of};
-
-/// Standard input is not read while this much waits to be sent.
-const SEND_BUFFER: usize = 4 * MAX_DATA;
 
 /// A pipe that polls writable takes this much without blocking (pipe(7): a free page).
 const STEP: usize = 4096;
@@ -104,11 +102,8 @@ struct Piece {
 }
 
 struct Pump<'a> {
-    connection: UnixStream,
-    decoder: Decoder,
+    link: Link,
     agent: Option<Hello>,
-    unsent: Vec<u8>,
-    sent: usize,
     io: AttachIo<'a>,
     stdin_open: bool,
     stdin_window: SendWindow,
@@ -129,18 +124,12 @@ impl<'a> Pump<'a> {
         io: AttachIo<'a>,
         signals: &'a Signals,
     ) -> Result<Self, SessionError> {
-        let nonblocking = connection.set_nonblocking(true);
-        nonblocking.map_err(SessionError::Connection)?;
-        let mut unsent = vec![];
-        encode_control(&mut unsent, &ClientMessage::Hello(Hello::ours()));
         let request = SessionRequest::Attach(request.clone());
-        encode_control(&mut unsent, &ClientMessage::Session(request));
+        let link = Link::new(connection, &ClientMessage::Session(request));
+        let link = link.map_err(SessionError::Connection)?;
         Ok(Self {
-            connection,
-            decoder: Decoder::default(),
+            link,
             agent: None,
-            unsent,
-            sent: 0,
             io,
             stdin_open: false,
             stdin_window: SendWindow::default(),
@@ -195,7 +184,7 @@ impl<'a> Pump<'a> {
         if listening {
             on_connection |= PollFlags::IN;
         }
-        if self.sent < self.unsent.len() {
+        if self.link.outbox.backlog() > 0 {
             on_connection |= PollFlags::OUT;
         }
         let mut fds = vec![PollFd::from_borrowed_fd(self.signals.fd(), PollFlags::IN)];
@@ -204,12 +193,12 @@ impl<'a> Pump<'a> {
             Some(fds.len() - 1)
         };
         let output = add(self.output(), PollFlags::OUT);
-        let room = self.unsent.len() - self.sent < SEND_BUFFER && self.stdin_window.left() > 0;
+        let room = self.link.outbox.has_room() && self.stdin_window.left() > 0;
         let stdin = self.io.stdin.filter(|_| self.stdin_open && room);
         let stdin = add(stdin, PollFlags::IN);
         let at = fds.len();
         if !on_connection.is_empty() {
-            fds.push(PollFd::new(&self.connection, on_connection));
+            fds.push(PollFd::new(&self.link.stream, on_connection));
         }
         match rustix::event::poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -226,31 +215,21 @@ impl<'a> Pump<'a> {
         })
     }
 
-    /// Sends what the connection takes.
+    /// Sends what the connection takes. Without an agent no more input is wanted.
     fn send(&mut self) -> Result<(), SessionError> {
-        while self.sent < self.unsent.len() {
-            let flags = rustix::net::SendFlags::NOSIGNAL;
-            match rustix::net::send(&self.connection, &self.unsent[self.sent..], flags) {
-                Ok(count) => self.sent += count,
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => {}
-                // The agent has hung up; why, it said before, and that is still to be read.
-                Err(Errno::PIPE | Errno::CONNRESET) => {
-                    self.stdin_open = false;
-                    self.sent = self.unsent.len();
-                }
-                Err(error) => return Err(SessionError::Connection(error.into())),
-            }
+        if !self.link.send().map_err(SessionError::Connection)? {
+            self.stdin_open = false;
         }
-        self.unsent.clear();
-        self.sent = 0;
         Ok(())
     }
 
     /// Tells what was written: the agent keeps the rest for whoever comes next.
     fn give_credit(&mut self) -> Result<(), SessionError> {
         if let Some(count) = self.window.owed() {
-            encode_frame(&mut self.unsent, &Frame::Credit(Stream::Stdout, count));
+            encode_frame(
+                self.link.outbox.frames(),
+                &Frame::Credit(Stream::Stdout, count),
+            );
         }
         Ok(())
     }
@@ -259,14 +238,8 @@ impl<'a> Pump<'a> {
         &mut self,
         note: &mut dyn FnMut(AttachNote),
     ) -> Result<Option<AttachEnd>, SessionError> {
-        match rustix::io::read(&self.connection, &mut self.buffer[..]) {
-            Ok(0) => return Err(SessionError::GuestGone),
-            Ok(count) => self.decoder.push(&self.buffer[..count]),
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
-            Err(Errno::CONNRESET) => return Err(SessionError::GuestGone),
-            Err(error) => return Err(SessionError::Connection(error.into())),
-        }
-        while let Some(frame) = self.decoder.next_frame().map_err(SessionError::Protocol)? {
+        self.link.receive(&mut self.buffer)?;
+        while let Some(frame) = self.link.decoded().map_err(SessionError::Protocol)? {
             let said = take(&mut self.agent, frame)?;
             if let Some(said) = said
                 && let Some(end) = self.take(said, note)?
@@ -375,14 +348,14 @@ impl<'a> Pump<'a> {
                 let key = self.raw.as_ref().and_then(|_| detach_at(bytes));
                 let bytes = &bytes[..key.unwrap_or(count)];
                 self.stdin_window.sent(bytes.len());
-                encode_data(&mut self.unsent, Stream::Stdin, bytes);
+                encode_data(self.link.outbox.frames(), Stream::Stdin, bytes);
                 return Ok(key.is_some());
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
             // Its end; also closed by whoever started the caller, or a terminal that hung up.
             Ok(_) | Err(Errno::BADF | Errno::IO) => {
                 self.stdin_open = false;
-                encode_control(&mut self.unsent, &ClientMessage::StdinEof);
+                encode_control(self.link.outbox.frames(), &ClientMessage::StdinEof);
             }
             Err(error) => {
                 return Err(SessionError::Local {
@@ -402,7 +375,7 @@ impl<'a> Pump<'a> {
             }
             let ends = [Some(self.io.stdout), self.io.stdin];
             if let Some(size) = ends.into_iter().flatten().find_map(size_of) {
-                encode_control(&mut self.unsent, &ClientMessage::Resize(size));
+                encode_control(self.link.outbox.frames(), &ClientMessage::Resize(size));
             }
         }
         None

@@ -4,6 +4,8 @@ use std::io;
 
 use banger_guest_proto::{AgentError, FrameError, OutOfSequence, WindowExceeded};
 
+use crate::link::Lost;
+
 /// Why something about a session (or a forwarded stream) failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
@@ -56,5 +58,14 @@ impl SessionError {
     #[must_use]
     pub const fn is_lost(&self) -> bool {
         matches!(self, Self::GuestGone | Self::Connection(_))
+    }
+}
+
+impl From<Lost> for SessionError {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Gone => Self::GuestGone,
+            Lost::Failed(error) => Self::Connection(error),
+        }
     }
 }

@@ -338,19 +338,17 @@ impl<R: BufRead> TarReader<R> {
                 goes_on = sparse::extend(&block, &mut segments)?;
             }
             (segments, size)
-        } else if records.has_sparse_map_in_content() {
-            let segments = self.sparse_map_in_content()?;
-            (
-                segments,
-                records.sparse_size.ok_or(TarError::Sparse("no size"))?,
-            )
-        } else if let Some(segments) = records.sparse_map()? {
-            (
-                segments,
-                records.sparse_size.ok_or(TarError::Sparse("no size"))?,
-            )
         } else {
-            return Ok(());
+            let segments = if records.has_sparse_map_in_content() {
+                Some(self.sparse_map_in_content()?)
+            } else {
+                records.sparse_map()?
+            };
+            let Some(segments) = segments else {
+                return Ok(());
+            };
+            let size = records.sparse_size;
+            (segments, size.ok_or(TarError::Sparse("no size"))?)
         };
         sparse::check(&segments, size, self.left)?;
         self.segments = Some((segments, size));
@@ -368,7 +366,7 @@ impl<R: BufRead> TarReader<R> {
             self.left -= BLOCK as u64;
             map.feed(&block)?;
         }
-        Ok(map.segments())
+        map.segments()
     }
 }
 

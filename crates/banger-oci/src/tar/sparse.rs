@@ -115,12 +115,7 @@ impl TextMap {
         Ok(())
     }
 
-    pub(crate) fn segments(&self) -> Vec<Segment> {
-        let (pairs, _) = self.numbers.as_chunks::<2>();
-        let segment = |[offset, length]: &[u64; 2]| Segment {
-            offset: *offset,
-            length: *length,
-        };
-        pairs.iter().map(segment).collect()
+    pub(crate) fn segments(&self) -> Result<Vec<Segment>, TarError> {
+        pairs(&self.numbers)
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use banger_guest_proto::{
-    AgentMessage, ClientMessage, Frame, MAX_DATA, ReceiveWindow, SendWindow, Stream,
+    AgentMessage, ClientMessage, Frame, MAX_DATA, Outbox, ReceiveWindow, SendWindow, Stream,
     encode_control, encode_data, encode_frame,
 };
 use rustix::event::{PollFd, PollFlags};
@@ -16,15 +16,11 @@ use rustix::net::{SendFlags, Shutdown, send, shutdown};
 use crate::agent::connection::Connection;
 use crate::agent::linger::linger;
 
-/// The socket is not read while this much waits to be sent.
-const SEND_BUFFER: usize = 4 * MAX_DATA;
-
 /// A stream each way.
 pub(super) struct Relay<'a> {
     connection: &'a mut Connection,
     socket: OwnedFd,
-    unsent: Vec<u8>,
-    sent: usize,
+    outbox: Outbox,
     to_socket: VecDeque<u8>,
     to_socket_window: ReceiveWindow,
     /// The host sends no more.
@@ -43,8 +39,7 @@ impl<'a> Relay<'a> {
         Ok(Self {
             connection,
             socket,
-            unsent: vec![],
-            sent: 0,
+            outbox: Outbox::default(),
             to_socket: VecDeque::new(),
             to_socket_window: ReceiveWindow::default(),
             input_ended: false,
@@ -59,8 +54,8 @@ impl<'a> Relay<'a> {
     pub(super) fn run(mut self) -> io::Result<()> {
         self.take_frames()?;
         loop {
-            self.send()?;
-            let backlog = self.unsent.len() - self.sent;
+            self.connection.send_some(&mut self.outbox)?;
+            let backlog = self.outbox.backlog();
             if self.input_closed && self.output_closed && backlog == 0 {
                 linger(self.connection);
                 return Ok(());
@@ -70,7 +65,7 @@ impl<'a> Relay<'a> {
                 on_connection |= PollFlags::OUT;
             }
             let mut on_socket = PollFlags::empty();
-            let room = backlog < SEND_BUFFER && self.from_socket_window.left() > 0;
+            let room = self.outbox.has_room() && self.from_socket_window.left() > 0;
             if !self.output_closed && room {
                 on_socket |= PollFlags::IN;
             }
@@ -101,34 +96,15 @@ impl<'a> Relay<'a> {
         }
     }
 
-    fn send(&mut self) -> io::Result<()> {
-        while self.sent < self.unsent.len() {
-            let rest = &self.unsent[self.sent..];
-            match send(&self.connection.stream, rest, SendFlags::NOSIGNAL) {
-                Ok(count) => self.sent += count,
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+    fn receive(&mut self) -> io::Result<()> {
+        if self.connection.receive(&mut self.buffer[..])? {
+            self.take_frames()?;
         }
-        self.unsent.clear();
-        self.sent = 0;
         Ok(())
     }
 
-    fn receive(&mut self) -> io::Result<()> {
-        match rustix::io::read(&self.connection.stream, &mut self.buffer[..]) {
-            Ok(0) => return Err(io::ErrorKind::ConnectionReset.into()),
-            Ok(count) => self.connection.decoder.push(&self.buffer[..count]),
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-        self.take_frames()
-    }
-
     fn take_frames(&mut self) -> io::Result<()> {
-        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-        while let Some(frame) = self.connection.decoder.next_frame().map_err(invalid)? {
+        while let Some(frame) = self.connection.decoded()? {
             match frame {
                 Frame::Data(Stream::Stdin, bytes) => {
                     let received = self.to_socket_window.received(bytes.len());
@@ -168,7 +144,7 @@ impl<'a> Relay<'a> {
         }
         self.to_socket.drain(..done);
         if let Some(count) = self.to_socket_window.consumed(done) {
-            encode_frame(&mut self.unsent, &Frame::Credit(Stream::Stdin, count));
+            encode_frame(self.outbox.frames(), &Frame::Credit(Stream::Stdin, count));
         }
         if self.input_ended && self.to_socket.is_empty() && !self.input_closed {
             self.input_closed = true;
@@ -181,12 +157,12 @@ impl<'a> Relay<'a> {
         match rustix::io::read(&self.socket, &mut self.buffer[..most]) {
             Ok(count @ 1..) => {
                 self.from_socket_window.sent(count);
-                encode_data(&mut self.unsent, Stream::Stdout, &self.buffer[..count]);
+                encode_data(self.outbox.frames(), Stream::Stdout, &self.buffer[..count]);
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
             Ok(_) | Err(_) => {
                 self.output_closed = true;
-                encode_control(&mut self.unsent, &AgentMessage::StdoutEof);
+                encode_control(self.outbox.frames(), &AgentMessage::StdoutEof);
             }
         }
     }

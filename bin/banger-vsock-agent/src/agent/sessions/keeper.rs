@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use super::entry::{Entry, Running};
 use super::record::now_ms;
+use crate::agent::exit::exit_status;
 use crate::agent::session;
 use crate::agent::start::{self, Program};
 use crate::agent::state::State;
@@ -276,14 +277,7 @@ impl<'a> Keeper<'a> {
 
     /// How the program ended, when it has. It stays a zombie.
     fn peek(&self) -> Option<ExitStatus> {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let status = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options);
-        let status = status.ok().flatten()?;
-        let byte = |number: Option<i32>| number.and_then(|n| u8::try_from(n & 0xff).ok());
-        match byte(status.exit_status()) {
-            Some(code) => Some(ExitStatus::Code(code)),
-            None => byte(status.terminating_signal()).map(ExitStatus::Signal),
-        }
+        exit_status(&self.pidfd, WaitIdOptions::NOWAIT)
     }
 
     fn reap(&self) {

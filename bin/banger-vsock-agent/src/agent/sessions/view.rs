@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use banger_guest_proto::{
     AgentErrorCode, AgentMessage, AttachRequest, ClientMessage, Frame, LogsRequest, MAX_DATA,
-    ReceiveWindow, SendWindow, SessionReply, Stream, encode_control, encode_frame, encode_record,
+    Outbox, ReceiveWindow, SendWindow, SessionReply, Stream, encode_control, encode_frame,
+    encode_record,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -21,9 +22,6 @@ use super::{Refusal, group, refuse};
 use crate::agent::connection::Connection;
 use crate::agent::linger::LINGER;
 use crate::agent::terminal;
-
-/// The log is not read while this much waits to be sent.
-const SEND_BUFFER: usize = 4 * MAX_DATA;
 
 /// End of input on a terminal (termios(3), VEOF).
 const CONTROL_D: u8 = 4;
@@ -37,8 +35,7 @@ pub(super) struct View<'a> {
     only: Option<Stream>,
     follow: bool,
     window: SendWindow,
-    unsent: Vec<u8>,
-    sent: usize,
+    outbox: Outbox,
     /// The last message is among what is to be sent.
     last: bool,
     attached: Option<Attached>,
@@ -68,8 +65,7 @@ impl<'a> View<'a> {
             only: None,
             follow: true,
             window: SendWindow::default(),
-            unsent: vec![],
-            sent: 0,
+            outbox: Outbox::default(),
             last: false,
             attached: None,
         })
@@ -137,7 +133,7 @@ impl<'a> View<'a> {
     }
 
     fn say(&mut self, reply: SessionReply) {
-        encode_control(&mut self.unsent, &AgentMessage::Session(reply));
+        encode_control(self.outbox.frames(), &AgentMessage::Session(reply));
     }
 
     /// Until all was sent, or the client is gone.
@@ -146,8 +142,8 @@ impl<'a> View<'a> {
         self.take_frames()?;
         loop {
             self.fill()?;
-            self.send()?;
-            if self.last && self.backlog() == 0 {
+            self.connection.send_some(&mut self.outbox)?;
+            if self.last && self.outbox.backlog() == 0 {
                 self.linger();
                 return Ok(());
             }
@@ -180,13 +176,9 @@ impl<'a> View<'a> {
         }
     }
 
-    fn backlog(&self) -> usize {
-        self.unsent.len() - self.sent
-    }
-
     /// Gets what is to be sent next from the log.
     fn fill(&mut self) -> io::Result<()> {
-        while !self.last && self.backlog() < SEND_BUFFER {
+        while !self.last && self.outbox.has_room() {
             let shared = self.entry.lock();
             if let Some(attached) = &mut self.attached {
                 if !shared.is_attached(attached.number) {
@@ -224,7 +216,7 @@ impl<'a> View<'a> {
             match found {
                 Found::Record(stream, at, bytes) if self.only.is_none_or(|only| only == stream) => {
                     self.window.sent(bytes.len());
-                    encode_record(&mut self.unsent, stream, at, &bytes);
+                    encode_record(self.outbox.frames(), stream, at, &bytes);
                     if let Some(attached) = &mut self.attached {
                         attached.under_way.push_back((at, bytes.len()));
                     }
@@ -240,7 +232,7 @@ impl<'a> View<'a> {
 
     fn wait(&self) -> io::Result<Ready> {
         let mut on_connection = PollFlags::IN;
-        if self.backlog() > 0 {
+        if self.outbox.backlog() > 0 {
             on_connection |= PollFlags::OUT;
         }
         let mut fds = vec![
@@ -272,35 +264,16 @@ impl<'a> View<'a> {
         self.entry.lock().program.as_ref()?.stdin.clone()
     }
 
-    fn send(&mut self) -> io::Result<()> {
-        while self.sent < self.unsent.len() {
-            let flags = rustix::net::SendFlags::NOSIGNAL;
-            match rustix::net::send(&self.connection.stream, &self.unsent[self.sent..], flags) {
-                Ok(count) => self.sent += count,
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+    fn receive(&mut self) -> io::Result<()> {
+        let mut buffer = [0; 16 << 10];
+        if self.connection.receive(&mut buffer)? {
+            self.take_frames()?;
         }
-        self.unsent.clear();
-        self.sent = 0;
         Ok(())
     }
 
-    fn receive(&mut self) -> io::Result<()> {
-        let mut buffer = [0; 16 << 10];
-        match rustix::io::read(&self.connection.stream, &mut buffer) {
-            Ok(0) => return Err(io::ErrorKind::ConnectionReset.into()),
-            Ok(count) => self.connection.decoder.push(&buffer[..count]),
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-        self.take_frames()
-    }
-
     fn take_frames(&mut self) -> io::Result<()> {
-        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-        while let Some(frame) = self.connection.decoder.next_frame().map_err(invalid)? {
+        while let Some(frame) = self.connection.decoded()? {
             match frame {
                 Frame::Credit(Stream::Stdout, count) => self.taken(count),
                 Frame::Data(Stream::Stdin, bytes) => self.take_input(&bytes)?,
@@ -336,8 +309,14 @@ impl<'a> View<'a> {
             attached.under_way.pop_front();
         }
         if let Some(position) = position {
-            self.entry.lock().took(attached.number, position);
-            self.entry.keeper.wake();
+            let mut shared = self.entry.lock();
+            // A keeper that had room waits for nothing of this.
+            let stalled = !shared.has_room();
+            shared.took(attached.number, position);
+            drop(shared);
+            if stalled {
+                self.entry.keeper.wake();
+            }
         }
     }
 
@@ -418,7 +397,7 @@ impl<'a> View<'a> {
         }
         attached.input.drain(..done);
         if let Some(count) = attached.window.consumed(done) {
-            encode_frame(&mut self.unsent, &Frame::Credit(Stream::Stdin, count));
+            encode_frame(self.outbox.frames(), &Frame::Credit(Stream::Stdin, count));
         }
         let mut shared = self.entry.lock();
         shared.input_taken += done as u64;
