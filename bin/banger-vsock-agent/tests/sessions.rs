@@ -630,6 +630,20 @@ fn a_program_waits_for_the_client_that_is_attached_and_for_no_other_reader() {
 }
 
 #[test]
+fn more_input_than_the_window_goes_through() {
+    let agent = Agent::start();
+    let mut spec = sh("counts", "wc -c");
+    spec.stdin_mode = StdinMode::Pipe;
+    agent.begin(spec).unwrap();
+    let mut client = Client::attach(&agent, "counts", false);
+    client.say(&"x".repeat(5_000_000));
+    client.stdin = None;
+    let (end, said) = client.end();
+    assert!(matches!(end, AttachEnd::Ended(_)), "{end:?}");
+    assert_eq!(said.trim(), "5000000");
+}
+
+#[test]
 fn a_terminal_is_kept_over_clients() {
     let agent = Agent::start();
     let spec = SessionSpec {

@@ -5,8 +5,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+use crate::until;
 
 /// Flags of a small VM that is made soon: the image is a few megabytes, and the agent stays its first process.
 pub const SMALL: &[&str] = &[
@@ -158,6 +162,22 @@ impl Banger {
         let all: Vec<&str> = args.iter().copied().chain(["-o", "json"]).collect();
         let text = self.ok(&all);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
+    }
+
+    /// Kills the daemon (SIGKILL), and waits until it is gone.
+    ///
+    /// # Panics
+    /// When there is none, or it does not go.
+    pub fn kill_daemon(&self) {
+        let status = self.json(&["daemon", "start"]);
+        let pid = status["version"]["daemon"]["pid"].as_i64();
+        let pid = pid.and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.and_then(Pid::from_raw).expect("a daemon");
+        kill_process(pid, Signal::KILL).expect("it is there");
+        let proc = format!("/proc/{}/exe", pid.as_raw_nonzero());
+        until("the daemon is gone", Duration::from_secs(20), || {
+            std::fs::read_link(&proc).is_err()
+        });
     }
 
     /// A VM of its own for a test; deleted when the value goes away.

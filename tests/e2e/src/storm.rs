@@ -15,6 +15,7 @@ use banger_store::Store;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::chance::Chance;
 use crate::{Banger, Finished, SMALL};
 
 /// Longer than any command may take, with deadlines of its own and on a busy machine.
@@ -63,20 +64,6 @@ impl Storm {
     }
 }
 
-/// Numbers that look random and come again with the seed.
-#[derive(Debug)]
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, end: u64) -> u64 {
-        // xorshift64* (Vigna, 2016).
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % end
-    }
-}
-
 /// What is known of the VM of one client.
 #[derive(Debug, Default)]
 struct Known {
@@ -109,13 +96,13 @@ pub fn storm(banger: &Banger, kills: usize, clients: usize, seed: u64) -> Storm 
                 let world = &world;
                 scope.spawn(move || {
                     let name = format!("storm-{number}");
-                    let chance = Chance(seed.wrapping_mul(31).wrapping_add(number as u64 + 1));
+                    let chance = Chance::new(seed.wrapping_mul(31).wrapping_add(number as u64 + 1));
                     let known = world.work(&name, chance);
                     (name, known)
                 })
             })
             .collect();
-        world.kill(kills, Chance(seed.wrapping_add(77)));
+        world.kill(kills, Chance::new(seed.wrapping_add(77)));
         world.ended.store(true, Ordering::Release);
         let ended = working.into_iter().map(|client| client.join());
         ended

@@ -240,6 +240,10 @@ impl<'a> Pump<'a> {
     ) -> Result<Option<AttachEnd>, SessionError> {
         self.link.receive(&mut self.buffer)?;
         while let Some(frame) = self.link.decoded().map_err(SessionError::Protocol)? {
+            if let Frame::Credit(Stream::Stdin, count) = frame {
+                self.stdin_window.granted(count);
+                continue;
+            }
             let said = take(&mut self.agent, frame)?;
             if let Some(said) = said
                 && let Some(end) = self.take(said, note)?
