@@ -188,6 +188,90 @@ fn who_connects_in_the_guest_is_claimed_once() {
 }
 
 #[test]
+fn who_spoke_before_it_was_claimed_is_heard() {
+    let agent = Agent::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let greeting = vec![b'x'; 60_000];
+    let greets = greeting.clone();
+    let rounds = 40;
+    let program = thread::spawn(move || {
+        for _ in 0..rounds {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(&greets).unwrap();
+        }
+    });
+    for _ in 0..rounds {
+        // The agent may say that it is connected and what it has read at once.
+        let (mut ours, relaying) = relayed(agent.open(ForwardRequest::Connect { port }));
+        ours.shutdown(Shutdown::Write).unwrap();
+        let mut heard = vec![];
+        ours.read_to_end(&mut heard).unwrap();
+        assert!(heard == greeting, "{} bytes", heard.len());
+        relaying.join().unwrap().unwrap();
+    }
+    program.join().unwrap();
+}
+
+#[test]
+fn who_reads_slowly_gets_all_of_it_also_after_the_agents_patience() {
+    let agent = Agent::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // Less than the window, more than a socket holds: it waits in the relay.
+    let size = 900_000;
+    let program = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(&vec![b'x'; size]).unwrap();
+    });
+    let (mut ours, relaying) = relayed(agent.open(ForwardRequest::Connect { port }));
+    ours.shutdown(Shutdown::Write).unwrap();
+    program.join().unwrap();
+    let patience = rustix::time::Timespec {
+        tv_sec: 6,
+        tv_nsec: 0,
+    };
+    let _ = rustix::event::poll(&mut [], Some(&patience));
+    let mut heard = vec![];
+    ours.read_to_end(&mut heard).unwrap();
+    assert_eq!(heard.len(), size);
+    let _ = relaying.join().unwrap();
+}
+
+#[test]
+fn who_reads_slowly_in_the_guest_gets_all_of_it_also_when_the_host_is_done() {
+    let agent = Agent::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (begin, may_begin) = std::sync::mpsc::channel::<()>();
+    let program = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        // Its own end comes first.
+        stream.shutdown(Shutdown::Write).unwrap();
+        may_begin.recv().unwrap();
+        let mut heard = vec![];
+        stream.read_to_end(&mut heard).unwrap();
+        heard.len()
+    });
+    let size = 9_000_000;
+    let (mut ours, relaying) = relayed(agent.open(ForwardRequest::Connect { port }));
+    let writer = thread::spawn(move || {
+        ours.write_all(&vec![b'x'; size]).unwrap();
+        drop(ours);
+    });
+    // All that fits on the way is on its way by then.
+    let moment = rustix::time::Timespec {
+        tv_sec: 1,
+        tv_nsec: 0,
+    };
+    let _ = rustix::event::poll(&mut [], Some(&moment));
+    begin.send(()).unwrap();
+    writer.join().unwrap();
+    assert_eq!(program.join().unwrap(), size);
+    let _ = relaying.join().unwrap();
+}
+
+#[test]
 fn where_nobody_listens_is_told() {
     let agent = Agent::start();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -24,7 +24,7 @@ pub fn ask(
     stream: StdUnixStream,
     request: ForwardRequest,
 ) -> Result<(ForwardReply, StdUnixStream), SessionError> {
-    let mut conversation = Conversation::begin(stream, &ClientMessage::Forward(request))?;
+    let mut conversation = Conversation::begin_exact(stream, &ClientMessage::Forward(request))?;
     let Said::Forward(reply) = conversation.next()? else {
         return Err(SessionError::Unexpected);
     };
@@ -86,7 +86,8 @@ impl<R: AsyncRead + Unpin> Frames<R> {
 }
 
 /// Carries bytes between a stream that the agent has opened in the guest, and one of the host's, until
-/// both directions have ended. Neither direction holds the other up.
+/// both directions have ended, and both sides have passed on what they had. Neither direction holds the
+/// other up.
 ///
 /// # Errors
 /// One of the two failed.
@@ -106,15 +107,25 @@ where
     let mut down = std::pin::pin!(download(to_write, to_local, &to_guest, &held));
     let mut heard = std::pin::pin!(receive(from_guest, pieces, &window, &held));
     let (mut up_done, mut down_done, mut heard_done) = (false, false, false);
+    let mut failure = None;
     while !(up_done && down_done) {
         tokio::select! {
-            result = &mut up, if !up_done => { result?; up_done = true; }
-            result = &mut down, if !down_done => { result?; down_done = true; }
+            // The guest takes no more. What it has sent is still to be written here.
+            _ = &mut up, if !up_done => up_done = true,
+            () = &mut down, if !down_done => down_done = true,
             // The connection has ended: nobody takes what is still to be sent.
-            result = &mut heard, if !heard_done => { result?; heard_done = true; up_done = true; }
+            result = &mut heard, if !heard_done => {
+                (heard_done, up_done) = (true, true);
+                failure = result.err();
+            }
         }
     }
-    Ok(())
+    if !heard_done {
+        // The guest passes on what it has, and then hangs up, too.
+        let _ = to_guest.lock().await.shutdown().await;
+        failure = heard.await.err();
+    }
+    failure.map_or(Ok(()), Err)
 }
 
 async fn say(to_guest: &Mutex<OwnedWriteHalf>, bytes: &[u8]) -> io::Result<()> {
@@ -187,33 +198,35 @@ async fn receive(
     }
 }
 
-/// From the guest to the host's stream.
+/// From the guest to the host's stream. That the guest hears no more ends nothing: it may have said its
+/// last, and what it said is written in any case.
 async fn download(
     mut pieces: mpsc::UnboundedReceiver<Vec<u8>>,
     mut to: impl AsyncWrite + Unpin,
     to_guest: &Mutex<OwnedWriteHalf>,
     held: &AtomicUsize,
-) -> io::Result<()> {
+) {
     let mut window = ReceiveWindow::default();
     let mut open = true;
     while let Some(piece) = pieces.recv().await {
         let length = piece.len();
+        let mut bytes = vec![];
         if open && to.write_all(&piece).await.is_err() {
             // Nobody reads it any more; the guest shall know.
             open = false;
-            let mut bytes = vec![];
             let stream = Stream::Stdout;
             encode_control(&mut bytes, &ClientMessage::CloseOutput { stream });
-            say(to_guest, &bytes).await?;
         }
         held.fetch_sub(length, Ordering::Relaxed);
-        window.received(length).map_err(invalid)?;
-        if let Some(count) = window.consumed(length) {
-            let mut bytes = vec![];
+        // `held` was checked when it came.
+        if window.received(length).is_ok()
+            && let Some(count) = window.consumed(length)
+        {
             encode_frame(&mut bytes, &Frame::Credit(Stream::Stdout, count));
-            say(to_guest, &bytes).await?;
+        }
+        if !bytes.is_empty() {
+            let _ = say(to_guest, &bytes).await;
         }
     }
     let _ = to.shutdown().await;
-    Ok(())
 }

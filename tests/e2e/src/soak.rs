@@ -189,7 +189,20 @@ fn follow(banger: &Banger, vm: &Vm, number: usize, ends: &AtomicBool, mut chance
                     Some(finished)
                 }
                 1 => {
-                    let other = attach(account.bytes, &["--take-over", "--no-stdin"]);
+                    let mut other = attach(account.bytes, &["--take-over", "--no-stdin"]);
+                    let moment = Duration::from_millis(50);
+                    loop {
+                        let (bytes, closed) = client.hear_for(moment);
+                        account.take(&bytes);
+                        if closed {
+                            break;
+                        }
+                        if other.hear_for(moment).1 {
+                            // It did not get there: the daemon was gone.
+                            client.signal(Signal::TERM);
+                            break;
+                        }
+                    }
                     let (bytes, finished) = client.end_with_bytes();
                     account.take(&bytes);
                     soak.clients += 1;

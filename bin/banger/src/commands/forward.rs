@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use banger_api::Readiness;
+use banger_client::ClientError;
 use banger_core::ErrorCode;
 use banger_guest::forward::{Frames, ask, relay};
 use banger_guest::session::SessionError;
@@ -126,9 +127,16 @@ async fn listen_here(port: u16) -> Result<TcpListener, CommandError> {
 impl Way {
     /// A connection to the agent. The daemon may have died meanwhile: then there is another one.
     async fn connect(&self) -> Result<StdUnixStream, CommandError> {
-        let client = start::connect(&self.paths, Needs::Daemon).await?;
-        let wait = Readiness::Reachable;
-        Ok(client.connect_guest(&self.vm, wait, None).await?)
+        let mut tries = 3;
+        loop {
+            tries -= 1;
+            let client = start::connect(&self.paths, Needs::Daemon).await?;
+            let wait = Readiness::Reachable;
+            match client.connect_guest(&self.vm, wait, None).await {
+                Err(ClientError::Broken(_) | ClientError::NoDaemon { .. }) if tries > 0 => {}
+                connected => return Ok(connected?),
+            }
+        }
     }
 
     async fn ask(

@@ -45,15 +45,29 @@ pub(crate) enum Said {
 
 impl Conversation {
     /// Hello and request go out in one write.
-    pub(crate) fn begin(
+    pub(crate) fn begin(stream: UnixStream, request: &ClientMessage) -> Result<Self, SessionError> {
+        Self::reading_ahead(stream, request, 1 << 16)
+    }
+
+    /// The same for a stream that goes on to somebody else after the answer: whoever connected in the
+    /// guest may have spoken already, and what follows the answer is not ours to read.
+    pub(crate) fn begin_exact(
+        stream: UnixStream,
+        request: &ClientMessage,
+    ) -> Result<Self, SessionError> {
+        Self::reading_ahead(stream, request, 0)
+    }
+
+    fn reading_ahead(
         mut stream: UnixStream,
         request: &ClientMessage,
+        bytes_ahead: usize,
     ) -> Result<Self, SessionError> {
         let mut bytes = vec![];
         encode_control(&mut bytes, &ClientMessage::Hello(Hello::ours()));
         encode_control(&mut bytes, request);
         stream.write_all(&bytes).map_err(SessionError::Connection)?;
-        let stream = BufReader::with_capacity(1 << 16, stream);
+        let stream = BufReader::with_capacity(bytes_ahead, stream);
         let agent = None;
         Ok(Self { stream, agent })
     }
@@ -80,7 +94,7 @@ impl Conversation {
         written.map_err(SessionError::Connection)
     }
 
-    /// The stream, on which nothing was read ahead: the agent waits for us.
+    /// The stream, of one that was begun exactly.
     pub(crate) fn into_stream(self) -> Result<UnixStream, SessionError> {
         if self.stream.buffer().is_empty() {
             Ok(self.stream.into_inner())

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use banger_guest_proto::{
     AgentMessage, ClientMessage, Frame, MAX_DATA, Outbox, ReceiveWindow, SendWindow, Stream,
@@ -25,6 +25,8 @@ pub(super) struct Relay<'a> {
     to_socket_window: ReceiveWindow,
     /// The host sends no more.
     input_ended: bool,
+    /// The host has hung up after that: what it had sent is still passed on.
+    hung_up: bool,
     /// The socket takes no more, or was told that no more comes.
     input_closed: bool,
     from_socket_window: SendWindow,
@@ -43,6 +45,7 @@ impl<'a> Relay<'a> {
             to_socket: VecDeque::new(),
             to_socket_window: ReceiveWindow::default(),
             input_ended: false,
+            hung_up: false,
             input_closed: false,
             from_socket_window: SendWindow::default(),
             output_closed: false,
@@ -54,13 +57,20 @@ impl<'a> Relay<'a> {
     pub(super) fn run(mut self) -> io::Result<()> {
         self.take_frames()?;
         loop {
-            self.connection.send_some(&mut self.outbox)?;
+            if let Err(error) = self.connection.send_some(&mut self.outbox) {
+                self.host_is_gone(error)?;
+            }
             let backlog = self.outbox.backlog();
             if self.input_closed && self.output_closed && backlog == 0 {
-                linger(self.connection);
+                if !self.hung_up {
+                    linger(self.connection);
+                }
                 return Ok(());
             }
-            let mut on_connection = PollFlags::IN;
+            let mut on_connection = PollFlags::empty();
+            if !self.hung_up {
+                on_connection |= PollFlags::IN;
+            }
             if backlog > 0 {
                 on_connection |= PollFlags::OUT;
             }
@@ -72,19 +82,25 @@ impl<'a> Relay<'a> {
             if !self.to_socket.is_empty() {
                 on_socket |= PollFlags::OUT;
             }
-            let mut fds = vec![PollFd::new(&self.connection.stream, on_connection)];
-            // Without interest it is left out: a hang-up would be reported again and again.
-            if !on_socket.is_empty() {
-                fds.push(PollFd::new(&self.socket, on_socket));
-            }
+            // Without interest one is left out: a hang-up would be reported again and again.
+            let mut fds = vec![];
+            let mut add = |fd, flags: PollFlags| {
+                let wanted = !flags.is_empty();
+                wanted.then(|| {
+                    fds.push(PollFd::from_borrowed_fd(fd, flags));
+                    fds.len() - 1
+                })
+            };
+            let connection = add(self.connection.stream.as_fd(), on_connection);
+            let socket = add(self.socket.as_fd(), on_socket);
             match rustix::event::poll(&mut fds, None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
             let in_or_end = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
-            let from_connection = fds[0].revents().intersects(in_or_end);
-            let socket = fds.get(1).map_or(PollFlags::empty(), PollFd::revents);
-            if from_connection {
+            let come = |at: Option<usize>| at.map_or(PollFlags::empty(), |at| fds[at].revents());
+            let (connection, socket) = (come(connection), come(socket));
+            if !self.hung_up && connection.intersects(in_or_end) {
                 self.receive()?;
             }
             if socket.intersects(PollFlags::OUT | PollFlags::ERR | PollFlags::HUP) {
@@ -97,9 +113,24 @@ impl<'a> Relay<'a> {
     }
 
     fn receive(&mut self) -> io::Result<()> {
-        if self.connection.receive(&mut self.buffer[..])? {
-            self.take_frames()?;
+        match self.connection.receive(&mut self.buffer[..]) {
+            Ok(true) => self.take_frames(),
+            Ok(false) => Ok(()),
+            Err(_) if self.input_ended => {
+                self.hung_up = true;
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
+    }
+
+    /// The host takes no more. That is an error unless it had said its last.
+    fn host_is_gone(&mut self, error: io::Error) -> io::Result<()> {
+        if !self.input_ended {
+            return Err(error);
+        }
+        (self.hung_up, self.output_closed) = (true, true);
+        self.outbox.clear();
         Ok(())
     }
 
