@@ -2,8 +2,10 @@
 //! socket pairs in place of vsock.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -11,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
+use std::thread;
 
 use banger_workspace::{
     CheckoutError, Collected, GuestRefs, GuestRepo, How, LostReason, Mode, Options, PACK,
@@ -41,7 +44,9 @@ fn git(at: &Path, args: &[&str]) -> String {
         .unwrap();
     assert!(
         output.status.success(),
-        "git {args:?}: {}",
+        "git {args:?} in {}: {}{}",
+        at.display(),
+        String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout)
@@ -103,10 +108,38 @@ impl Place {
     }
 
     fn put(&self, options: &Options, how: How) -> Result<Prepared, PrepareError> {
+        self.put_over(options, how, &|| None)
+    }
+
+    /// The same over connections of which one breaks after so many bytes, when `breaks` says so. It is
+    /// asked once, for the connection that files go over.
+    fn put_over(
+        &self,
+        options: &Options,
+        how: How,
+        breaks: &dyn Fn() -> Option<u64>,
+    ) -> Result<Prepared, PrepareError> {
         let checkout = Collected::new(&self.host(), options)?;
         let agents = Mutex::new(vec![]);
+        let count = Cell::new(0);
         let connect = || {
-            let (ours, theirs) = UnixStream::pair().unwrap();
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            count.set(count.get() + 1);
+            // The first one asks what is there.
+            if count.get() == 2
+                && let Some(after) = breaks()
+            {
+                let (near, far) = UnixStream::pair().unwrap();
+                let back = (far.try_clone().unwrap(), theirs.try_clone().unwrap());
+                thread::spawn(move || std::io::copy(&mut &back.0, &mut &back.1));
+                let front = theirs.try_clone().unwrap();
+                thread::spawn(move || {
+                    let _ = std::io::copy(&mut (&front).take(after), &mut &far);
+                    let _ = front.shutdown(std::net::Shutdown::Both);
+                    let _ = far.shutdown(std::net::Shutdown::Both);
+                });
+                theirs = near;
+            }
             let agent = Command::new(env!("CARGO_BIN_EXE_banger-vsock-agent"))
                 .arg("serve")
                 .stdin(OwnedFd::from(theirs))
@@ -468,6 +501,63 @@ fn shapes_of_repositories() {
             )
             .unwrap();
         place.same();
+    }
+}
+
+#[test]
+fn what_is_not_all_there_arrives_as_it_is() {
+    // A sparse checkout: the rest is neither sent nor missed.
+    let place = Place::filled();
+    git(&place.host(), &["sparse-checkout", "set", "other"]);
+    assert!(!place.host().join("deep").exists());
+    place.ok();
+    place.same();
+    assert!(!place.guest().join("deep").exists());
+    assert_eq!(git(&place.guest(), &["status", "--porcelain"]), "");
+
+    // A partial clone lacks old files; a pointer of LFS is a file like others.
+    let place = Place::filled();
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+    write(&place.host(), "big.bin", pointer);
+    write(&place.host(), ".gitattributes", "*.bin filter=lfs\n");
+    git(&place.host(), &["add", "-A"]);
+    git(&place.host(), &["commit", "-qm", "third"]);
+    git(&place.host(), &["config", "uploadpack.allowFilter", "true"]);
+    let url = format!("file://{}", place.host().display());
+    let top = place.folder.path();
+    git(top, &["clone", "-q", "--filter=blob:none", &url, "partial"]);
+    fs::rename(place.host(), top.join("origin")).unwrap();
+    fs::rename(top.join("partial"), place.host()).unwrap();
+    for mode in [Mode::ShallowOverlay, Mode::FullCopy] {
+        let _ = fs::remove_dir_all(place.guest());
+        let options = Options {
+            mode,
+            ..Options::default()
+        };
+        place.put(&options, How::default()).unwrap();
+        place.same();
+        let sent = fs::read_to_string(place.guest().join("big.bin")).unwrap();
+        assert_eq!(sent, pointer);
+    }
+}
+
+#[test]
+fn what_was_cut_off_is_not_taken_for_whole_and_sent_again() {
+    let place = Place::filled();
+    write(&place.host(), "large", &"x".repeat(20_000_000));
+    git(&place.host(), &["add", "-A"]);
+    git(&place.host(), &["commit", "-qm", "large"]);
+    // The connection breaks after so many bytes of a transfer, as when a client is killed.
+    for after in [0, 100, 30_000, 5_000_000] {
+        let _ = fs::remove_dir_all(place.guest());
+        let left = Cell::new(Some(after));
+        let cut = place.put_over(&Options::default(), How::default(), &|| left.take());
+        assert!(cut.is_err(), "{after}: {cut:?}");
+        let marked = place.guest().join(".git/banger/workspace").exists();
+        assert!(!marked, "{after}: taken for whole");
+        place.ok();
+        place.same();
+        assert_eq!(place.ok().bytes, 0);
     }
 }
 

@@ -146,9 +146,7 @@ pub(crate) fn make(repo: &Repo, folder: &Path, known: Option<&str>) -> Result<()
     fs::create_dir_all(folder.join("objects/info"))?;
     fs::create_dir_all(folder.join("refs/heads"))?;
     fs::create_dir_all(folder.join("info"))?;
-    let partial = git
-        .maybe(&["config", "--get", "extensions.partialClone"])
-        .is_some();
+    let partial = is_partial(git);
     fs::write(folder.join("config"), config(git, partial))?;
     let commit = repo.head.commit.as_deref();
     let head = match (&repo.head.branch, commit) {
@@ -180,6 +178,15 @@ pub(crate) fn make(repo: &Repo, folder: &Path, known: Option<&str>) -> Result<()
         fs::write(folder.join("packed-refs"), text)?;
     }
     pack(repo, folder, partial, known)
+}
+
+/// Whether the repository may lack objects that a remote of its has: what says so has changed with git's years.
+fn is_partial(git: &Git) -> bool {
+    let older = ["config", "--get", "extensions.partialClone"];
+    let promisor = r"^remote\..*\.promisor$";
+    let newer = ["config", "--type=bool", "--get-regexp", promisor];
+    let promised = git.maybe(&newer).unwrap_or_default();
+    git.maybe(&older).is_some() || promised.lines().any(|line| line.ends_with(" true"))
 }
 
 fn shallow(repo: &Repo, folder: &Path, existing: &Path) -> Result<(), CheckoutError> {
