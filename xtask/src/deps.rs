@@ -64,6 +64,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "banger-vmm",
             "banger-guest",
             "banger-guest-proto",
+            "banger-workspace",
             "banger-dns",
             "banger-root-proto",
         ],

@@ -23,8 +23,9 @@ pub(crate) use sessions::{
 };
 pub(crate) use system::{InstallArgs, SystemCommand, UninstallArgs};
 pub(crate) use vm::{
-    CpArgs, CreateArgs, ExecArgs, KillArgs, LogsArgs, PruneArgs, RestartArgs, RunArgs, SetArgs,
-    SshArgs, SshConfigArgs, StartArgs, StopArgs, VmCommand, VmFlags, VmRef, VmRefs, WaitFor,
+    CpArgs, CreateArgs, DeleteArgs, ExecArgs, KillArgs, LogsArgs, PruneArgs, RestartArgs, RunArgs,
+    SetArgs, SshArgs, SshConfigArgs, StartArgs, StopArgs, VmCommand, VmFlags, VmRef, VmRefs,
+    WaitFor,
 };
 pub(crate) use workspace::{BackArgs, DiffArgs, PrepareArgs, WorkspaceCommand};
 

@@ -21,6 +21,7 @@ mod start;
 mod state;
 mod stats;
 mod stores;
+mod unpulled;
 mod vmm_choice;
 
 use std::process::ExitCode;

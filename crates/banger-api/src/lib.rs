@@ -11,6 +11,7 @@ mod ports;
 mod stats;
 mod system;
 mod vm;
+mod workspace;
 
 pub use config::{ConfigEntry, ConfigOrigin, ConfigView};
 pub use error::ApiError;
@@ -27,6 +28,7 @@ pub use vm::{
     RestartVmRequest, RootFill, SetVmRequest, SpecLine, SshAccess, SshTarget, StopVmRequest, Vm,
     VmList, VmPaths,
 };
+pub use workspace::{UnpulledList, UnpulledWorkspace};
 
 /// The version of the API in its paths.
 pub const API_VERSION: u32 = 1;

@@ -7,7 +7,7 @@ use banger_api::{
     ApiError, BuildImageRequest, ConfigView, CreateVmRequest, DaemonStatus, Doctor, Image,
     ImageList, ImportKernelRequest, Kernel, KernelList, KillVmRequest, Operation, OperationEvent,
     PortList, PullImageRequest, Readiness, RestartVmRequest, SetVmRequest, SshAccess, SshTarget,
-    StatsList, StopVmRequest, Version, Vm, VmList, VmStats,
+    StatsList, StopVmRequest, UnpulledList, Version, Vm, VmList, VmStats,
 };
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -300,6 +300,15 @@ impl Client {
     /// See [`ClientError`].
     pub async fn ports(&self, reference: &str) -> Result<PortList, ClientError> {
         self.get(&format!("/v1/vms/{}/ports", escape(reference)))
+            .await
+    }
+
+    /// What a VM's workspaces hold that was never pulled.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn unpulled(&self, reference: &str) -> Result<UnpulledList, ClientError> {
+        self.get(&format!("/v1/vms/{}/unpulled", escape(reference)))
             .await
     }
 

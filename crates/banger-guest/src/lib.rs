@@ -7,6 +7,7 @@
 //! itself, so that a stream outlives the daemon.
 
 mod agent;
+pub mod answer;
 mod dial;
 pub mod exec;
 pub mod files;

@@ -11,6 +11,7 @@ mod metadata;
 mod plan;
 mod prepare;
 mod pull;
+mod unpulled;
 
 pub use checkout::{CheckoutError, Collected, Mode, Options};
 pub use git::{Git, GitError};
@@ -18,3 +19,4 @@ pub use manifest::{Head, Manifest};
 pub use plan::{Lost, LostReason, Step, plan};
 pub use prepare::{GuestRepo, How, PrepareError, Prepared, SentFile, prepare};
 pub use pull::{GuestRefs, PACK, PullError, Pulled, SNAPSHOT, fetch, repository, wanted};
+pub use unpulled::{NOTE_PULLED, Told, UNPULLED, Unpulled, home, told};

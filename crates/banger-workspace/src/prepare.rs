@@ -25,6 +25,9 @@ const MANIFEST: &[u8] = b".git/banger/workspace";
 /// It is there while a first transfer is not whole.
 const INCOMPLETE: &[u8] = b".git/banger/incomplete";
 
+/// What is on the host already: lines `^<commit>`.
+const KNOWN: &[u8] = b".git/banger/known";
+
 /// The most that is taken of what a guest keeps about its repository, in bytes.
 const MAX_STATE: usize = 256 << 20;
 
@@ -146,20 +149,25 @@ fn below(home: &Path, path: &Path) -> Result<RelPath, PrepareError> {
 
 /// What the guest has at the folder.
 #[derive(Debug, Default)]
-struct GuestState {
-    manifest: Option<Manifest>,
+pub(crate) struct GuestState {
+    pub(crate) manifest: Option<Manifest>,
     incomplete: bool,
     head: Option<Head>,
     shallow: Vec<String>,
+    known: Vec<String>,
 }
 
 impl GuestRepo<'_> {
-    fn wire(&self) -> WirePath {
+    pub(crate) fn wire(&self) -> WirePath {
         WirePath(self.path.as_os_str().as_bytes().to_vec())
     }
 
     /// Lists what stands at paths.
-    fn list(&self, base: WirePath, paths: &BTreeSet<RelPath>) -> Result<Entries, PrepareError> {
+    pub(crate) fn list(
+        &self,
+        base: WirePath,
+        paths: &BTreeSet<RelPath>,
+    ) -> Result<Entries, PrepareError> {
         let request = GetPaths {
             base,
             content: false,
@@ -204,11 +212,12 @@ impl GuestRepo<'_> {
     }
 
     /// Reads what the guest keeps about its repository.
-    fn state(&self) -> Result<GuestState, PrepareError> {
+    pub(crate) fn state(&self) -> Result<GuestState, PrepareError> {
         let mut paths = BTreeSet::new();
         for name in [
             MANIFEST,
             INCOMPLETE,
+            KNOWN,
             b".git/HEAD",
             b".git/packed-refs",
             b".git/shallow",
@@ -257,7 +266,13 @@ impl GuestRepo<'_> {
             )
         });
         let shallow = text(b".git/shallow").unwrap_or_default();
+        let known = text(KNOWN).unwrap_or_default();
+        let lines = known.lines().filter_map(|line| line.strip_prefix('^'));
         Ok(GuestState {
+            known: lines
+                .filter(|id| is_object(id))
+                .map(str::to_owned)
+                .collect(),
             manifest: file(MANIFEST).and_then(|bytes| Manifest::decode(bytes)),
             incomplete: file(INCOMPLETE).is_some(),
             head,
@@ -380,6 +395,16 @@ fn keep_guests(at: &Path, state: &GuestState, moved: Option<&Head>, repo: &Repo)
         fs::create_dir_all(at.join("refs/banger"))?;
         fs::write(at.join("refs/banger/base"), format!("{commit}\n"))?;
     }
+    // All that is sent is here, too; and what was, of earlier times.
+    let packed = fs::read_to_string(at.join("packed-refs")).unwrap_or_default();
+    let sent = packed.lines().filter_map(|line| line.split(' ').next());
+    let sent = sent.filter(|id| is_object(id)).map(str::to_owned);
+    let known: BTreeSet<String> = (sent.chain(repo.head.commit.clone()))
+        .chain(state.known.iter().cloned())
+        .collect();
+    fs::create_dir_all(at.join("banger"))?;
+    let known: String = known.iter().map(|id| format!("^{id}\n")).collect();
+    fs::write(at.join("banger/known"), known)?;
     if let Some(commit) = moved.and_then(|head| head.commit.as_deref()) {
         let kept = at.join("refs/banger/kept");
         fs::create_dir_all(&kept)?;

@@ -23,6 +23,9 @@ pub enum PullError {
     /// The guest names no references.
     #[error("the guest sent something that is no list of branches")]
     Malformed,
+    /// It names too many.
+    #[error("the guest has more than {MAX_REFS} branches and kept commits")]
+    TooMany,
     /// The branch that was asked for exists, and is elsewhere.
     #[error("the branch `{name}` exists here, and does not lead to what the guest has")]
     BranchExists {
@@ -39,6 +42,9 @@ impl From<GitError> for PullError {
         Self::Git(error)
     }
 }
+
+/// So many branches and kept commits are taken of a guest.
+const MAX_REFS: usize = 5000;
 
 /// A name in the guest, and the commit that it stands for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -123,6 +129,9 @@ impl GuestRefs {
                 .any(|prefix| name.starts_with(prefix));
             if !known || !is_object(object) {
                 return Err(PullError::Malformed);
+            }
+            if found.refs.len() == MAX_REFS {
+                return Err(PullError::TooMany);
             }
             found.refs.push((name.to_owned(), object.to_owned()));
         }
@@ -330,5 +339,13 @@ mod tests {
         ] {
             assert!(GuestRefs::parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
+        let many = |count| {
+            (0..count)
+                .map(|n| format!("{ID} refs/heads/{n}\n"))
+                .collect::<String>()
+        };
+        assert!(GuestRefs::parse(many(MAX_REFS).as_bytes()).is_ok());
+        let refused = GuestRefs::parse(many(MAX_REFS + 1).as_bytes());
+        assert!(matches!(refused, Err(PullError::TooMany)));
     }
 }

@@ -241,6 +241,6 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        let _ = self.banger.run(&["vm", "delete", &self.name]);
+        let _ = self.banger.run(&["vm", "delete", "--force", &self.name]);
     }
 }

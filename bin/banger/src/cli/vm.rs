@@ -93,8 +93,11 @@ pub(crate) enum VmCommand {
     #[command(after_help = "Examples:\n  banger vm prune\n  banger vm prune -f")]
     Prune(PruneArgs),
     /// Delete VMs with all that is in them.
-    #[command(alias = "rm", after_help = "Example:\n  banger vm delete demo")]
-    Delete(VmRefs),
+    #[command(
+        alias = "rm",
+        after_help = "Examples:\n  banger vm delete demo\n  banger vm delete demo --force    also with work in it that was never pulled\n\nA VM that holds commits or changes of a workspace that were never pulled is deleted after a question; without a\nterminal it needs --force. Of a VM that does not run, this is known as it was when banger stopped it."
+    )]
+    Delete(DeleteArgs),
     /// Long-lived commands that the guest keeps.
     #[command(subcommand)]
     Session(SessionCommand),
@@ -287,6 +290,15 @@ pub(crate) struct SetArgs {
     /// Keep the guest on the bridge.
     #[arg(long, overrides_with = "nat")]
     pub(crate) no_nat: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    #[command(flatten)]
+    pub(crate) vms: VmRefs,
+    /// Ask nothing, also when a VM holds work that was never pulled.
+    #[arg(short, long, visible_alias = "yes")]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use banger_core::ByteSize;
 use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
 
@@ -107,4 +108,7 @@ pub(crate) struct BackArgs {
     /// Also make a branch of all there is.
     #[arg(long, value_name = "NAME")]
     pub(crate) branch: Option<String>,
+    /// The most that the guest may send.
+    #[arg(long, value_name = "SIZE", default_value = "4G")]
+    pub(crate) max_size: ByteSize,
 }

@@ -7,8 +7,8 @@ use banger_client::{Client, ClientError};
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use super::{CommandResult, Context};
-use crate::cli::{KillArgs, RestartArgs, SetArgs, StartArgs, StopArgs, VmRefs};
+use super::{CommandResult, Context, unpulled};
+use crate::cli::{DeleteArgs, KillArgs, RestartArgs, SetArgs, StartArgs, StopArgs, VmRefs};
 use crate::error::CommandError;
 use crate::interrupt::Interrupts;
 use crate::operation::{OnInterrupt, follow};
@@ -30,7 +30,11 @@ pub(crate) async fn stop(context: &Context<'_>, args: StopArgs) -> CommandResult
         grace_s: args.grace,
     };
     let begin = async |vm: &str| client.stop_vm(vm, &request).await;
-    each(context, &client, &args.vms, "stopped", begin).await
+    let code = each(context, &client, &args.vms, "stopped", begin).await?;
+    for sentence in unpulled::sentences(&client, &args.vms.vms).await {
+        context.ui.note(&format!("note: {sentence}"));
+    }
+    Ok(code)
 }
 
 /// `vm start`.
@@ -99,10 +103,16 @@ pub(crate) async fn set(context: &Context<'_>, args: SetArgs) -> CommandResult {
 }
 
 /// `vm delete`.
-pub(crate) async fn delete(context: &Context<'_>, args: VmRefs) -> CommandResult {
+pub(crate) async fn delete(context: &Context<'_>, args: DeleteArgs) -> CommandResult {
     let client = context.client(Needs::Helper).await?;
+    if !args.force {
+        let held = unpulled::sentences(&client, &args.vms.vms).await;
+        if !held.is_empty() {
+            unpulled::may_go(context, &held)?;
+        }
+    }
     let begin = async |vm: &str| client.delete_vm(vm).await;
-    each(context, &client, &args, "deleted", begin).await
+    each(context, &client, &args.vms, "deleted", begin).await
 }
 
 /// Begins for each VM, follows all to their ends, and tells each. One VM shows its stages.

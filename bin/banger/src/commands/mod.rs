@@ -22,6 +22,7 @@ mod ssh;
 mod ssh_config;
 mod stats;
 mod system;
+mod unpulled;
 mod workspace;
 
 use std::path::Path;

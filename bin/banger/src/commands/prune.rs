@@ -5,7 +5,7 @@ use banger_core::{ByteSize, ErrorCode};
 
 use super::lifecycle::each;
 use super::show::table;
-use super::{CommandResult, Context};
+use super::{CommandResult, Context, unpulled};
 use crate::cli::{PruneArgs, VmRefs};
 use crate::error::CommandError;
 use crate::start::Needs;
@@ -28,6 +28,9 @@ pub(crate) async fn prune(context: &Context<'_>, args: &PruneArgs) -> CommandRes
             .result(&nothing, |_| "no VM that does not run".to_owned());
         return Ok(0);
     }
+    let names: Vec<String> = idle.iter().map(|vm| vm.name.clone()).collect();
+    let held = unpulled::sentences(&client, &names).await;
+    context.ui.warnings(&held);
     if asks && !context.ui.confirm(&question(&idle)).map_err(unasked)? {
         return Err(CommandError::new(
             ErrorCode::Cancelled,
@@ -35,9 +38,7 @@ pub(crate) async fn prune(context: &Context<'_>, args: &PruneArgs) -> CommandRes
         ));
     }
     // By name as it was listed; one that was started meanwhile is left alone.
-    let refs = VmRefs {
-        vms: idle.iter().map(|vm| vm.name.clone()).collect(),
-    };
+    let refs = VmRefs { vms: names };
     let begin = async |name: &str| {
         let id = idle.iter().find(|vm| vm.name == name).map(|vm| &vm.id);
         client

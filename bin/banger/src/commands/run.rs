@@ -6,7 +6,7 @@ use banger_core::{ByteSize, ErrorCode, SpecOrigin};
 use banger_guest_proto::ExecRequest;
 
 use super::workspace::Repo;
-use super::{CommandResult, Context, INTERRUPTED, exec, image, workspace};
+use super::{CommandResult, Context, INTERRUPTED, exec, image, unpulled, workspace};
 use crate::cli::{CreateArgs, RunArgs, VmFlags, WaitFor};
 use crate::error::CommandError;
 use crate::interrupt::Interrupts;
@@ -189,6 +189,10 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
         note_early(context, &client, &vm).await;
     }
     if args.rm {
+        if with_checkout {
+            let held = unpulled::sentences(&client, std::slice::from_ref(&vm)).await;
+            context.ui.warnings(&held);
+        }
         delete(&client, &vm).await?;
     } else if is_shell {
         context.ui.note(&format!(

@@ -1,21 +1,21 @@
 //! `vm workspace`: a git checkout into a VM, and its commits back.
 
-use std::fs::File;
-use std::io::{Read, Seek, Write};
-use std::os::fd::AsFd;
+use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use banger_api::Readiness;
 use banger_client::Client;
 use banger_core::ErrorCode;
-use banger_guest::exec::{ExecIo, run};
+use banger_guest::answer::{Answer, AnswerError, Bounds, answer};
 use banger_guest::files::TransferError;
 use banger_guest_proto::ExecRequest;
 use banger_workspace::{
-    CheckoutError, Collected, GuestRefs, GuestRepo, How, Options, PACK, PrepareError, Prepared,
-    PullError, Pulled, SNAPSHOT, fetch, prepare, repository, wanted,
+    CheckoutError, Collected, GuestRefs, GuestRepo, How, NOTE_PULLED, Options, PACK, PrepareError,
+    Prepared, PullError, Pulled, SNAPSHOT, fetch, prepare, repository, wanted,
 };
+use tokio::io::AsyncWrite;
 use tokio::runtime::Handle;
 
 use super::{CommandResult, Context, cp};
@@ -141,7 +141,7 @@ impl Repo {
         }
         if self.tools {
             // Best effort: the VM is as good without.
-            drop(in_guest(target, TOOLS, GUEST_PATH, None).await);
+            drop(in_guest(&target, TOOLS, GUEST_PATH).await);
         }
         Ok(())
     }
@@ -243,7 +243,7 @@ async fn mounted(
         "mount" => "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\"",
         _ => "! grep -q \" $1 \" /proc/mounts || umount \"$1\"",
     };
-    let (code, output) = in_guest(target.clone(), script, folder, None).await?;
+    let (code, output) = in_guest(target, script, folder).await?;
     if code != 0 && must {
         let what = String::from_utf8_lossy(&output).into_owned();
         return Err(CommandError::new(
@@ -351,67 +351,69 @@ fn prepare_failed(error: &PrepareError, target: &Target) -> CommandError {
     }
 }
 
+/// What a guest may say in answer to a short question.
+const SHORT: u64 = 16 << 20;
+/// The most that `diff` prints, in bytes.
+const LONGEST_DIFF: u64 = 1 << 30;
+/// How long a guest may say nothing: git counts before it packs, and guests may be slow.
+const SILENCE: Duration = Duration::from_secs(600);
+
 /// Runs a script in the guest with the folder as its argument. The answer is its code, and what it said
 /// on standard output, or on standard error when it failed.
 async fn in_guest(
-    target: Target,
+    target: &Target,
     script: &str,
     folder: &str,
-    input: Option<String>,
 ) -> Result<(u8, Vec<u8>), CommandError> {
-    let (code, mut output) = to_file(target, script, folder, input).await?;
-    let mut text = vec![];
-    let read = std::io::Read::by_ref(&mut output)
-        .take(64 << 20)
-        .read_to_end(&mut text);
-    read.map_err(|error| CommandError::internal("a temporary file cannot be read", &error))?;
-    Ok((code, text))
+    let mut said = vec![];
+    let answer = ask(target, script, folder, "", &mut said, SHORT).await?;
+    let code = answer.status.exit_code();
+    Ok((code, if code == 0 { said } else { answer.stderr }))
 }
 
-/// The same, with its output in a file.
-async fn to_file(
-    target: Target,
+/// Runs a script in the guest with the folder as its argument and something on its standard input; its
+/// output, which goes to `to`, is bounded.
+async fn ask<W: AsyncWrite + Unpin>(
+    target: &Target,
     script: &str,
     folder: &str,
-    input: Option<String>,
-) -> Result<(u8, File), CommandError> {
+    input: &str,
+    to: &mut W,
+    bytes: u64,
+) -> Result<Answer, CommandError> {
     let mut request = ExecRequest::new(["sh", "-c", script, "sh", folder]);
-    request.no_stdin = input.is_none();
+    request.no_stdin = input.is_empty();
     request.env = vec![("LC_ALL".to_owned(), "C".to_owned())];
-    let stream = target
-        .client
-        .connect_guest(&target.vm, Readiness::Reachable, None)
-        .await?;
-    blocking(move || {
-        let failed = |error: std::io::Error| {
-            CommandError::internal("a temporary file cannot be used", &error)
-        };
-        let file = || tempfile::tempfile().map_err(failed);
-        let (mut stdin, mut stdout, mut stderr) = (file()?, file()?, file()?);
-        let written = stdin
-            .write_all(input.unwrap_or_default().as_bytes())
-            .and_then(|()| stdin.rewind());
-        written.map_err(failed)?;
-        let io = ExecIo {
-            stdin: stdin.as_fd(),
-            stdout: stdout.as_fd(),
-            stderr: stderr.as_fd(),
-            tty: false,
-        };
-        let status = run(stream, request, io).map_err(|error| {
-            CommandError::because(ErrorCode::ExecFailed, "the guest did not do it", &error)
-        })?;
-        let code = status.exit_code();
-        let answer = if code == 0 { &mut stdout } else { &mut stderr };
-        answer.rewind().map_err(failed)?;
-        Ok((code, if code == 0 { stdout } else { stderr }))
+    let wait = Readiness::Reachable;
+    let stream = target.client.connect_guest(&target.vm, wait, None).await?;
+    let bounds = Bounds {
+        bytes,
+        silence: SILENCE,
+    };
+    let answered = answer(stream, &request, input.as_bytes(), to, bounds).await;
+    answered.map_err(|error| {
+        let what = "the guest did not do it";
+        let told = CommandError::because(ErrorCode::ExecFailed, what, &error);
+        match error {
+            AnswerError::TooMuch { .. } => told
+                .hint("look at what the guest has: `banger vm exec`; `pull --max-size` takes more"),
+            _ => told,
+        }
     })
-    .await
+}
+
+/// A file of its own, for what a guest sends.
+fn scratch() -> Result<(tempfile::NamedTempFile, tokio::fs::File), CommandError> {
+    let made = tempfile::NamedTempFile::new().and_then(|file| {
+        let handle = file.reopen()?;
+        Ok((file, tokio::fs::File::from_std(handle)))
+    });
+    made.map_err(|error| CommandError::internal("a temporary file cannot be made", &error))
 }
 
 /// What the guest has, with the work that is not committed as one more commit.
 async fn snapshot(target: &Target, folder: &str) -> Result<GuestRefs, CommandError> {
-    let (code, output) = in_guest(target.clone(), SNAPSHOT, folder, None).await?;
+    let (code, output) = in_guest(target, SNAPSHOT, folder).await?;
     if code != 0 {
         let said = banger_guest_proto::shown(String::from_utf8_lossy(&output).trim().as_bytes());
         let mut told = CommandError::new(
@@ -463,8 +465,9 @@ async fn diff(context: &Context<'_>, args: DiffArgs) -> CommandResult {
     let script = format!(
         "cd \"$1\" && git -c core.hooksPath=/dev/null --no-pager diff --no-ext-diff --no-textconv --no-color {flags} {base} {tip}"
     );
-    let (code, mut output) = to_file(target, &script, &folder, None).await?;
-    if code != 0 {
+    let (mut file, mut to) = scratch()?;
+    let answer = ask(&target, &script, &folder, "", &mut to, LONGEST_DIFF).await?;
+    if !answer.status.success() {
         return Err(CommandError::new(
             ErrorCode::ExecFailed,
             "git in the guest could not compare",
@@ -472,7 +475,7 @@ async fn diff(context: &Context<'_>, args: DiffArgs) -> CommandResult {
     }
     let mut buffer = vec![0; 64 << 10];
     loop {
-        let count = output.read(&mut buffer);
+        let count = file.read(&mut buffer);
         match count
             .map_err(|error| CommandError::internal("a temporary file cannot be read", &error))?
         {
@@ -504,19 +507,15 @@ async fn pull(context: &Context<'_>, args: BackArgs) -> CommandResult {
         blocking(move || wanted(&one, &name, &two).map_err(|error| pull_failed(&error))).await?;
     let mut pack = None;
     if let Some(input) = input {
-        let (code, mut output) = to_file(target, PACK, &folder, Some(input)).await?;
-        if code != 0 {
+        let (file, mut to) = scratch()?;
+        let most = args.max_size.0;
+        let answer = ask(&target, PACK, &folder, &input, &mut to, most).await?;
+        if !answer.status.success() {
             return Err(CommandError::new(
                 ErrorCode::ExecFailed,
                 "git in the guest could not send its commits",
             ));
         }
-        let mut file = tempfile::NamedTempFile::new()
-            .map_err(|error| CommandError::internal("no temporary file", &error))?;
-        let copied = std::io::copy(&mut output, &mut file);
-        copied.map_err(|error| {
-            CommandError::internal("a temporary file cannot be written", &error)
-        })?;
         pack = Some(file);
     }
     let branch = args.branch.clone();
@@ -526,6 +525,7 @@ async fn pull(context: &Context<'_>, args: BackArgs) -> CommandResult {
         fetch(&git, &name, &refs, pack, branch.as_deref()).map_err(|error| pull_failed(&error))
     })
     .await?;
+    note_pulled(&target, &folder, &pulled).await;
     let result = PullResult {
         refs: pulled,
         branch: args.branch,
@@ -553,6 +553,17 @@ async fn pull(context: &Context<'_>, args: BackArgs) -> CommandResult {
         }
     });
     Ok(0)
+}
+
+/// Tells the guest what is here now, so that nobody is warned of losing it. Best effort: who is warned in
+/// vain loses nothing.
+async fn note_pulled(target: &Target, folder: &str, pulled: &[Pulled]) {
+    let commits = pulled.iter().map(|one| format!("^{}\n", one.commit));
+    let input: String = commits.collect();
+    if !input.is_empty() {
+        let mut said = vec![];
+        drop(ask(target, NOTE_PULLED, folder, &input, &mut said, SHORT).await);
+    }
 }
 
 fn find(path: &Path) -> Result<banger_workspace::Git, CommandError> {

@@ -10,6 +10,8 @@ use banger_guest::{AgentCallError, AgentClient, GuestAddress};
 use banger_guest_proto::{Readiness, ShutdownVerb};
 use tokio::time::Instant;
 
+use crate::unpulled;
+
 /// Longer than any caller waits: who calls sets the deadline.
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
 
@@ -24,7 +26,11 @@ pub(crate) struct AgentGuests {
 
 impl AgentGuests {
     pub(crate) fn address(&self, vm: &VmId) -> GuestAddress {
-        GuestAddress::new(self.vms.join(vm.as_str()).join("run/v"))
+        GuestAddress::new(self.folder(vm).join("run/v"))
+    }
+
+    fn folder(&self, vm: &VmId) -> PathBuf {
+        self.vms.join(vm.as_str())
     }
 
     async fn connect(&self, vm: &VmId) -> Result<AgentClient, AgentCallError> {
@@ -50,7 +56,10 @@ impl Guests for AgentGuests {
         let ask = async || self.connect(vm).await?.wait(readiness).await;
         loop {
             match ask().await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    unpulled::forget(&self.folder(vm));
+                    return Ok(());
+                }
                 // A connection that breaks is a guest that ends, which whoever waits sees by itself,
                 // or a VMM that lost it: then there is another one.
                 Err(AgentCallError::Connection(_) | AgentCallError::Dial(_)) => {
@@ -62,6 +71,7 @@ impl Guests for AgentGuests {
     }
 
     async fn shutdown(&self, vm: &VmId) -> Result<(), Failure> {
+        unpulled::note(&self.folder(vm), &self.address(vm)).await;
         let mut agent = self.connect(vm).await.map_err(|error| failure(&error))?;
         agent
             .shutdown(ShutdownVerb::Poweroff)

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use banger_api::{PortList, Readiness};
-use banger_core::{ErrorCode, VmId};
+use banger_api::{PortList, Readiness, UnpulledList, UnpulledWorkspace};
+use banger_core::{ErrorCode, Phase, VmId};
 use banger_engine::VmView;
 use banger_engine::ports::Failure;
 use banger_guest::{AgentCallError, AgentClient};
@@ -15,6 +15,7 @@ use super::connect::{ANSWER, reach};
 use crate::convert;
 use crate::ports;
 use crate::state::Shared;
+use crate::unpulled;
 
 /// How long a guest that still boots is waited for.
 const BOOT: Duration = Duration::from_secs(60);
@@ -50,6 +51,31 @@ fn failure(error: &AgentCallError) -> Failure {
         )
         .hint("`banger vm logs` shows the console; stopping and starting the VM brings the agent back"),
     }
+}
+
+/// What its workspaces hold that was never pulled.
+#[utoipa::path(get, path = "/v1/vms/{ref}/unpulled", params(("ref" = String, Path,)), responses((status = 200, body = UnpulledList)))]
+pub(crate) async fn unpulled(
+    State(state): State<Shared>,
+    Path(reference): Path<String>,
+) -> Result<Json<UnpulledList>, Problem> {
+    let view = state.engine.resolve(&reference)?;
+    let found = if view.phase == Phase::Running && view.is_awake().is_ok() {
+        let address = state.guest_address(&view.id);
+        unpulled::ask(&address).await.unwrap_or_default()
+    } else {
+        unpulled::noted(&state.vm_folder(&view.id))
+    };
+    let workspaces = found.into_iter().map(|one| UnpulledWorkspace {
+        path: one.path,
+        commits: one.commits,
+        files: one.files,
+        more_files: one.more_files,
+    });
+    Ok(Json(UnpulledList {
+        vm: view.name.to_string(),
+        workspaces: workspaces.collect(),
+    }))
 }
 
 /// Who listens in the guest, and which of it are web servers.

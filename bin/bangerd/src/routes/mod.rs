@@ -50,6 +50,7 @@ fn build() -> OpenApiRouter<Shared> {
         .routes(routes!(stats::metrics))
         .routes(routes!(connect::connect))
         .routes(routes!(guest::list_ports))
+        .routes(routes!(guest::unpulled))
         .routes(routes!(logs::logs))
         .routes(routes!(images::list))
         .routes(routes!(images::show))

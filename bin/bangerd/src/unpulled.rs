@@ -1,0 +1,99 @@
+//! What a guest holds that was never pulled: asked while it runs, noted as it is stopped, so that whoever
+//! deletes the VM later can be told without booting it.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use banger_guest::answer::{Bounds, answer};
+use banger_guest::files::TransferError;
+use banger_guest::{ExecRequest, GuestAddress};
+use banger_workspace::{GuestRepo, UNPULLED, Unpulled, home, told};
+use tokio::runtime::Handle;
+
+/// The note, in the VM's folder.
+const FILE: &str = "unpulled.json";
+/// How long a guest has to accept the question.
+const HEARS: Duration = Duration::from_secs(3);
+/// How long it is asked: it may be slow, and have much to look at. Afterwards it is not known.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The most that it may tell, in bytes.
+const MAX_TOLD: u64 = 8 << 20;
+
+/// What the guest holds; `None` when that is not known.
+pub(crate) async fn ask(address: &GuestAddress) -> Option<Vec<Unpulled>> {
+    tokio::time::timeout(PATIENCE, asked(address)).await.ok()?
+}
+
+async fn asked(address: &GuestAddress) -> Option<Vec<Unpulled>> {
+    let dialled = tokio::time::timeout(HEARS, address.dial()).await.ok()?;
+    let stream = dialled.ok()?.into_std().ok()?;
+    let mut request = ExecRequest::new(["sh", "-c", UNPULLED]);
+    request.no_stdin = true;
+    let bounds = Bounds {
+        bytes: MAX_TOLD,
+        silence: PATIENCE,
+    };
+    let mut output = vec![];
+    let answer = answer(stream, &request, b"", &mut output, bounds).await;
+    if !answer.ok()?.status.success() {
+        return None;
+    }
+    let all = told(&output);
+    if all.is_empty() {
+        return Some(vec![]);
+    }
+    let (address, runtime) = (address.clone(), Handle::current());
+    let look = move || {
+        let connect = || connect(&runtime, &address);
+        let one = |told: banger_workspace::Told| {
+            let guest = GuestRepo {
+                connect: &connect,
+                path: told.path.clone().into(),
+                home: home().to_owned(),
+                progress: &|_| {},
+            };
+            guest.unpulled(told).ok()
+        };
+        all.into_iter().map(one).collect::<Option<Vec<_>>>()
+    };
+    let mut found = tokio::task::spawn_blocking(look).await.ok()??;
+    found.retain(Unpulled::is_something);
+    Some(found)
+}
+
+fn connect(runtime: &Handle, address: &GuestAddress) -> Result<UnixStream, TransferError> {
+    let dialled = runtime.block_on(address.dial());
+    let stream = dialled.map_err(std::io::Error::other);
+    let stream = stream.and_then(tokio::net::UnixStream::into_std);
+    let stream = stream.and_then(|stream| stream.set_nonblocking(false).map(|()| stream));
+    stream.map_err(TransferError::Connection)
+}
+
+/// Notes it in the VM's folder, in place of what was noted before.
+pub(crate) async fn note(folder: &Path, address: &GuestAddress) {
+    match ask(address).await.as_deref() {
+        None | Some([]) => forget(folder),
+        Some(found) => {
+            let next = folder.join(".unpulled.json");
+            let json = serde_json::to_vec(found).unwrap_or_default();
+            let written =
+                fs::write(&next, json).and_then(|()| fs::rename(&next, folder.join(FILE)));
+            if let Err(error) = written {
+                tracing::warn!(%error, folder = %folder.display(), "what was never pulled could not be noted");
+            }
+        }
+    }
+}
+
+/// The guest runs again: what was noted is not so any more.
+pub(crate) fn forget(folder: &Path) {
+    let _ = fs::remove_file(folder.join(FILE));
+}
+
+/// What was noted.
+pub(crate) fn noted(folder: &Path) -> Vec<Unpulled> {
+    let json = fs::read(folder.join(FILE)).unwrap_or_default();
+    serde_json::from_slice(&json).unwrap_or_default()
+}

@@ -1,0 +1,211 @@
+//! What a guest's workspaces hold that was never brought back: commits that were neither sent nor pulled, and
+//! files that are neither as they were sent nor in what was pulled last.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use banger_guest_proto::{EntryKind, RelPath};
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::{Entries, Manifest, same};
+use crate::prepare::{GuestRepo, PrepareError};
+
+/// So many names of files are told.
+const MAX_NAMES: usize = 20;
+/// The most workspaces that are looked at in one guest.
+const MAX_WORKSPACES: usize = 100;
+
+/// Run in the guest: for each workspace its path, how many commits it has that are neither known to have been
+/// sent nor pulled, and the files that differ from its last commit (none when they are as they were pulled);
+/// each ends with a zero byte, and the list of files with one more. Workspaces are looked for as deep as they
+/// are likely to be.
+pub const UNPULLED: &str = r#"
+command -v git >/dev/null || exit 0
+git() { command git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c safe.directory='*' "$@"; }
+index=$(mktemp) || exit 0
+trap 'rm -f "$index"' EXIT
+for mark in /root/*/.git/banger/workspace /root/*/*/.git/banger/workspace /root/*/*/*/.git/banger/workspace; do
+  [ -f "$mark" ] || continue
+  cd "${mark%/.git/banger/workspace}" || continue
+  known=.git/banger/known
+  count=$({
+    git for-each-ref --format='%(objectname)' refs/heads refs/banger/kept
+    git rev-parse -q --verify 'HEAD^{commit}'
+    git for-each-ref --format='^%(objectname)' refs/banger/base
+    cat "$known" 2>/dev/null
+  } | git rev-list --ignore-missing --count --stdin) || count=0
+  printf '%s\0%s\0' "$PWD" "$count"
+  same=
+  pulled=$(git rev-parse -q --verify refs/banger/uncommitted) || pulled=
+  if [ -n "$pulled" ] && grep -qxF "^$pulled" "$known" 2>/dev/null; then
+    cp .git/index "$index" 2>/dev/null
+    GIT_INDEX_FILE=$index git add -A 2>/dev/null
+    [ "$(GIT_INDEX_FILE=$index git write-tree)" = "$(git rev-parse "$pulled^{tree}")" ] && same=yes
+  fi
+  [ -n "$same" ] || {
+    git diff --name-only -z --no-renames --no-ext-diff --ignore-submodules HEAD -- || git ls-files -z
+    git ls-files -z -o --exclude-standard
+  }
+  printf '\0'
+done 2>/dev/null
+"#;
+
+/// Run in the guest, with lines `^<commit>` on its standard input: these commits are on the host now.
+pub const NOTE_PULLED: &str = r#"
+cd "$1/.git/banger" 2>/dev/null || exit 0
+{ cat known 2>/dev/null; cat; } | sort -u >known.next && mv known.next known
+"#;
+
+/// What one workspace holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unpulled {
+    /// The folder in the guest.
+    pub path: String,
+    /// Commits.
+    pub commits: u64,
+    /// Files that were changed, the first of them.
+    pub files: Vec<String>,
+    /// How many files there are beyond these.
+    pub more_files: u64,
+}
+
+impl Unpulled {
+    /// Whether there is anything.
+    #[must_use]
+    pub fn is_something(&self) -> bool {
+        self.commits > 0 || !self.files.is_empty()
+    }
+}
+
+/// A workspace as the guest tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The folder.
+    pub path: String,
+    commits: u64,
+    names: BTreeSet<RelPath>,
+}
+
+/// Takes in what [`UNPULLED`] printed. What makes no sense is left out: a guest that lies harms its own work only.
+#[must_use]
+pub fn told(output: &[u8]) -> Vec<Told> {
+    let mut words = output.split(|byte| *byte == 0);
+    let mut all = vec![];
+    while let (Some(path), Some(count)) = (words.next(), words.next()) {
+        let names = words.by_ref().take_while(|name| !name.is_empty());
+        let names = names.filter_map(|name| RelPath::new(name).ok()).collect();
+        let count = std::str::from_utf8(count).unwrap_or_default();
+        let path = String::from_utf8_lossy(path).into_owned();
+        if !path.starts_with("/root/") || all.len() == MAX_WORKSPACES {
+            break;
+        }
+        all.push(Told {
+            path,
+            commits: count.trim().parse().unwrap_or_default(),
+            names,
+        });
+    }
+    all
+}
+
+impl GuestRepo<'_> {
+    /// What of that was not sent just so. Blocks for two round trips.
+    ///
+    /// # Errors
+    /// [`PrepareError`] when the guest cannot be asked.
+    pub fn unpulled(&self, told: Told) -> Result<Unpulled, PrepareError> {
+        let mut files = vec![];
+        if !told.names.is_empty() {
+            let sent = self.state()?.manifest.unwrap_or_default();
+            let found = self.list(self.wire(), &told.names)?;
+            files = changed(&told.names, &sent, &found);
+        }
+        let more_files = files.len().saturating_sub(MAX_NAMES) as u64;
+        files.truncate(MAX_NAMES);
+        Ok(Unpulled {
+            path: told.path,
+            commits: told.commits,
+            files,
+            more_files,
+        })
+    }
+}
+
+/// Those that are not as they were sent.
+fn changed(names: &BTreeSet<RelPath>, sent: &Manifest, found: &Entries) -> Vec<String> {
+    let as_sent = |path: &RelPath| {
+        let there = found
+            .get(path)
+            .filter(|found| found.kind != EntryKind::Missing);
+        match (sent.entries.get(path), there) {
+            (Some(sent), Some(found)) => same(sent, found),
+            (None, None) => true,
+            // A submodule's folder was sent by its files.
+            (None, Some(found)) => found.kind == EntryKind::Folder,
+            (Some(_), None) => false,
+        }
+    };
+    let changed = names.iter().filter(|path| !as_sent(path));
+    changed.map(ToString::to_string).collect()
+}
+
+/// The home of workspaces in a guest.
+#[must_use]
+pub fn home() -> &'static Path {
+    Path::new("/root")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_guest_proto::{Entry, FileTime};
+
+    #[test]
+    fn a_guests_tale_is_checked() {
+        let all = told(b"/root/repo\x003\0a\nb\0c\0\0/root/x\0nonsense\0\0");
+        assert_eq!(all.len(), 2);
+        assert_eq!((all[0].commits, all[0].names.len()), (3, 2));
+        assert_eq!((all[1].commits, all[1].names.len()), (0, 0));
+        for bad in [
+            &b""[..],
+            b"/etc\x001\0\0",
+            b"/root/x",
+            b"\0\0\0\0",
+            b"\xff\0\xff\0\xff",
+        ] {
+            assert_eq!(told(bad), vec![], "{bad:?}");
+        }
+        let many = b"/root/x\x001\0\0".repeat(1000);
+        assert_eq!(told(&many).len(), MAX_WORKSPACES);
+        let up = told(b"/root/x\x001\0../../etc/passwd\0/abs\0\0");
+        assert!(up[0].names.is_empty());
+    }
+
+    #[test]
+    fn what_is_as_it_was_sent_is_no_work() {
+        let path = |name: &str| RelPath::new(name).unwrap();
+        let file = |name: &str, seconds| Entry {
+            path: path(name),
+            kind: EntryKind::File {
+                size: 1,
+                linked: false,
+            },
+            mode: 0o644,
+            mtime: FileTime { seconds, nanos: 0 },
+        };
+        let entries = |all: &[(&str, i64)]| -> Entries {
+            all.iter()
+                .map(|(name, time)| (path(name), file(name, *time)))
+                .collect()
+        };
+        let sent = Manifest {
+            entries: entries(&[("same", 1), ("edited", 1), ("gone", 1)]),
+            ..Manifest::default()
+        };
+        let found = entries(&[("same", 1), ("edited", 2), ("new", 1)]);
+        let names = ["same", "edited", "gone", "new", "neither"]
+            .map(path)
+            .into();
+        assert_eq!(changed(&names, &sent, &found), ["edited", "gone", "new"]);
+    }
+}

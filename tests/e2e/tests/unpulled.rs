@@ -1,0 +1,126 @@
+//! Work in a guest that was never pulled: told when the VM stops, and before it is deleted.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use banger_e2e::{Banger, Terminal};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn git(at: &Path, args: &[&str]) {
+    let mut git = Command::new("git");
+    git.arg("-C").arg(at);
+    git.args(["-c", "user.name=Ann", "-c", "user.email=a@example.com"]);
+    let output = git.args(args).output().expect("git runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "git {args:?}: {said}");
+}
+
+/// A repository with a commit, a change and something that git does not know.
+fn repository() -> tempfile::TempDir {
+    let place = tempfile::tempdir().expect("a folder");
+    let at = place.path();
+    git(at, &["init", "-q", "-b", "main"]);
+    git(at, &["config", "user.name", "Ann"]);
+    git(at, &["config", "user.email", "ann@example.com"]);
+    for name in ["a.txt", "b.txt"] {
+        fs::write(at.join(name), "one\n").expect("a file");
+    }
+    git(at, &["add", "-A"]);
+    git(at, &["commit", "-qm", "first"]);
+    fs::write(at.join("a.txt"), "changed here\n").expect("a file");
+    fs::write(at.join("new.txt"), "here, too\n").expect("a file");
+    place
+}
+
+#[test]
+fn a_vm_with_work_of_its_own_is_not_deleted_unasked() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(&["--wait", "reachable"]);
+    let place = repository();
+    let path = place.path().to_str().expect("text");
+    banger.ok(&[
+        "vm",
+        "workspace",
+        "prepare",
+        &vm.name,
+        path,
+        "--include-untracked",
+    ]);
+    // What was sent, changed as it is, is no work of the guest's.
+    let stopped = banger.run(&["vm", "stop", &vm.name]);
+    assert_eq!(
+        (stopped.code, stopped.stderr.contains("never pulled")),
+        (0, false),
+        "{}",
+        stopped.stderr
+    );
+    banger.ok(&["vm", "start", "--wait", "reachable", &vm.name]);
+
+    vm.sh("cd /root/repo && git add b.txt && echo 2 >b.txt && git commit -qm work b.txt && echo 3 >c.txt");
+    let delete = banger.run(&["vm", "delete", &vm.name]);
+    let texts = [
+        "work_in_guest",
+        "/root/repo",
+        "1 commit",
+        "1 changed file (c.txt)",
+        "--force",
+    ];
+    delete.assert_failed("while it runs", 5, &texts);
+    assert_eq!(vm.phase(), "running");
+    let stopped = banger.run(&["vm", "stop", &vm.name]);
+    assert_eq!(stopped.code, 0, "{}", stopped.stderr);
+    assert!(
+        stopped.stderr.contains("1 commit, 1 changed file (c.txt)"),
+        "{}",
+        stopped.stderr
+    );
+    banger.kill_daemon();
+    let delete = banger.run(&["vm", "delete", &vm.name]);
+    delete.assert_failed("while it is stopped", 5, &texts);
+    let command = banger.command(&["vm", "delete", &vm.name]);
+    let mut terminal = Terminal::start(&command, 24, 200);
+    terminal.expect("Delete all the same? [y/N]", PATIENCE);
+    terminal.type_in("n\r");
+    terminal.expect("nothing was deleted", PATIENCE);
+    assert_ne!(terminal.wait(), 0);
+
+    // Pulled, it is here; more of it is work again.
+    banger.ok(&["vm", "start", "--wait", "reachable", &vm.name]);
+    banger.ok(&["vm", "workspace", "pull", &vm.name, path]);
+    let stopped = banger.run(&["vm", "stop", &vm.name]);
+    assert!(
+        !stopped.stderr.contains("never pulled"),
+        "{}",
+        stopped.stderr
+    );
+    banger.ok(&["vm", "start", "--wait", "reachable", &vm.name]);
+    vm.sh("echo 4 >/root/repo/c.txt");
+    let delete = banger.run(&["vm", "delete", &vm.name]);
+    delete.assert_failed("changed again", 5, &["c.txt"]);
+    banger.ok(&["vm", "delete", "--force", &vm.name]);
+}
+
+#[test]
+fn a_run_that_is_thrown_away_says_what_goes_with_it() {
+    let banger = Banger::from_env();
+    let place = repository();
+    let path = place.path().to_str().expect("text");
+    let run = ["vm", "run", "--rm", path, "--", "sh", "-c"];
+    let nothing = banger.run(&[&run[..], &["git status"]].concat());
+    assert_eq!(nothing.code, 0, "{}", nothing.stderr);
+    assert!(
+        !nothing.stderr.contains("never pulled"),
+        "{}",
+        nothing.stderr
+    );
+    let work = banger.run(&[&run[..], &["git commit -qam all"]].concat());
+    assert_eq!(work.code, 0, "{}", work.stderr);
+    assert!(
+        work.stderr.contains("warning: ") && work.stderr.contains("1 commit"),
+        "{}",
+        work.stderr
+    );
+}
