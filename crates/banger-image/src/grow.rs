@@ -46,9 +46,10 @@ pub fn grow_work_disk(disk: &Path, size: ByteSize) -> Result<(), DiskError> {
         succeeded(resize.arg(disk).stdin(held(&file, disk)?), &[0])?;
         file.sync_all().map_err(in_disk)
     });
-    // What a dead daemon left in the middle must be put right before the guest mounts it; a failure
-    // that is told leaves a file system that was checked.
-    if grown.is_ok() || !interrupted {
+    // What a dead daemon or a failed resize2fs left in the middle must be put right before the guest
+    // mounts it; only a failure before the disk grew leaves nothing to go on with.
+    let longer = file.metadata().map_err(in_disk)?.len() != length;
+    if grown.is_ok() || !(interrupted || longer) {
         fs::remove_file(&mark).map_err(in_disk)?;
     }
     grown
