@@ -5,6 +5,7 @@ mod commands;
 mod complete;
 mod environment;
 mod error;
+mod followed;
 mod interrupt;
 mod operation;
 mod paths;

@@ -1,12 +1,13 @@
 //! Following an operation to its end.
 
-use banger_api::{Operation, OperationEvent, OperationState, Stage};
-use banger_client::{Client, ClientError};
+use banger_api::{Operation, OperationEvent, OperationState, Stage, StageState};
+use banger_client::Client;
 use banger_core::ErrorCode;
 
 use crate::error::CommandError;
+use crate::followed::Followed;
 use crate::interrupt::Interrupts;
-use crate::ui::{Stages, Ui};
+use crate::ui::Ui;
 
 /// What an interrupt does to an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +19,8 @@ pub(crate) enum OnInterrupt {
 }
 
 /// Follows an operation, showing its stages. The first interrupt does what `on_interrupt` says; a
-/// second one ends the process at once. One that came too late to cancel is still seen by `interrupts`.
+/// second one ends the process at once. One that came too late to cancel is still seen by `interrupts`. When the
+/// daemon dies, it is started again, and the operation is followed to its end there.
 pub(crate) async fn follow(
     ui: &Ui,
     client: &Client,
@@ -27,11 +29,12 @@ pub(crate) async fn follow(
     on_interrupt: OnInterrupt,
 ) -> Result<Operation, CommandError> {
     let mut stages = ui.stages();
-    let mut events = client.events(&operation.id).await?;
+    let mut followed = Followed::new(client, &operation.id).await?;
+    let mut told = Told::default();
     let mut interrupted = false;
     loop {
         let event = tokio::select! {
-            event = events.next() => event?,
+            event = followed.next() => event?,
             () = interrupts.next() => {
                 stages.clear();
                 if interrupted {
@@ -42,33 +45,42 @@ pub(crate) async fn follow(
                     return Err(CommandError::new(ErrorCode::Cancelled, "interrupted; the operation goes on"));
                 }
                 ui.note("cancelling; what was made is deleted");
-                match client.cancel(&operation.id).await {
-                    // Over already: how, the next event says.
-                    Ok(_) | Err(ClientError::Api(_)) => continue,
-                    Err(error) => return Err(error.into()),
-                }
+                followed.cancel().await?;
+                continue;
             }
         };
         match event {
-            Some(OperationEvent::Snapshot { operation }) => show(&mut stages, &operation.stages),
-            Some(OperationEvent::Stage { stage }) => stages.show(&stage),
-            Some(OperationEvent::Finished { operation }) => {
+            OperationEvent::Snapshot { operation } => {
+                for stage in operation.stages.iter().filter(|stage| told.is_new(stage)) {
+                    stages.show(stage);
+                }
+            }
+            OperationEvent::Stage { stage } if told.is_new(&stage) => stages.show(&stage),
+            OperationEvent::Stage { .. } => {}
+            OperationEvent::Finished { operation } => {
                 stages.clear();
                 return ended(operation);
-            }
-            None => {
-                stages.clear();
-                let what =
-                    "the daemon went away in the middle; the operation goes on with the next one";
-                return Err(CommandError::new(ErrorCode::DaemonUnavailable, what));
             }
         }
     }
 }
 
-fn show(stages: &mut Stages, all: &[Stage]) {
-    for stage in all {
-        stages.show(stage);
+/// Stages whose ends were shown: the next daemon tells them again.
+#[derive(Debug, Default)]
+struct Told(Vec<(String, u64)>);
+
+impl Told {
+    /// Whether it is to be shown; what has ended is shown once.
+    fn is_new(&mut self, stage: &Stage) -> bool {
+        if stage.state == StageState::Running {
+            return true;
+        }
+        let end = (stage.key.clone(), stage.elapsed_ms);
+        let is_new = !self.0.contains(&end);
+        if is_new {
+            self.0.push(end);
+        }
+        is_new
     }
 }
 

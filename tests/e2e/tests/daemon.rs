@@ -7,8 +7,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use banger_e2e::{Banger, Elsewhere, SMALL};
+use banger_e2e::{Banger, Elsewhere, SMALL, until};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn daemon_pid(banger: &Banger) -> u64 {
     banger.json(&["daemon", "status"])["version"]["daemon"]["pid"]
@@ -48,6 +51,31 @@ fn the_socket_of_a_dead_daemon_is_taken_over() {
     let socket = banger.ok(&["daemon", "socket"]);
     assert!(Path::new(socket.trim()).exists(), "it left its socket");
     banger.ok(&["vm", "list"]);
+}
+
+#[test]
+fn a_create_is_followed_to_its_end_though_the_daemon_is_killed() {
+    let banger = Banger::from_env();
+    banger.ok(&["daemon", "start"]);
+    let mut create = banger.command(&["vm", "create", "--name", "survivor"]);
+    create.args(SMALL);
+    create.stdout(std::process::Stdio::piped());
+    create.stderr(std::process::Stdio::piped());
+    let create = create.spawn().unwrap();
+    until("the guest boots", PATIENCE, || {
+        let all = banger.json(&["vm", "list"])["vms"].clone();
+        all[0]["vmm_pid"].is_u64()
+    });
+    let killed = daemon_pid(&banger);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(killed).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let ended = create.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stdout);
+    assert!(ended.status.success(), "{ended:?}");
+    assert!(said.contains("survivor is running"), "{ended:?}");
+    assert_ne!(daemon_pid(&banger), killed);
+    banger.ok(&["vm", "exec", "survivor", "--", "true"]);
+    banger.ok(&["vm", "delete", "survivor"]);
 }
 
 #[test]
