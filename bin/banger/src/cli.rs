@@ -3,6 +3,7 @@
 mod bench;
 mod image;
 mod kernel;
+mod seconds;
 mod sessions;
 mod system;
 mod vm;

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
 
 use super::VmRef;
+use super::seconds::seconds;
 use crate::complete;
 use crate::environment::EnvFlags;
 
@@ -36,7 +37,7 @@ pub(crate) enum SessionCommand {
     )]
     Logs(SessionLogsArgs),
     /// End sessions: SIGTERM, and SIGKILL after the grace. Log and status stay.
-    #[command(after_help = "Example:\n  banger vm session stop demo web --grace 30")]
+    #[command(after_help = "Example:\n  banger vm session stop demo web --grace 30s")]
     Stop(StopSessionArgs),
     /// Kill a session, or send it another signal.
     #[command(
@@ -182,8 +183,8 @@ pub(crate) struct SessionLogsArgs {
 pub(crate) struct StopSessionArgs {
     #[command(flatten)]
     pub(crate) session: SessionRef,
-    /// Seconds between SIGTERM and SIGKILL.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    /// Between SIGTERM and SIGKILL: seconds, or a span like 30s or 2m.
+    #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = seconds)]
     pub(crate) grace: u32,
 }
 

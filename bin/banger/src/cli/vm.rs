@@ -6,6 +6,7 @@ use banger_core::{ByteSize, Choice, KernelName, KillSignal, MemoryMib, VmName, V
 use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
 
+use super::seconds::seconds;
 use super::{AcpArgs, ForwardArgs, ImageArg, SessionCommand, WorkspaceCommand};
 use crate::complete;
 use crate::environment::EnvFlags;
@@ -69,14 +70,14 @@ pub(crate) enum VmCommand {
     #[command(after_help = "Example:\n  banger vm logs -f demo")]
     Logs(LogsArgs),
     /// Stop VMs: cleanly, and by force when the deadline passes. Their disks stay.
-    #[command(after_help = "Examples:\n  banger vm stop demo\n  banger vm stop --grace 5 web db")]
+    #[command(after_help = "Examples:\n  banger vm stop demo\n  banger vm stop --grace 5s web db")]
     Stop(StopArgs),
     /// Start VMs that are stopped.
     #[command(after_help = "Example:\n  banger vm start demo")]
     Start(StartArgs),
     /// Restart VMs: a clean shutdown, by force when the deadline passes, and a new boot. One that is stopped is started.
     #[command(
-        after_help = "Examples:\n  banger vm restart demo\n  banger vm restart --grace 5 web db"
+        after_help = "Examples:\n  banger vm restart demo\n  banger vm restart --grace 5s web db"
     )]
     Restart(RestartArgs),
     /// End VMs at once, without asking their guests. Their disks stay.
@@ -143,8 +144,8 @@ pub(crate) struct VmFlags {
     /// works). Without it, what config.toml says.
     #[arg(long)]
     pub(crate) vmm: Option<Choice<VmmKind>>,
-    /// Deadline of the boot in seconds.
-    #[arg(long, value_name = "SECONDS")]
+    /// Deadline of the boot: seconds, or a span like 90s or 2m.
+    #[arg(long, value_name = "SPAN", value_parser = seconds)]
     pub(crate) timeout: Option<u32>,
     /// How far the guest must be.
     #[arg(long, value_enum)]
@@ -229,8 +230,8 @@ pub(crate) struct SshConfigArgs {
 pub(crate) struct StopArgs {
     #[command(flatten)]
     pub(crate) vms: VmRefs,
-    /// Seconds until force; 0 ends the VMM at once.
-    #[arg(long, value_name = "SECONDS")]
+    /// How long until force: seconds, or a span like 30s or 2m; 0 ends the VMM at once.
+    #[arg(long, value_name = "SPAN", value_parser = seconds)]
     pub(crate) grace: Option<u32>,
 }
 
@@ -238,8 +239,8 @@ pub(crate) struct StopArgs {
 pub(crate) struct StartArgs {
     #[command(flatten)]
     pub(crate) vms: VmRefs,
-    /// Deadline of the boot in seconds.
-    #[arg(long, value_name = "SECONDS")]
+    /// Deadline of the boot: seconds, or a span like 90s or 2m.
+    #[arg(long, value_name = "SPAN", value_parser = seconds)]
     pub(crate) timeout: Option<u32>,
     /// How far the guests must be.
     #[arg(long, value_enum)]
@@ -250,11 +251,11 @@ pub(crate) struct StartArgs {
 pub(crate) struct RestartArgs {
     #[command(flatten)]
     pub(crate) vms: VmRefs,
-    /// Seconds until force; 0 ends the VMM at once.
-    #[arg(long, value_name = "SECONDS")]
+    /// How long until force: seconds, or a span like 30s or 2m; 0 ends the VMM at once.
+    #[arg(long, value_name = "SPAN", value_parser = seconds)]
     pub(crate) grace: Option<u32>,
-    /// Deadline of the boot in seconds.
-    #[arg(long, value_name = "SECONDS")]
+    /// Deadline of the boot: seconds, or a span like 90s or 2m.
+    #[arg(long, value_name = "SPAN", value_parser = seconds)]
     pub(crate) timeout: Option<u32>,
     /// How far the guests must be.
     #[arg(long, value_enum)]
