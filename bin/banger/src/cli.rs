@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 use crate::ui::Output;
 
 pub(crate) use bench::{BenchCommand, BenchCreateArgs};
-pub(crate) use image::{ImageArg, ImageCommand, PullArgs};
+pub(crate) use image::{ImageArg, ImageCommand, PullArgs, RegisterArgs};
 pub(crate) use kernel::{ImportArgs, KernelCommand};
 pub(crate) use sessions::{
     AcpArgs, AttachArgs, ForwardArgs, KillSessionArgs, OutputStream, Ports, Position, RestartFlag,

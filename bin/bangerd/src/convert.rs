@@ -133,6 +133,8 @@ pub(crate) fn operation(state: &State, view: &OperationView) -> Operation {
             OpKind::DeleteVm => OperationKind::DeleteVm,
             OpKind::BuildImage => OperationKind::BuildImage,
             OpKind::PullImage => OperationKind::PullImage,
+            OpKind::RegisterImage => OperationKind::RegisterImage,
+            OpKind::PromoteImage => OperationKind::PromoteImage,
             OpKind::ImportKernel => OperationKind::ImportKernel,
         },
         subject: view.subject.clone(),
@@ -161,10 +163,12 @@ pub(crate) fn image(image: &Image) -> ApiImage {
     ApiImage {
         name: record.name.to_string(),
         digest: record.digest.to_string(),
-        origin: match record.origin {
-            Some(_) => "pulled".to_owned(),
-            None => "built".to_owned(),
-        },
+        origin: match (&record.origin, &record.elsewhere) {
+            (_, Some(_)) => "registered",
+            (Some(_), None) => "pulled",
+            (None, None) => "built",
+        }
+        .to_owned(),
         reference: record
             .origin
             .as_ref()
@@ -180,6 +184,7 @@ pub(crate) fn image(image: &Image) -> ApiImage {
         disk_usage,
         recipe_fingerprint: record.recipe_fingerprint.as_ref().map(ToString::to_string),
         stale: image.is_stale(),
+        changed: image.changed().map(|path| path.display().to_string()),
         created_at: record.created_at.clone(),
         contents: record.contents.clone(),
     }

@@ -9,6 +9,7 @@ mod convert;
 mod doctor;
 mod file_sync;
 mod host_vmms;
+mod keeping;
 mod keys;
 mod listen;
 mod ports;

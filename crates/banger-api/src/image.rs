@@ -31,6 +31,9 @@ pub struct Image {
     pub recipe_fingerprint: Option<String>,
     /// Whether the recipe of this banger has another fingerprint.
     pub stale: bool,
+    /// A file of a registered image that is gone or has changed since: it must be registered again.
+    #[serde(default)]
+    pub changed: Option<String>,
     /// When it was made.
     pub created_at: String,
     /// Programs of note and their versions, `name version`.
@@ -74,6 +77,46 @@ pub struct BuildImageRequest {
     /// Build even when the image exists and its recipe has not changed.
     #[serde(default)]
     pub force: bool,
+}
+
+/// Body of `POST /v1/images/register`. Answers `202` with an operation, whose subject is the image's name. Paths are
+/// absolute; the files of the root and the seed stay where they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterImageRequest {
+    /// Name; an image of that name is updated.
+    #[schema(value_type = String)]
+    pub name: ImageName,
+    /// Root file system (ext4).
+    pub rootfs: String,
+    /// Prepared `/root` (ext4).
+    #[serde(default)]
+    pub work_seed: Option<String>,
+    /// A kernel file for it, which is imported.
+    #[serde(default)]
+    pub kernel: Option<String>,
+    /// An initramfs for that kernel; banger's own files come after its.
+    #[serde(default)]
+    pub initrd: Option<String>,
+    /// A folder of modules for that kernel.
+    #[serde(default)]
+    pub modules: Option<String>,
+    /// A kernel of the catalog, instead.
+    #[schema(value_type = Option<String>)]
+    #[serde(default)]
+    pub kernel_ref: Option<KernelName>,
+    /// What is in it, `name version`.
+    #[serde(default)]
+    pub packages: Vec<String>,
+}
+
+/// Reply of `DELETE /v1/images/{name}` and `DELETE /v1/kernels/{name}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Deleted {
+    /// What is gone.
+    pub name: String,
+    /// Bytes that became free.
+    pub freed: u64,
 }
 
 /// Body of `POST /v1/images/pull`. Answers `202` with an operation, whose subject is the image's name.

@@ -15,7 +15,10 @@ mod workspace;
 
 pub use config::{ConfigEntry, ConfigOrigin, ConfigView};
 pub use error::ApiError;
-pub use image::{BuildImageRequest, Image, ImageList, ImageRunConfig, PullImageRequest};
+pub use image::{
+    BuildImageRequest, Deleted, Image, ImageList, ImageRunConfig, PullImageRequest,
+    RegisterImageRequest,
+};
 pub use kernel::{ImportKernelRequest, Kernel, KernelList, KernelSource};
 pub use operation::{Operation, OperationEvent, OperationKind, OperationState, Stage, StageState};
 pub use ports::{Port, PortList, PortProtocol};

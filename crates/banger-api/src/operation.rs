@@ -52,6 +52,10 @@ pub enum OperationKind {
     BuildImage,
     /// Pull an image.
     PullImage,
+    /// Register an image.
+    RegisterImage,
+    /// Copy a registered image's files into the store.
+    PromoteImage,
     /// Import a kernel.
     ImportKernel,
 }

@@ -4,10 +4,10 @@ use std::io;
 use std::path::PathBuf;
 
 use banger_api::{
-    ApiError, BuildImageRequest, ConfigView, CreateVmRequest, DaemonStatus, Doctor, Image,
+    ApiError, BuildImageRequest, ConfigView, CreateVmRequest, DaemonStatus, Deleted, Doctor, Image,
     ImageList, ImportKernelRequest, Kernel, KernelList, KillVmRequest, Operation, OperationEvent,
-    PortList, PullImageRequest, Readiness, RestartVmRequest, SetVmRequest, SshAccess, SshTarget,
-    StatsList, StopVmRequest, UnpulledList, Version, Vm, VmList, VmStats,
+    PortList, PullImageRequest, Readiness, RegisterImageRequest, RestartVmRequest, SetVmRequest,
+    SshAccess, SshTarget, StatsList, StopVmRequest, UnpulledList, Version, Vm, VmList, VmStats,
 };
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -359,6 +359,44 @@ impl Client {
     /// See [`ClientError`].
     pub async fn pull_image(&self, request: &PullImageRequest) -> Result<Operation, ClientError> {
         self.post("/v1/images/pull", request).await
+    }
+
+    /// Registers files as an image.
+    ///
+    /// # Errors
+    /// See [`Self::version`].
+    pub async fn register_image(
+        &self,
+        request: &RegisterImageRequest,
+    ) -> Result<Operation, ClientError> {
+        self.post("/v1/images/register", request).await
+    }
+
+    /// Copies a registered image's files into the store.
+    ///
+    /// # Errors
+    /// See [`Self::version`].
+    pub async fn promote_image(&self, name: &str) -> Result<Operation, ClientError> {
+        self.post(&format!("/v1/images/{}/promote", escape(name)), &())
+            .await
+    }
+
+    /// Deletes an image.
+    ///
+    /// # Errors
+    /// See [`Self::version`].
+    pub async fn delete_image(&self, name: &str) -> Result<Deleted, ClientError> {
+        let path = format!("/v1/images/{}", escape(name));
+        self.call(Method::DELETE, &path, vec![]).await
+    }
+
+    /// Deletes a kernel.
+    ///
+    /// # Errors
+    /// See [`Self::version`].
+    pub async fn delete_kernel(&self, name: &str) -> Result<Deleted, ClientError> {
+        let path = format!("/v1/kernels/{}", escape(name));
+        self.call(Method::DELETE, &path, vec![]).await
     }
 
     /// Builds an image.

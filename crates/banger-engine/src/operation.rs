@@ -35,6 +35,10 @@ pub enum OpKind {
     PullImage,
     /// Imports a kernel.
     ImportKernel,
+    /// Register an image.
+    RegisterImage,
+    /// Copy a registered image into the store.
+    PromoteImage,
 }
 
 /// How far an operation is.

@@ -23,7 +23,12 @@ const fn goes_on(kind: OpKind, phase: Phase) -> bool {
         // A restart keeps the wish that the VM runs: recovery goes on from whichever half it was in.
         OpKind::RestartVm => matches!(phase, Phase::Stopping | Phase::Starting | Phase::Running),
         OpKind::DeleteVm => matches!(phase, Phase::Deleting),
-        OpKind::SetVm | OpKind::BuildImage | OpKind::PullImage | OpKind::ImportKernel => false,
+        OpKind::SetVm
+        | OpKind::BuildImage
+        | OpKind::PullImage
+        | OpKind::RegisterImage
+        | OpKind::PromoteImage
+        | OpKind::ImportKernel => false,
     }
 }
 
@@ -33,9 +38,11 @@ fn interrupted(kind: OpKind) -> Failure {
         "the daemon ended in the middle of it",
     );
     match kind {
-        OpKind::BuildImage | OpKind::PullImage | OpKind::ImportKernel => {
-            failure.hint("nothing of it is left; begin it again")
-        }
+        OpKind::BuildImage
+        | OpKind::PullImage
+        | OpKind::RegisterImage
+        | OpKind::PromoteImage
+        | OpKind::ImportKernel => failure.hint("nothing of it is left; begin it again"),
         _ => failure.hint("`banger vm show` tells where the VM stands"),
     }
 }

@@ -94,6 +94,7 @@ impl Builder<'_> {
             contents: contents.lines().map(str::to_owned).collect(),
             created_at: jiff::Timestamp::now().to_string(),
             origin: None,
+            elsewhere: None,
         };
         Ok((next, record))
     }

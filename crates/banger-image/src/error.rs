@@ -66,6 +66,16 @@ impl BuildError {
         }
     }
 
+    /// The same for others to tell, of the kind that it is.
+    #[must_use]
+    pub fn into_io(self) -> io::Error {
+        let kind = match &self {
+            Self::Io { source, .. } => source.kind(),
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, self)
+    }
+
     /// The last lines of a failed step.
     #[must_use]
     pub fn tail(&self) -> &[String] {

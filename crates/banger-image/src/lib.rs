@@ -2,8 +2,10 @@
 
 mod build;
 mod command;
+mod delete;
 mod digest;
 mod disk;
+mod elsewhere;
 mod error;
 mod grow;
 mod leak;
@@ -15,7 +17,9 @@ mod sparse;
 mod store;
 
 pub use build::BuildWatch;
+pub use delete::DeleteError;
 pub use disk::{DiskError, make_work_disk};
+pub use elsewhere::{Elsewhere, Noted, PromoteStep, RegisterError, RegisterRequest};
 pub use error::BuildError;
 pub use grow::grow_work_disk;
 pub use leak::{HostTraces, leaks};

@@ -102,6 +102,7 @@ impl ImageStore {
                 blobs: resolved.blobs(),
                 config: resolved.config().clone(),
             }),
+            elsewhere: None,
         };
         let folder = tempfile::Builder::new()
             .prefix(PULLING)
@@ -109,7 +110,8 @@ impl ImageStore {
         let folder = folder.map_err(|source| self.io("make a folder in", source))?;
         let next = folder.path().join("image");
         fs::create_dir(&next).map_err(|source| self.io("make a folder in", source))?;
-        if let Some(known) = self.artefact(&request.name, &record.digest) {
+        let known = self.artefact(&request.name, &record.digest);
+        if let Some(known) = known.filter(|known| known.record.elsewhere.is_none()) {
             record.contents = known.record.contents;
         } else {
             watch.step(&format!("pulling {}", request.reference));
@@ -135,26 +137,33 @@ impl ImageStore {
             return Err(PullError::Cancelled);
         }
         self.adopt(&next, record)
-            .map_err(|error| self.io("keep the image in", io::Error::other(error)))
+            .map_err(|error| self.io("keep the image in", error.into_io()))
     }
 
     /// One pull per name: the second one finds what the first has made.
     fn alone(&self, name: &ImageName, watch: &dyn Watch) -> Result<File, PullError> {
-        let path = self.root().join(format!(".pull-{name}"));
-        let mut options = File::options();
-        let lock = options.write(true).create(true).truncate(false).open(path);
-        let lock = lock.map_err(|source| self.io("lock a name in", source))?;
-        while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        loop {
+            let lock = self.try_alone(name);
+            if let Some(lock) = lock.map_err(|source| self.io("lock a name in", source))? {
+                return Ok(lock);
+            }
             if watch.cancelled() {
                 return Err(PullError::Cancelled);
             }
             watch.line("another pull of this name goes on");
             std::thread::park_timeout(TICK);
         }
-        Ok(lock)
     }
 
     /// Removes layers that no image is made of, when nobody pulls.
+    pub(crate) fn prune_layers(&self) -> io::Result<u64> {
+        let layers = self.root().join(BLOBS);
+        if !layers.exists() {
+            return Ok(0);
+        }
+        self.prune(&BlobStore::open(layers)?)
+    }
+
     fn prune(&self, blobs: &BlobStore) -> io::Result<u64> {
         let mut keep = HashSet::new();
         for name in fs::read_dir(self.root())? {

@@ -11,9 +11,13 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Context;
-use crate::{BuildError, Origin, Recipe};
+use crate::{BuildError, Elsewhere, Origin, Recipe};
 
-const RECORD: &str = "image.json";
+pub(crate) const RECORD: &str = "image.json";
+pub(crate) const ROOTFS: &str = "rootfs.ext4";
+pub(crate) const WORK_SEED: &str = "work-seed.ext4";
+/// Whose lock is held while names and artefacts change, by whichever process.
+const TURN: &str = ".turn";
 
 /// What is known of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +39,9 @@ pub struct ImageRecord {
     /// Where it was pulled from, when it was.
     #[serde(default)]
     pub origin: Option<Origin>,
+    /// Its files, when they are not in the store.
+    #[serde(default)]
+    pub elsewhere: Option<Elsewhere>,
 }
 
 /// An image and where its files are.
@@ -49,14 +56,26 @@ impl Image {
     /// The root file system.
     #[must_use]
     pub fn rootfs(&self) -> PathBuf {
-        self.folder.join("rootfs.ext4")
+        match &self.record.elsewhere {
+            Some(files) => files.rootfs.path.clone(),
+            None => self.folder.join(ROOTFS),
+        }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The prepared `/root`.
     #[must_use]
     pub fn work_seed(&self) -> Option<PathBuf> {
-        let seed = self.folder.join("work-seed.ext4");
-        seed.exists().then_some(seed)
+        match &self.record.elsewhere {
+            Some(files) => files.work_seed.as_ref().map(|file| file.path.clone()),
+            None => {
+                let seed = self.folder.join(WORK_SEED);
+                seed.exists().then_some(seed)
+            }
+        }
     }
 
     /// Apparent size of the root file system, and what it really takes, in bytes.
@@ -71,7 +90,7 @@ impl Image {
     /// Whether the recipe of this banger is another one by now.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        if self.record.origin.is_some() {
+        if self.record.origin.is_some() || self.record.elsewhere.is_some() {
             return false;
         }
         let recipe = Recipe::load(&self.record.name)
@@ -88,7 +107,8 @@ pub struct ImageStore {
 }
 
 impl ImageStore {
-    /// Opens the store, and removes what interrupted builds have left, unless another process builds now.
+    /// Opens the store, and removes what interrupted builds have left, unless another process builds now, and what
+    /// other operations have left.
     ///
     /// # Errors
     /// The folder cannot be made or read.
@@ -100,8 +120,35 @@ impl ImageStore {
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
             store.clear()?;
         }
+        store.finish_deletions()?;
+        store.clear_promotions()?;
         store.clear_pulls()?;
         Ok(store)
+    }
+
+    /// Nobody looks for an image or changes one meanwhile. Held for a moment only.
+    pub(crate) fn turn_to_change(&self) -> io::Result<File> {
+        self.turn(FlockOperation::LockExclusive)
+    }
+
+    fn turn(&self, operation: FlockOperation) -> io::Result<File> {
+        let mut options = File::options();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(self.root.join(TURN))?;
+        flock(&file, operation)?;
+        Ok(file)
+    }
+
+    /// The lock of a name, unless somebody has it.
+    pub(crate) fn try_alone(&self, name: &ImageName) -> io::Result<Option<File>> {
+        let path = self.root.join(format!(".pull-{name}"));
+        let mut options = File::options();
+        let lock = options
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        Ok(lock_soon(&lock)?.then_some(lock))
     }
 
     /// The folder itself, whose lock is held by whoever builds.
@@ -142,9 +189,16 @@ impl ImageStore {
     /// The image that the name means now.
     #[must_use]
     pub fn get(&self, name: &ImageName) -> Option<Image> {
+        // Never between a deletion's question for users and its end.
+        let _turn = self.turn(FlockOperation::LockShared).ok()?;
+        self.artefact(name, &self.current(name)?)
+    }
+
+    /// Digest of the artefact that the name means now.
+    pub(crate) fn current(&self, name: &ImageName) -> Option<Digest> {
         let record = fs::read(self.root.join(name.as_str()).join(RECORD)).ok()?;
         let record: ImageRecord = serde_json::from_slice(&record).ok()?;
-        self.artefact(name, &record.digest)
+        Some(record.digest)
     }
 
     /// An artefact of that name, also an older one.
@@ -161,18 +215,19 @@ impl ImageStore {
     /// Takes a finished build into the store.
     pub(crate) fn adopt(&self, from: &Path, record: ImageRecord) -> Result<Image, BuildError> {
         let home = self.root.join(record.name.as_str());
-        fs::create_dir_all(&home).context("make", &home)?;
         let json = serde_json::to_vec_pretty(&record)
             .map_err(io::Error::from)
             .context("write", &home)?;
         fs::write(from.join(RECORD), &json).context("write", from)?;
+        // A record that outlives a power cut must not name files that did not.
+        sync_files(from).context("write", from)?;
         let folder = home.join(record.digest.short());
+        let _turn = self.turn_to_change().context("lock", &self.root)?;
+        fs::create_dir_all(&home).context("make", &home)?;
         if folder.exists() {
             // The same files, but asked for in another way: with another kernel, from another place.
             fs::rename(from.join(RECORD), folder.join(RECORD)).context("write", &folder)?;
         } else {
-            // A record that outlives a power cut must not name files that did not.
-            sync_files(from).context("write", from)?;
             fs::rename(from, &folder).context("move the image to", &folder)?;
         }
         let next = home.join("image.json.next");
@@ -184,8 +239,23 @@ impl ImageStore {
     }
 }
 
+/// Locks a file that nobody else has locked. A program that is being started has this process's locks for the moment
+/// until it runs, so that one try says little.
+pub(crate) fn lock_soon(file: &File) -> io::Result<bool> {
+    for _ in 0..20 {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                std::thread::park_timeout(std::time::Duration::from_millis(10));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(false)
+}
+
 /// Brings a folder and the files in it to the disk.
-fn sync_files(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_files(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_file() {

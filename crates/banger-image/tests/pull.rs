@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use banger_image::{Image, ImageStore, PullRequest};
+use banger_image::{BuildError, DeleteError, Image, ImageStore, PullRequest};
 use banger_oci::{AuthFiles, PullError, Watch};
+use banger_testkit::SmallDisk;
 use sha2::{Digest as _, Sha256};
 
 struct Quiet;
@@ -82,6 +83,8 @@ fn request(dir: &Path) -> PullRequest {
     }
 }
 
+const LOCKS: [&str; 3] = [".blobs", ".turn", ".promoting"];
+
 /// What is in the store's folder, locks and layers left out.
 fn left(store: &Path) -> Vec<String> {
     let names = fs::read_dir(store)
@@ -89,7 +92,7 @@ fn left(store: &Path) -> Vec<String> {
         .map(|entry| entry.unwrap().file_name());
     let names = names.map(|name| name.into_string().unwrap());
     let mut left: Vec<String> = names
-        .filter(|name| !name.starts_with(".pull-") && name != ".blobs")
+        .filter(|name| !LOCKS.contains(&name.as_str()) && !name.starts_with(".pull-"))
         .collect();
     left.sort();
     left
@@ -165,6 +168,64 @@ fn a_pull_that_fails_or_is_cancelled_leaves_the_store_as_it_was() {
     fs::create_dir(root.join(".pulling-x")).unwrap();
     ImageStore::open(&root).unwrap();
     assert_eq!(left(&root), Vec::<String>::new());
+}
+
+#[test]
+fn a_deleted_image_is_gone_with_its_layers_unless_somebody_uses_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, root) = (dir.path().join("layout"), dir.path().join("store"));
+    let store = ImageStore::open(&root).unwrap();
+    layout(&at, b"content");
+    let image = store.pull(&request(&at), &Quiet).unwrap();
+    let name = &image.record.name;
+    let layer = root.join(".blobs").join("0".repeat(64));
+    fs::write(&layer, "a layer of nobody's").unwrap();
+    let used = store.delete(name, || vec!["the VM `a`".to_owned()]);
+    assert!(matches!(used, Err(DeleteError::InUse(_))), "{used:?}");
+    assert!(store.get(name).is_some() && image.rootfs().exists());
+    let freed = store.delete(name, Vec::new).unwrap();
+    assert!(freed > 0 && store.get(name).is_none() && !layer.exists());
+    assert_eq!(left(&root), Vec::<String>::new());
+    let again = store.delete(name, Vec::new);
+    assert!(matches!(again, Err(DeleteError::NotFound(_))), "{again:?}");
+    // One that was cut short is finished when the store is opened the next time.
+    store.pull(&request(&at), &Quiet).unwrap();
+    fs::rename(root.join("pulled"), root.join(".going-x")).unwrap();
+    ImageStore::open(&root).unwrap();
+    assert_eq!(left(&root), Vec::<String>::new());
+}
+
+/// Also when it is the very last step that finds no room: on a file system of its own, so that it is real.
+#[test]
+fn a_full_disk_is_told_as_one_and_leaves_nothing() {
+    let disk = match SmallDisk::new(24) {
+        Ok(disk) => disk,
+        Err(why) => {
+            println!("SKIPPED(a full disk in a pull): {why}");
+            return;
+        }
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("layout");
+    let content: Vec<u8> = (0..30_000_000_u32).map(|at| (at % 251) as u8).collect();
+    layout(&at, &content);
+    let store = ImageStore::open(disk.path()).unwrap();
+    let failed = store.pull(&request(&at), &Quiet).unwrap_err();
+    assert!(failed.is_disk_full(), "{failed:?}");
+    assert_eq!(left(disk.path()), Vec::<String>::new());
+    // The same where the image itself finds room, and what is written last does not.
+    let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    let adopting = BuildError::Io {
+        what: "write",
+        path: disk.path().to_owned(),
+        source: full,
+    };
+    let told = PullError::Io {
+        what: "keep the image in",
+        path: disk.path().to_owned(),
+        source: adopting.into_io(),
+    };
+    assert!(told.is_disk_full());
 }
 
 #[test]

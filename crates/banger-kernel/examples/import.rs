@@ -10,6 +10,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         name: None,
         source: Source::Package(None),
         replace: true,
+        initrd: None,
+        of_image: None,
     };
     let kernel = store.import(&request, &|line| println!("{line}"), &|| false)?;
     println!("{:?} {}", kernel.record, kernel.vmlinux().display());

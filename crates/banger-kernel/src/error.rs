@@ -43,6 +43,14 @@ pub enum ImportError {
         /// Why.
         why: String,
     },
+    /// The file is no initramfs.
+    #[error("{} is no initramfs: {why}", path.display())]
+    NotAnInitrd {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// Another kernel has the name.
     #[error("there is another kernel `{0}` in the catalog")]
     NameTaken(String),

@@ -5,13 +5,13 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use banger_core::{Digest, KernelName};
+use banger_core::{Digest, ImageName, KernelName};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Context;
 use crate::image::extract_vmlinux;
 use crate::source::{Found, find};
-use crate::store::{Kernel, KernelRecord, KernelStore, RECORD};
+use crate::store::{Kernel, KernelRecord, KernelStore, OWN_INITRD, RECORD};
 use crate::{ImportError, elf, modules};
 
 /// The largest file that is looked at as a kernel.
@@ -42,6 +42,10 @@ pub struct ImportRequest {
     pub source: Source,
     /// Whether a kernel of that name is replaced.
     pub replace: bool,
+    /// An initramfs whose files come before banger's own.
+    pub initrd: Option<PathBuf>,
+    /// The image that it belongs to: its name gets the beginning of its digest.
+    pub of_image: Option<ImageName>,
 }
 
 impl KernelStore {
@@ -87,9 +91,19 @@ impl KernelStore {
                 .context("open up", next.join("modules.ext4"))?;
         }
         check()?;
-        let name = match &request.name {
-            Some(name) => name.clone(),
-            None => release
+        if let Some(initrd) = &request.initrd {
+            say("adding its initramfs");
+            own_initrd(initrd, &next.join(OWN_INITRD))?;
+        }
+        check()?;
+        let digest = whole_digest(&next)?;
+        let name = match (&request.of_image, &request.name) {
+            (Some(image), _) => {
+                let name = format!("{image}-{}", digest.short());
+                name.parse().map_err(|_| ImportError::NoName(name))?
+            }
+            (None, Some(name)) => name.clone(),
+            (None, None) => release
                 .parse()
                 .map_err(|_| ImportError::NoName(release.clone()))?,
         };
@@ -100,12 +114,63 @@ impl KernelStore {
             source: found.said,
             pvh: facts.pvh,
             modules: tree.is_some(),
+            initrd: request.initrd.is_some(),
+            of_image: request.of_image.clone(),
             created_at: jiff::Timestamp::now().to_string(),
         };
         let json = serde_json::to_vec_pretty(&record).expect("plain data serialises");
         write_file(&next.join(RECORD), &json)?;
         self.adopt(&next, record, request.replace)
     }
+}
+
+/// What tells an image's kernel from another one: all its files.
+fn whole_digest(folder: &Path) -> Result<Digest, ImportError> {
+    let mut hash = Sha256::new();
+    for name in ["vmlinux", "initrd-kernel.cpio", OWN_INITRD, "modules.ext4"] {
+        let path = folder.join(name);
+        if let Ok(mut file) = File::open(&path) {
+            std::io::copy(&mut file, &mut hash).context("read", &path)?;
+        }
+    }
+    Ok(Digest::of_sha256(hash.finalize().into()))
+}
+
+/// Largest initramfs that is taken.
+const MAX_INITRD: u64 = 512 << 20;
+
+fn own_initrd(from: &Path, to: &Path) -> Result<(), ImportError> {
+    let metadata = fs::metadata(from).context("read", from)?;
+    let wrong = |why: &str| ImportError::NotAnInitrd {
+        path: from.to_owned(),
+        why: why.to_owned(),
+    };
+    if !metadata.is_file() || metadata.len() > MAX_INITRD {
+        return Err(wrong("it is no regular file of at most 512 MiB"));
+    }
+    let mut bytes = fs::read(from).context("read", from)?;
+    if !is_initramfs(&bytes) {
+        return Err(wrong("it is no cpio archive, plain or compressed"));
+    }
+    // The kernel looks for the next archive at a multiple of four.
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    write_file(to, &bytes)
+}
+
+/// By its first bytes (`init/initramfs.c`, `lib/decompress.c`).
+fn is_initramfs(bytes: &[u8]) -> bool {
+    let kinds: [&[u8]; 9] = [
+        b"070701",
+        b"070702",
+        &[0x1f, 0x8b],
+        b"BZh",
+        &[0x5d, 0x00],
+        &[0xfd, b'7', b'z', b'X', b'Z', 0],
+        &[0x89, b'L', b'Z', b'O'],
+        &[0x02, 0x21, 0x4c, 0x18],
+        &[0x28, 0xb5, 0x2f, 0xfd],
+    ];
+    kinds.iter().any(|kind| bytes.starts_with(kind))
 }
 
 fn not_a_kernel(path: &Path, why: String) -> ImportError {

@@ -33,28 +33,18 @@ pub fn ensure_initrd(cache: &Path, kernel: &Kernel, agent: &Path) -> Result<Path
         let path = path.to_owned();
         move |source| InitrdError { path, source }
     };
-    let meta = fs::metadata(agent).map_err(at(agent))?;
-    let identity = format!(
-        "{} {} {} {} {} {}",
-        kernel.record.digest,
-        meta.dev(),
-        meta.ino(),
-        meta.size(),
-        meta.mtime(),
-        meta.mtime_nsec()
-    );
-    let name: String = Sha256::digest(identity)
-        .iter()
-        .take(12)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let path = cache.join(format!("{name}.cpio"));
+    let path = path_of(cache, kernel, agent).map_err(at(agent))?;
     if path.exists() {
         return Ok(path);
     }
     fs::create_dir_all(cache).map_err(at(cache))?;
     let segment = kernel.segment();
-    let mut bytes = fs::read(&segment).map_err(at(&segment))?;
+    let mut bytes = vec![];
+    if let Some(own) = kernel.own_initrd() {
+        // First, so that its `/init` is not the one that counts.
+        bytes = fs::read(&own).map_err(at(&own))?;
+    }
+    bytes.extend(fs::read(&segment).map_err(at(&segment))?);
     bytes.extend(agent_segment(&fs::read(agent).map_err(at(agent))?));
     let mut file = tempfile::NamedTempFile::new_in(cache).map_err(at(cache))?;
     file.write_all(&bytes).map_err(at(&path))?;
@@ -67,6 +57,37 @@ pub fn ensure_initrd(cache: &Path, kernel: &Kernel, agent: &Path) -> Result<Path
         source: error.error,
     })?;
     Ok(path)
+}
+
+/// Removes the initramfs of a kernel that is gone, as far as it is known by this agent.
+pub fn forget_initrd(cache: &Path, kernel: &Kernel, agent: &Path) {
+    if let Ok(path) = path_of(cache, kernel, agent) {
+        // It is made again when another kernel is the same.
+        let _ = fs::remove_file(path);
+    }
+}
+
+fn path_of(cache: &Path, kernel: &Kernel, agent: &Path) -> io::Result<PathBuf> {
+    let meta = fs::metadata(agent)?;
+    let own = match kernel.own_initrd() {
+        Some(_) => format!(" {}", kernel.record.name),
+        None => String::new(),
+    };
+    let identity = format!(
+        "{} {} {} {} {} {}{own}",
+        kernel.record.digest,
+        meta.dev(),
+        meta.ino(),
+        meta.size(),
+        meta.mtime(),
+        meta.mtime_nsec()
+    );
+    let name: String = Sha256::digest(identity)
+        .iter()
+        .take(12)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Ok(cache.join(format!("{name}.cpio")))
 }
 
 fn agent_segment(agent: &[u8]) -> Vec<u8> {

@@ -14,5 +14,5 @@ mod store;
 
 pub use error::ImportError;
 pub use import::{ImportRequest, Source};
-pub use initrd::{InitrdError, ensure_initrd};
-pub use store::{Kernel, KernelRecord, KernelStore};
+pub use initrd::{InitrdError, ensure_initrd, forget_initrd};
+pub use store::{DeleteError, Kernel, KernelRecord, KernelStore};

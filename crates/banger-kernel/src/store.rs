@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use banger_core::{Digest, KernelName};
+use banger_core::{Digest, ImageName, KernelName};
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::ImportError;
@@ -12,6 +14,25 @@ use crate::error::Context;
 
 /// Name of the record in a kernel's folder.
 pub(crate) const RECORD: &str = "kernel.json";
+pub(crate) const OWN_INITRD: &str = "initrd-own.cpio";
+/// Folders that are being deleted.
+const GOING: &str = ".going-";
+/// Whose lock is held while kernels are looked for and deleted.
+const TURN: &str = ".turn";
+
+/// Why a kernel was not deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteError {
+    /// There is none of that name.
+    #[error("there is no kernel `{0}`")]
+    NotFound(KernelName),
+    /// Somebody needs it.
+    #[error("it is used by {}", .0.join(", "))]
+    InUse(Vec<String>),
+    /// A file or folder could not be used.
+    #[error("failed to remove it")]
+    Io(#[from] io::Error),
+}
 
 /// What is known of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +49,12 @@ pub struct KernelRecord {
     pub pvh: bool,
     /// Whether it has a modules drive.
     pub modules: bool,
+    /// Whether it came with an initramfs of its own, which runs before nothing but gives its files.
+    #[serde(default)]
+    pub initrd: bool,
+    /// The image that it was registered with, and goes with.
+    #[serde(default)]
+    pub of_image: Option<ImageName>,
     /// RFC 3339, UTC.
     pub created_at: String,
 }
@@ -55,8 +82,16 @@ impl Kernel {
             .then(|| self.folder.join("modules.ext4"))
     }
 
-    pub(crate) fn segment(&self) -> PathBuf {
+    /// What of it goes into every initramfs.
+    #[must_use]
+    pub fn segment(&self) -> PathBuf {
         self.folder.join("initrd-kernel.cpio")
+    }
+
+    /// Its own initramfs.
+    #[must_use]
+    pub fn own_initrd(&self) -> Option<PathBuf> {
+        self.record.initrd.then(|| self.folder.join(OWN_INITRD))
     }
 }
 
@@ -76,7 +111,9 @@ impl KernelStore {
         fs::create_dir_all(&root)?;
         for entry in fs::read_dir(&root)? {
             let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(".tmp-") {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(".tmp-") || name.starts_with(GOING) {
                 fs::remove_dir_all(entry.path())?;
             }
         }
@@ -105,6 +142,8 @@ impl KernelStore {
     /// The kernel of that name.
     #[must_use]
     pub fn get(&self, name: &KernelName) -> Option<Kernel> {
+        // Never between a deletion's question for users and its end.
+        let _turn = self.turn(FlockOperation::LockShared).ok()?;
         let folder = self.root.join(name.as_str());
         let record = fs::read(folder.join(RECORD)).ok()?;
         Some(Kernel {
@@ -113,13 +152,58 @@ impl KernelStore {
         })
     }
 
-    /// What images without a kernel of their own boot: the newest import.
+    fn turn(&self, operation: FlockOperation) -> io::Result<fs::File> {
+        let mut options = fs::File::options();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(self.root.join(TURN))?;
+        flock(&file, operation)?;
+        Ok(file)
+    }
+
+    /// Deletes a kernel, unless `users` names somebody. Whoever looks for it meanwhile waits for the answer. It is
+    /// renamed first, which is what counts: the rest is finished when the catalog is opened the next time. Returns the
+    /// bytes that became free.
+    ///
+    /// # Errors
+    /// See [`DeleteError`].
+    pub fn delete(
+        &self,
+        name: &KernelName,
+        users: impl FnOnce() -> Vec<String>,
+    ) -> Result<u64, DeleteError> {
+        let folder = self.root.join(name.as_str());
+        let going = {
+            let _turn = self.turn(FlockOperation::LockExclusive)?;
+            if !folder.is_dir() {
+                return Err(DeleteError::NotFound(name.clone()));
+            }
+            let users = users();
+            if !users.is_empty() {
+                return Err(DeleteError::InUse(users));
+            }
+            let mut going = tempfile::Builder::new();
+            let going = going.prefix(GOING).tempdir_in(&self.root)?.keep();
+            fs::rename(&folder, &going)?;
+            fs::File::open(&self.root)?.sync_all()?;
+            going
+        };
+        let mut freed = 0;
+        for file in fs::read_dir(&going)? {
+            freed += file?.metadata()?.blocks() * 512;
+        }
+        fs::remove_dir_all(&going)?;
+        Ok(freed)
+    }
+
+    /// What images without a kernel of their own boot: the newest import that is no image's own.
     ///
     /// # Errors
     /// The folder cannot be read.
     pub fn default_kernel(&self) -> io::Result<Option<Kernel>> {
         let newest = |kernel: &Kernel| kernel.record.created_at.clone();
-        Ok(self.list()?.into_iter().max_by_key(newest))
+        let all = self.list()?.into_iter();
+        let shared = all.filter(|kernel| kernel.record.of_image.is_none());
+        Ok(shared.max_by_key(newest))
     }
 
     /// Takes a finished import into the catalog.

@@ -9,6 +9,8 @@ fn request(source: Source) -> ImportRequest {
         name: None,
         source,
         replace: false,
+        initrd: None,
+        of_image: None,
     }
 }
 

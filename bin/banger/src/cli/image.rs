@@ -1,5 +1,7 @@
 //! The grammar of `banger image`, and what `--image` takes.
 
+use std::path::PathBuf;
+
 use banger_core::{ImageName, ImageRef, KernelName};
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
@@ -43,6 +45,34 @@ pub(crate) struct PullArgs {
     pub(crate) plain_http: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct RegisterArgs {
+    /// Name; an image of that name is updated.
+    #[arg(long)]
+    pub(crate) name: ImageName,
+    /// Root file system: a file with ext4 in it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rootfs: PathBuf,
+    /// Prepared /root that each VM's work disk begins as: a file with ext4 in it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) work_seed: Option<PathBuf>,
+    /// Its kernel: a vmlinux, a vmlinuz or a .deb.
+    #[arg(long, value_name = "FILE", conflicts_with = "kernel_ref")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// An initramfs for that kernel; banger's agent stays first in it.
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// Modules for that kernel: a folder `…/lib/modules/<release>`.
+    #[arg(long, value_name = "DIR", requires = "kernel")]
+    pub(crate) modules: Option<PathBuf>,
+    /// A kernel that banger has.
+    #[arg(long, add = ArgValueCandidates::new(complete::kernels))]
+    pub(crate) kernel_ref: Option<KernelName>,
+    /// File with what is in it, a line each: `name version`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) packages: Option<PathBuf>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// List images.
@@ -60,6 +90,28 @@ pub(crate) enum ImageCommand {
         after_help = "Examples:\n  banger image pull debian:trixie                     from docker.io, as `debian-trixie`\n  banger image pull ghcr.io/me/tool:1 --name tool\n  banger image pull oci:./layout:latest               a layout directory\n  banger image pull docker-archive:./saved.tar        what `docker save` wrote\n\nCredentials are those of `docker login` and `podman login`. A bare word is the name of a recipe."
     )]
     Pull(PullArgs),
+    /// Register files as an image; they stay where they are.
+    #[command(
+        after_help = "Examples:\n  banger image register --name mine --rootfs ./root.ext4\n  banger image register --name mine --rootfs ./root.ext4 --kernel ./vmlinuz --modules ./lib/modules/6.6.1\n\nThe root and the seed are ext4 file systems, readable for all, on the file system where VMs are kept;\nthey must not change any more. The same name registered again serves VMs to come. A kernel file is\nimported. `banger image promote` makes copies that banger keeps."
+    )]
+    Register(RegisterArgs),
+    /// Copy a registered image's files into banger's own storage; its VMs go on with it.
+    #[command(after_help = "Example:\n  banger image promote mine")]
+    Promote {
+        /// Image.
+        #[arg(add = ArgValueCandidates::new(complete::images))]
+        name: ImageName,
+    },
+    /// Delete images that no VM uses. The files of registered ones are left alone.
+    #[command(
+        alias = "rm",
+        after_help = "Example:\n  banger image delete debian-trixie"
+    )]
+    Delete {
+        /// Images.
+        #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::images))]
+        names: Vec<ImageName>,
+    },
     /// Build an image from its recipe.
     #[command(
         after_help = "Examples:\n  banger image build\n  banger image build debian-minimal\n  banger image build --force"

@@ -20,6 +20,16 @@ pub(crate) enum KernelCommand {
         #[arg(add = ArgValueCandidates::new(complete::kernels))]
         name: String,
     },
+    /// Delete kernels that no VM and no image uses.
+    #[command(
+        alias = "rm",
+        after_help = "Example:\n  banger kernel delete 6.1.0-41-cloud-amd64"
+    )]
+    Delete {
+        /// Kernels.
+        #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::kernels))]
+        names: Vec<KernelName>,
+    },
     /// Import a kernel: a file (vmlinux, vmlinuz, .deb), the host's own, or a Debian package.
     #[command(
         after_help = "Examples:\n  banger kernel import                              Debian's newest cloud kernel\n  banger kernel import --package linux-image-amd64\n  banger kernel import --host\n  banger kernel import ./vmlinuz --modules ./lib/modules/6.6.1"

@@ -1,12 +1,14 @@
-//! `image list`, `image show`, `image pull`, `image build`.
+//! `image list`, `image show`, `image pull`, `image register`, `image promote`, `image build`.
 
-use banger_api::{BuildImageRequest, Image, PullImageRequest};
+use std::path::PathBuf;
+
+use banger_api::{BuildImageRequest, Image, Operation, PullImageRequest, RegisterImageRequest};
 use banger_client::Client;
 use banger_core::{ByteSize, ErrorCode, ImageName, ImageRef};
 
 use super::show::table;
 use super::{CommandResult, Context};
-use crate::cli::{ImageArg, PullArgs};
+use crate::cli::{ImageArg, PullArgs, RegisterArgs};
 use crate::error::CommandError;
 use crate::interrupt::Interrupts;
 use crate::operation::{OnInterrupt, follow};
@@ -22,7 +24,12 @@ pub(crate) async fn list(context: &Context<'_>) -> CommandResult {
         let row = |image: &Image| {
             let size = format!("{} of {}", ByteSize(image.disk_usage), ByteSize(image.size));
             let digest = image.digest.get(..12).unwrap_or_default().to_owned();
-            let state = if image.stale { "older recipe" } else { "" }.to_owned();
+            let state = match (image.stale, &image.changed) {
+                (_, Some(_)) => "file changed",
+                (true, None) => "older recipe",
+                (false, None) => "",
+            }
+            .to_owned();
             vec![
                 image.name.clone(),
                 digest,
@@ -229,4 +236,68 @@ pub(crate) async fn name_of(
         CommandError::new(ErrorCode::Internal, error.to_string())
     })?;
     Ok(Some(name))
+}
+
+/// `image register`.
+pub(crate) async fn register(context: &Context<'_>, args: RegisterArgs) -> CommandResult {
+    let packages = match &args.packages {
+        None => vec![],
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                let what = format!("{} cannot be read", path.display());
+                CommandError::because(ErrorCode::FileNotFound, what, &error)
+            })?;
+            text.lines().map(str::to_owned).collect()
+        }
+    };
+    let request = RegisterImageRequest {
+        name: args.name,
+        rootfs: absolute(args.rootfs)?,
+        work_seed: args.work_seed.map(absolute).transpose()?,
+        kernel: args.kernel.map(absolute).transpose()?,
+        initrd: args.initrd.map(absolute).transpose()?,
+        modules: args.modules.map(absolute).transpose()?,
+        kernel_ref: args.kernel_ref,
+        packages,
+    };
+    let client = context.client(Needs::Daemon).await?;
+    let mut interrupts = Interrupts::watch()?;
+    let operation = client.register_image(&request).await?;
+    finish(context, &client, operation, &mut interrupts).await
+}
+
+/// `image promote`.
+pub(crate) async fn promote(context: &Context<'_>, name: &ImageName) -> CommandResult {
+    let client = context.client(Needs::Daemon).await?;
+    let mut interrupts = Interrupts::watch()?;
+    let operation = client.promote_image(name.as_str()).await?;
+    finish(context, &client, operation, &mut interrupts).await
+}
+
+async fn finish(
+    context: &Context<'_>,
+    client: &Client,
+    operation: Operation,
+    interrupts: &mut Interrupts,
+) -> CommandResult {
+    let cancel = OnInterrupt::Cancel;
+    let operation = follow(context.ui, client, &operation, interrupts, cancel).await?;
+    let image = client.image(&operation.subject).await?;
+    context.ui.result(&image, |image| {
+        let digest = image.digest.get(..12).unwrap_or_default();
+        format!(
+            "{} {digest} ({} at {})",
+            image.name, image.origin, image.rootfs
+        )
+    });
+    Ok(0)
+}
+
+fn absolute(path: PathBuf) -> Result<String, CommandError> {
+    let absolute = std::path::absolute(&path).ok();
+    let text = absolute.and_then(|path| path.into_os_string().into_string().ok());
+    text.ok_or_else(|| {
+        let what = format!("{} is no path that can be written down", path.display());
+        CommandError::new(ErrorCode::InvalidArgument, what)
+    })
 }

@@ -5,6 +5,7 @@ mod bench;
 mod config;
 mod cp;
 mod daemon;
+mod delete;
 mod doctor;
 mod exec;
 mod forward;
@@ -86,6 +87,10 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> CommandResult {
         Command::Image(ImageCommand::Build { name, force }) => {
             image::build(&context, name, force).await
         }
+        Command::Image(ImageCommand::Register(args)) => image::register(&context, args).await,
+        Command::Image(ImageCommand::Promote { name }) => image::promote(&context, &name).await,
+        Command::Image(ImageCommand::Delete { names }) => delete::images(&context, &names).await,
+        Command::Kernel(KernelCommand::Delete { names }) => delete::kernels(&context, &names).await,
         Command::Kernel(KernelCommand::List) => kernel::list(&context).await,
         Command::Kernel(KernelCommand::Show { name }) => kernel::show(&context, &name).await,
         Command::Kernel(KernelCommand::Import(args)) => kernel::import(&context, args).await,

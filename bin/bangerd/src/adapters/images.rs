@@ -123,7 +123,7 @@ impl Images for LocalImages {
         let name = name.unwrap_or(&self.default);
         // A build takes a minute and must see the caller's progress: its thread is lent for that long.
         let image = tokio::task::block_in_place(|| self.find_or_build(name, progress))?;
-        Ok(resolved(image))
+        resolved(image)
     }
 
     async fn by_digest(&self, name: &ImageName, digest: &Digest) -> Result<ResolvedImage, Failure> {
@@ -134,17 +134,26 @@ impl Images for LocalImages {
         };
         self.store
             .artefact(name, digest)
-            .map(resolved)
             .ok_or_else(gone)
+            .and_then(resolved)
     }
 }
 
-fn resolved(image: Image) -> ResolvedImage {
-    ResolvedImage {
+fn resolved(image: Image) -> Result<ResolvedImage, Failure> {
+    if let Some(path) = image.changed() {
+        let what = format!(
+            "{} is gone or has changed since it was registered as the image `{}`",
+            path.display(),
+            image.record.name
+        );
+        return Err(Failure::new(ErrorCode::ImageNotFound, what)
+            .hint("register it again for new VMs; `banger image promote` keeps a copy that nobody changes"));
+    }
+    Ok(ResolvedImage {
         rootfs: image.rootfs(),
         work_seed: image.work_seed(),
         name: image.record.name,
         digest: image.record.digest,
         kernel: image.record.kernel,
-    }
+    })
 }

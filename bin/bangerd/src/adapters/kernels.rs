@@ -48,6 +48,8 @@ impl LocalKernels {
                     name: None,
                     source: Source::Package(None),
                     replace: true,
+                    initrd: None,
+                    of_image: None,
                 };
                 self.store
                     .import(&request, &|line| progress.line(line), &|| {
@@ -80,7 +82,9 @@ pub(crate) fn import_failure(error: &ImportError) -> Failure {
     let code = match error {
         _ if error.is_disk_full() => ErrorCode::DiskFull,
         ImportError::Missing { .. } => ErrorCode::HostNotReady,
-        ImportError::NotAKernel { .. } => ErrorCode::InvalidKernel,
+        ImportError::NotAKernel { .. } | ImportError::NotAnInitrd { .. } => {
+            ErrorCode::InvalidKernel
+        }
         ImportError::NameTaken(_) => ErrorCode::NameTaken,
         ImportError::NoName(_) => ErrorCode::InvalidArgument,
         ImportError::Cancelled => ErrorCode::Cancelled,

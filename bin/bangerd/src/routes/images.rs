@@ -3,7 +3,9 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use banger_api::{BuildImageRequest, Image, ImageList, Operation, PullImageRequest};
+use banger_api::{
+    BuildImageRequest, Deleted, Image, ImageList, Operation, PullImageRequest, RegisterImageRequest,
+};
 use banger_core::{ErrorCode, ImageName};
 use banger_engine::OpKind;
 use banger_engine::ports::Failure;
@@ -11,8 +13,9 @@ use banger_image::Recipe;
 
 use super::Problem;
 use super::problem::Body;
-use crate::adapters::{Watch, unknown_image};
+use crate::adapters::{Watch, blocking, unknown_image};
 use crate::convert;
+use crate::keeping;
 use crate::pulls;
 use crate::state::Shared;
 
@@ -106,6 +109,7 @@ pub(crate) async fn pull(
     let request = pulls::planned(&state, request)?;
     let name = request.name.clone();
     let store = state.images.clone();
+    let shared = Shared::clone(&state);
     let view = state.engine.run_task(
         OpKind::PullImage,
         name.as_str(),
@@ -114,12 +118,87 @@ pub(crate) async fn pull(
                 context.begin("image", &format!("pulling {}", request.reference));
                 let pulled = store.pull(&request, &pulls::PullWatch(&context));
                 context.end("image", pulled.is_ok());
+                if pulled.is_ok() {
+                    keeping::discard_old(&shared, &request.name);
+                }
                 pulled
                     .map(drop)
                     .map_err(|error| pulls::failure(&request.reference, &error))
             })
         },
     );
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(convert::operation(&state, &view)),
+    ))
+}
+
+/// Deletes an image that no VM uses. Files of a registered one are left alone.
+#[utoipa::path(delete, path = "/v1/images/{name}", params(("name" = String, Path,)), responses((status = 200, body = Deleted)))]
+pub(crate) async fn delete(
+    State(state): State<Shared>,
+    Path(name): Path<String>,
+) -> Result<Json<Deleted>, Problem> {
+    let name = parse(&name)?;
+    let deleted = name.to_string();
+    let freed = blocking(move || keeping::delete_image(&state, &name)).await?;
+    Ok(Json(Deleted {
+        name: deleted,
+        freed,
+    }))
+}
+
+/// Registers files as an image; they stay where they are.
+#[utoipa::path(post, path = "/v1/images/register", request_body = RegisterImageRequest, responses((status = 202, body = Operation)))]
+pub(crate) async fn register(
+    State(state): State<Shared>,
+    Body(request): Body<RegisterImageRequest>,
+) -> Result<(StatusCode, Json<Operation>), Problem> {
+    keeping::checked(&state, &request)?;
+    let name = request.name.clone();
+    let shared = Shared::clone(&state);
+    let view = state.engine.run_task(
+        OpKind::RegisterImage,
+        name.as_str(),
+        move |context| async move {
+            tokio::task::block_in_place(|| {
+                context.begin("image", &format!("registering {}", request.name));
+                let registered = keeping::register(&shared, request, &context);
+                context.end("image", registered.is_ok());
+                registered
+            })
+        },
+    );
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(convert::operation(&state, &view)),
+    ))
+}
+
+/// Copies a registered image's files into the store.
+#[utoipa::path(post, path = "/v1/images/{name}/promote", params(("name" = String, Path,)), responses((status = 202, body = Operation)))]
+pub(crate) async fn promote(
+    State(state): State<Shared>,
+    Path(name): Path<String>,
+) -> Result<(StatusCode, Json<Operation>), Problem> {
+    let name = parse(&name)?;
+    if state.images.get(&name).is_none() {
+        return Err(unknown_image(&state.images, &name).into());
+    }
+    let store = state.images.clone();
+    let subject = name.to_string();
+    let view = state
+        .engine
+        .run_task(OpKind::PromoteImage, &subject, move |context| async move {
+            tokio::task::block_in_place(|| {
+                context.begin("image", &format!("copying {name}"));
+                let promoted = store.promote(&name);
+                context.end("image", promoted.is_ok());
+                promoted
+                    .map(drop)
+                    .map_err(|error| keeping::register_failure(&name, "promoted", &error))
+            })
+        });
     Ok((
         StatusCode::ACCEPTED,
         Json(convert::operation(&state, &view)),

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use banger_api::{ImportKernelRequest, Kernel, KernelList, KernelSource, Operation};
+use banger_api::{Deleted, ImportKernelRequest, Kernel, KernelList, KernelSource, Operation};
 use banger_core::{ErrorCode, KernelName};
 use banger_engine::OpKind;
 use banger_engine::ports::{Failure, Progress};
@@ -11,8 +11,9 @@ use banger_kernel::{ImportRequest, Source};
 
 use super::Problem;
 use super::problem::Body;
-use crate::adapters::{import_failure, unknown_kernel};
+use crate::adapters::{blocking, import_failure, unknown_kernel};
 use crate::convert;
+use crate::keeping;
 use crate::state::Shared;
 
 fn broken(error: std::io::Error) -> Failure {
@@ -53,6 +54,24 @@ pub(crate) async fn show(
     Ok(Json(convert::kernel(&kernel, default.as_ref())))
 }
 
+/// Deletes a kernel that no VM and no image uses.
+#[utoipa::path(delete, path = "/v1/kernels/{name}", params(("name" = String, Path,)), responses((status = 200, body = Deleted)))]
+pub(crate) async fn delete(
+    State(state): State<Shared>,
+    Path(name): Path<String>,
+) -> Result<Json<Deleted>, Problem> {
+    let invalid = |error: banger_core::ParseNameError| {
+        Failure::new(ErrorCode::InvalidArgument, error.to_string())
+    };
+    let name: KernelName = name.parse().map_err(invalid)?;
+    let deleted = name.to_string();
+    let freed = blocking(move || keeping::delete_kernel(&state, &name)).await?;
+    Ok(Json(Deleted {
+        name: deleted,
+        freed,
+    }))
+}
+
 /// Imports a kernel.
 #[utoipa::path(post, path = "/v1/kernels/import", request_body = ImportKernelRequest, responses((status = 202, body = Operation)))]
 pub(crate) async fn import(
@@ -77,6 +96,8 @@ pub(crate) async fn import(
         name: request.name,
         source,
         replace: false,
+        initrd: None,
+        of_image: None,
     };
     let store = state.kernels.clone();
     let view = state
