@@ -67,9 +67,17 @@ fn is_root() -> bool {
     is_root
 }
 
+/// What is in a store, but for the empty files by which its users take turns: those stay.
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap();
-    entries.map(|entry| entry.unwrap().path()).collect()
+    let is_turn = |path: &PathBuf| {
+        let name = path.file_name().unwrap();
+        (name == ".turn" || name == ".promoting") && fs::metadata(path).unwrap().len() == 0
+    };
+    entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| !is_turn(path))
+        .collect()
 }
 
 /// The host's package lists: names and sizes.
