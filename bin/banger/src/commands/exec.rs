@@ -1,9 +1,11 @@
 //! `vm exec`: a command in the guest, spoken with its agent over the connection that the daemon hands out.
 
+use std::os::unix::net::UnixStream;
+
 use banger_api::Readiness;
 use banger_client::Client;
 use banger_core::ErrorCode;
-use banger_guest::exec::{ExecError, ExecIo, run};
+use banger_guest::exec::{ExecError, ExecIo, Signals, run_heard};
 use banger_guest_proto::ExecRequest;
 
 use super::{CommandResult, Context, blocking};
@@ -30,14 +32,35 @@ pub(crate) async fn exec(context: &Context<'_>, args: ExecArgs) -> CommandResult
 }
 
 /// Runs a request in a guest with this process's streams, and gives its exit code.
-pub(crate) async fn in_guest(
+pub(super) async fn in_guest(
     client: &Client,
     vm: &str,
     request: ExecRequest,
     tty: bool,
 ) -> CommandResult {
-    let stream = client.connect_guest(vm, Readiness::Reachable, None).await?;
-    let ran = move || run(stream, request, ExecIo::stdio(tty));
+    let stream = reach(client, vm).await?;
+    over(stream, request, tty, watch(tty)?).await
+}
+
+/// A connection to a guest in which commands can run.
+pub(super) async fn reach(client: &Client, vm: &str) -> Result<UnixStream, CommandError> {
+    Ok(client.connect_guest(vm, Readiness::Reachable, None).await?)
+}
+
+/// Begins to keep signals for the command.
+pub(super) fn watch(tty: bool) -> Result<Signals, CommandError> {
+    let failed = |error| CommandError::internal("signals cannot be watched", &error);
+    Signals::watch(tty).map_err(failed)
+}
+
+/// The same over a connection, with the signals that have come since they are watched.
+pub(super) async fn over(
+    stream: UnixStream,
+    request: ExecRequest,
+    tty: bool,
+    signals: Signals,
+) -> CommandResult {
+    let ran = move || run_heard(stream, request, ExecIo::stdio(tty), &signals);
     match blocking("the session", ran).await? {
         Ok(status) => Ok(status.exit_code()),
         Err(error) => failed(&error),

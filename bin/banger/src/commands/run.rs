@@ -184,7 +184,16 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
         });
         return Ok(0);
     }
-    let code = exec::in_guest(&client, &vm, command, is_shell).await;
+    // From here on they are the command's. One that came before is seen by one of both.
+    let signals = exec::watch(is_shell)?;
+    if interrupts.seen() {
+        delete(&client, &vm).await?;
+        return Ok(INTERRUPTED);
+    }
+    let code = match exec::reach(&client, &vm).await {
+        Ok(stream) => exec::over(stream, command, is_shell, signals).await,
+        Err(error) => Err(error),
+    };
     if !is_shell && matches!(code, Ok(1..)) {
         note_early(context, &client, &vm).await;
     }

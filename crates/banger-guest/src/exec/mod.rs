@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use banger_guest_proto::{ExecRequest, ExitStatus};
 
 pub use error::ExecError;
+pub use signals::Signals;
 
 use crate::terminal::{self, RawMode};
 
@@ -55,12 +56,25 @@ pub fn run(
     request: ExecRequest,
     io: ExecIo<'_>,
 ) -> Result<ExitStatus, ExecError> {
+    let signals = Signals::watch(io.tty).map_err(ExecError::Signals)?;
+    run_heard(stream, request, io, &signals)
+}
+
+/// The same with signals that are watched since earlier: what came meanwhile goes to the program as well.
+///
+/// # Errors
+/// See [`run`].
+pub fn run_heard(
+    stream: UnixStream,
+    request: ExecRequest,
+    io: ExecIo<'_>,
+    signals: &Signals,
+) -> Result<ExitStatus, ExecError> {
     let request = complete(request, io);
-    let signals = signals::Signals::watch(io.tty).map_err(ExecError::Signals)?;
     let raw = io.tty && rustix::termios::isatty(io.stdin);
     let raw = raw.then(|| RawMode::enter(io.stdin)).transpose();
     let _restored_at_return = raw.map_err(|source| ExecError::Terminal(source.into()))?;
-    pump::Pump::new(stream, &request, io, &signals)?.run()
+    pump::Pump::new(stream, &request, io, signals)?.run()
 }
 
 /// Fills in what the caller's terminal knows.

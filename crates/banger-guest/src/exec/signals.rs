@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 /// Watches for signals while it lives. tokio's registration is used, because it chains to whatever
 /// else the process watches; the handlers stay, as tokio documents.
 #[derive(Debug)]
-pub(crate) struct Signals {
+pub struct Signals {
     pipe: PipeReader,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -19,7 +19,10 @@ pub(crate) struct Signals {
 
 impl Signals {
     /// Starts to watch; with a terminal also for changes of its size.
-    pub(crate) fn watch(tty: bool) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// No handler, pipe or thread could be made.
+    pub fn watch(tty: bool) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .build()?;
