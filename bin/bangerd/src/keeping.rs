@@ -46,7 +46,7 @@ pub(crate) fn delete_image(state: &State, name: &ImageName) -> Result<u64, Failu
             DeleteError::NotFound(_) => unknown_image(&state.images, name),
             DeleteError::InUse(users) => in_use(&format!("the image `{name}`"), users),
             DeleteError::Busy => Failure::because(ErrorCode::InUse, what, &error),
-            DeleteError::Io { .. } => Failure::because(ErrorCode::Internal, what, &error),
+            DeleteError::Io(_) => Failure::because(ErrorCode::Internal, what, &error),
         }
     })?;
     Ok(freed + discard_kernels_of(state, name))
@@ -183,10 +183,10 @@ pub(crate) fn register_failure(name: &ImageName, done: &str, error: &RegisterErr
         RegisterError::Unusable { .. } => ErrorCode::InvalidArgument,
         RegisterError::NotFound(_) => ErrorCode::ImageNotFound,
         RegisterError::Busy(_) => ErrorCode::InUse,
-        RegisterError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+        RegisterError::Io(error) if error.source.kind() == std::io::ErrorKind::NotFound => {
             ErrorCode::FileNotFound
         }
-        RegisterError::Io { .. } => ErrorCode::Internal,
+        RegisterError::Io(_) => ErrorCode::Internal,
     };
     Failure::because(code, format!("the image `{name}` was not {done}"), error)
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::command::run_step;
-use crate::error::Context;
+use crate::file_error::Context;
 use crate::store::{Image, ImageRecord, ImageStore};
 use crate::{BuildError, Recipe, digest};
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use banger_core::{Digest, ImageName};
 
+use crate::file_error::{Context, FileError};
 use crate::store::ImageStore;
 
 /// Folders that are being deleted.
@@ -26,16 +27,8 @@ pub enum DeleteError {
     #[error("a pull, registration or promotion of it goes on")]
     Busy,
     /// A file or folder could not be used.
-    #[error("failed to {what} {}", path.display())]
-    Io {
-        /// What was attempted.
-        what: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
 }
 
 impl ImageStore {
@@ -51,15 +44,11 @@ impl ImageStore {
         users: impl FnOnce() -> Vec<String>,
     ) -> Result<u64, DeleteError> {
         let home = self.root().join(name.as_str());
-        let failed = |what: &'static str, path: &Path| {
-            let path = path.to_owned();
-            move |source| DeleteError::Io { what, path, source }
-        };
-        let Some(_alone) = self.try_alone(name).map_err(failed("lock", &home))? else {
+        let Some(_alone) = self.try_alone(name).context("lock", &home)? else {
             return Err(DeleteError::Busy);
         };
         let going = {
-            let _turn = self.turn_to_change().map_err(failed("lock", self.root()))?;
+            let _turn = self.turn_to_change().context("lock", self.root())?;
             if !home.is_dir() {
                 return Err(DeleteError::NotFound(name.clone()));
             }
@@ -67,9 +56,9 @@ impl ImageStore {
             if !users.is_empty() {
                 return Err(DeleteError::InUse(users));
             }
-            self.put_aside(&home).map_err(failed("rename", &home))?
+            self.put_aside(&home).context("rename", &home)?
         };
-        let mut freed = finish(&going).map_err(failed("remove", &going))?;
+        let mut freed = finish(&going).context("remove", &going)?;
         // Layers that stay are removed after the next pull.
         freed += self.prune_layers().unwrap_or_default();
         Ok(freed)

@@ -9,6 +9,8 @@ use banger_core::{ImageName, KernelName};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::error::BuildError;
+use crate::file_error::{Context, FileError};
 use crate::store::{
     Image, ImageRecord, ImageStore, RECORD, ROOTFS, WORK_SEED, lock_soon, sync_files,
 };
@@ -71,34 +73,15 @@ pub enum RegisterError {
     #[error("a pull, registration or promotion of `{0}` goes on")]
     Busy(ImageName),
     /// A file or folder could not be used.
-    #[error("failed to {what} {}", path.display())]
-    Io {
-        /// What was attempted.
-        what: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
 }
 
 impl RegisterError {
     /// Whether the file system was full.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
-    }
-}
-
-trait Context<T> {
-    fn context(self, what: &'static str, path: &Path) -> Result<T, RegisterError>;
-}
-
-impl<T> Context<T> for io::Result<T> {
-    fn context(self, what: &'static str, path: &Path) -> Result<T, RegisterError> {
-        let path = path.to_owned();
-        self.map_err(|source| RegisterError::Io { what, path, source })
+        matches!(self, Self::Io(error) if error.is_disk_full())
     }
 }
 
@@ -154,7 +137,7 @@ impl ImageStore {
         let _alone = self.alone_or_busy(&request.name)?;
         let note = |path: &Path| -> Result<Noted, RegisterError> {
             check_file_system(path)?;
-            Noted::of(path).context("look at", path)
+            Ok(Noted::of(path).context("look at", path)?)
         };
         let files = Elsewhere {
             rootfs: note(&request.rootfs)?,
@@ -198,12 +181,8 @@ impl ImageStore {
         let next = next.context("make a folder in", self.root())?;
         let folder = next.path().join("image");
         fs::create_dir(&folder).context("make", &folder)?;
-        self.adopt(&folder, record)
-            .map_err(|error| RegisterError::Io {
-                what: "keep the image in",
-                path: self.root().to_owned(),
-                source: error.into_io(),
-            })
+        let adopted = self.adopt(&folder, record).map_err(BuildError::into_io);
+        Ok(adopted.context("keep the image in", self.root())?)
     }
 
     /// Copies a registered image's files into the store. The image keeps its digest, and its VMs go on with it.
@@ -357,7 +336,7 @@ fn check_file_system(path: &Path) -> Result<(), RegisterError> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             unusable("it is no ext4 file system")
         }
-        Err(error) => Err(error).context("read", path),
+        Err(error) => Ok(Err(error).context("read", path)?),
     }
 }
 
@@ -368,7 +347,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), RegisterError> {
     let target = target.context("write", to)?;
     let copied = sparse::copy(&source, &target)
         .and_then(|()| target.set_permissions(Permissions::from_mode(0o644)));
-    copied.context("copy to", to)
+    Ok(copied.context("copy to", to)?)
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::file_error::FileError;
+
 /// A failed build. Nothing of it is in the store.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -37,16 +39,8 @@ pub enum BuildError {
         package: &'static str,
     },
     /// A file could not be used.
-    #[error("failed to {what} {}", path.display())]
-    Io {
-        /// What was attempted.
-        what: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// The image carries something of the build host.
     #[error("the image carries traces of the build host: {}", .0.join(", "))]
     Leak(Vec<String>),
@@ -60,7 +54,7 @@ impl BuildError {
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
         match self {
-            Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            Self::Io(error) => error.is_disk_full(),
             Self::Step { disk_full, .. } => *disk_full,
             _ => false,
         }
@@ -70,7 +64,7 @@ impl BuildError {
     #[must_use]
     pub fn into_io(self) -> io::Error {
         let kind = match &self {
-            Self::Io { source, .. } => source.kind(),
+            Self::Io(error) => error.source.kind(),
             _ => io::ErrorKind::Other,
         };
         io::Error::new(kind, self)
@@ -83,19 +77,5 @@ impl BuildError {
             Self::Step { tail, .. } => tail,
             _ => &[],
         }
-    }
-}
-
-pub(crate) trait Context<T> {
-    fn context(self, what: &'static str, path: impl Into<PathBuf>) -> Result<T, BuildError>;
-}
-
-impl<T> Context<T> for io::Result<T> {
-    fn context(self, what: &'static str, path: impl Into<PathBuf>) -> Result<T, BuildError> {
-        self.map_err(|source| BuildError::Io {
-            what,
-            path: path.into(),
-            source,
-        })
     }
 }

@@ -10,7 +10,7 @@ use banger_core::{Digest, ImageName, KernelName};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Context;
+use crate::file_error::Context;
 use crate::{BuildError, Elsewhere, Origin, Recipe};
 
 pub(crate) const RECORD: &str = "image.json";

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use banger_image::{BuildError, DeleteError, Image, ImageStore, PullRequest};
+use banger_image::{BuildError, DeleteError, FileError, Image, ImageStore, PullRequest};
 use banger_oci::{AuthFiles, PullError, Watch};
 use banger_testkit::SmallDisk;
 use sha2::{Digest as _, Sha256};
@@ -215,11 +215,11 @@ fn a_full_disk_is_told_as_one_and_leaves_nothing() {
     assert_eq!(left(disk.path()), Vec::<String>::new());
     // The same where the image itself finds room, and what is written last does not.
     let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
-    let adopting = BuildError::Io {
+    let adopting = BuildError::Io(FileError {
         what: "write",
         path: disk.path().to_owned(),
         source: full,
-    };
+    });
     let told = PullError::Io {
         what: "keep the image in",
         path: disk.path().to_owned(),
