@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use banger_api::{KillVmRequest, Operation, Readiness, RestartVmRequest, SetVmRequest};
 use banger_core::SpecChange;
 
 use super::Problem;
+use super::operations::{Accepted, accepted};
 use super::problem::Body;
-use super::vms::{Accepted, GRACE, goal};
-use crate::convert;
+use super::vms::{GRACE, goal};
 use crate::state::Shared;
 
 fn seconds(count: u32) -> Duration {
@@ -32,8 +30,7 @@ pub(crate) async fn restart(
         goal(request.wait.unwrap_or(Readiness::Ready)),
         request.timeout_s.map(seconds),
     )?;
-    let operation = convert::operation(&state, &view);
-    Ok((StatusCode::ACCEPTED, Json(operation)))
+    Ok(accepted(&state, &view))
 }
 
 /// Ends a VM's VMM by a signal.
@@ -45,8 +42,7 @@ pub(crate) async fn kill(
 ) -> Result<Accepted, Problem> {
     let vm = state.engine.resolve(&reference)?.id;
     let view = state.engine.kill(&vm, request.signal)?;
-    let operation = convert::operation(&state, &view);
-    Ok((StatusCode::ACCEPTED, Json(operation)))
+    Ok(accepted(&state, &view))
 }
 
 /// Changes a VM: NAT at any time, the rest while it is stopped. Disks only grow.
@@ -64,6 +60,5 @@ pub(crate) async fn set(
         nat: request.nat,
     };
     let view = state.engine.set(&vm, change)?;
-    let operation = convert::operation(&state, &view);
-    Ok((StatusCode::ACCEPTED, Json(operation)))
+    Ok(accepted(&state, &view))
 }

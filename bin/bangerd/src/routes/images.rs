@@ -2,7 +2,6 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use banger_api::{
     BuildImageRequest, Deleted, Image, ImageList, Operation, PullImageRequest, RegisterImageRequest,
 };
@@ -12,18 +11,14 @@ use banger_engine::ports::Failure;
 use banger_image::Recipe;
 
 use super::Problem;
+use super::name::parse;
+use super::operations::{Accepted, accepted};
 use super::problem::Body;
 use crate::adapters::{Watch, blocking, unknown_image};
 use crate::convert;
 use crate::keeping;
 use crate::pulls;
 use crate::state::Shared;
-
-fn parse(name: &str) -> Result<ImageName, Failure> {
-    name.parse().map_err(|error: banger_core::ParseNameError| {
-        Failure::new(ErrorCode::InvalidArgument, error.to_string())
-    })
-}
 
 /// Every image.
 #[utoipa::path(get, path = "/v1/images", responses((status = 200, body = ImageList)))]
@@ -47,7 +42,7 @@ pub(crate) async fn show(
     State(state): State<Shared>,
     Path(name): Path<String>,
 ) -> Result<Json<Image>, Problem> {
-    let name = parse(&name)?;
+    let name: ImageName = parse(&name)?;
     let image = state
         .images
         .get(&name)
@@ -60,7 +55,7 @@ pub(crate) async fn show(
 pub(crate) async fn build(
     State(state): State<Shared>,
     Body(request): Body<BuildImageRequest>,
-) -> Result<(StatusCode, Json<Operation>), Problem> {
+) -> Result<Accepted, Problem> {
     let name = request.name.unwrap_or_else(|| state.default_image.clone());
     let recipe = Recipe::load(&name).map_err(|_| {
         let failure = Failure::new(
@@ -94,10 +89,7 @@ pub(crate) async fn build(
             })
         },
     );
-    Ok((
-        StatusCode::ACCEPTED,
-        Json(convert::operation(&state, &view)),
-    ))
+    Ok(accepted(&state, &view))
 }
 
 /// Pulls an OCI image from a registry, a layout or an archive.
@@ -105,7 +97,7 @@ pub(crate) async fn build(
 pub(crate) async fn pull(
     State(state): State<Shared>,
     Body(request): Body<PullImageRequest>,
-) -> Result<(StatusCode, Json<Operation>), Problem> {
+) -> Result<Accepted, Problem> {
     let request = pulls::planned(&state, request)?;
     let name = request.name.clone();
     let store = state.images.clone();
@@ -127,10 +119,7 @@ pub(crate) async fn pull(
             })
         },
     );
-    Ok((
-        StatusCode::ACCEPTED,
-        Json(convert::operation(&state, &view)),
-    ))
+    Ok(accepted(&state, &view))
 }
 
 /// Deletes an image that no VM uses. Files of a registered one are left alone.
@@ -139,7 +128,7 @@ pub(crate) async fn delete(
     State(state): State<Shared>,
     Path(name): Path<String>,
 ) -> Result<Json<Deleted>, Problem> {
-    let name = parse(&name)?;
+    let name: ImageName = parse(&name)?;
     let deleted = name.to_string();
     let freed = blocking(move || keeping::delete_image(&state, &name)).await?;
     Ok(Json(Deleted {
@@ -153,7 +142,7 @@ pub(crate) async fn delete(
 pub(crate) async fn register(
     State(state): State<Shared>,
     Body(request): Body<RegisterImageRequest>,
-) -> Result<(StatusCode, Json<Operation>), Problem> {
+) -> Result<Accepted, Problem> {
     keeping::checked(&state, &request)?;
     let name = request.name.clone();
     let shared = Shared::clone(&state);
@@ -169,10 +158,7 @@ pub(crate) async fn register(
             })
         },
     );
-    Ok((
-        StatusCode::ACCEPTED,
-        Json(convert::operation(&state, &view)),
-    ))
+    Ok(accepted(&state, &view))
 }
 
 /// Copies a registered image's files into the store.
@@ -180,8 +166,8 @@ pub(crate) async fn register(
 pub(crate) async fn promote(
     State(state): State<Shared>,
     Path(name): Path<String>,
-) -> Result<(StatusCode, Json<Operation>), Problem> {
-    let name = parse(&name)?;
+) -> Result<Accepted, Problem> {
+    let name: ImageName = parse(&name)?;
     if state.images.get(&name).is_none() {
         return Err(unknown_image(&state.images, &name).into());
     }
@@ -199,8 +185,5 @@ pub(crate) async fn promote(
                     .map_err(|error| keeping::register_failure(&name, "promoted", &error))
             })
         });
-    Ok((
-        StatusCode::ACCEPTED,
-        Json(convert::operation(&state, &view)),
-    ))
+    Ok(accepted(&state, &view))
 }

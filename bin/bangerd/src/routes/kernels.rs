@@ -2,7 +2,6 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use banger_api::{Deleted, ImportKernelRequest, Kernel, KernelList, KernelSource, Operation};
 use banger_core::{ErrorCode, KernelName};
 use banger_engine::OpKind;
@@ -10,6 +9,8 @@ use banger_engine::ports::{Failure, Progress};
 use banger_kernel::{ImportRequest, Source};
 
 use super::Problem;
+use super::name::parse;
+use super::operations::{Accepted, accepted};
 use super::problem::Body;
 use crate::adapters::{blocking, import_failure, unknown_kernel};
 use crate::convert;
@@ -42,10 +43,7 @@ pub(crate) async fn show(
     State(state): State<Shared>,
     Path(name): Path<String>,
 ) -> Result<Json<Kernel>, Problem> {
-    let invalid = |error: banger_core::ParseNameError| {
-        Failure::new(ErrorCode::InvalidArgument, error.to_string())
-    };
-    let name: KernelName = name.parse().map_err(invalid)?;
+    let name: KernelName = parse(&name)?;
     let kernel = state
         .kernels
         .get(&name)
@@ -60,10 +58,7 @@ pub(crate) async fn delete(
     State(state): State<Shared>,
     Path(name): Path<String>,
 ) -> Result<Json<Deleted>, Problem> {
-    let invalid = |error: banger_core::ParseNameError| {
-        Failure::new(ErrorCode::InvalidArgument, error.to_string())
-    };
-    let name: KernelName = name.parse().map_err(invalid)?;
+    let name: KernelName = parse(&name)?;
     let deleted = name.to_string();
     let freed = blocking(move || keeping::delete_kernel(&state, &name)).await?;
     Ok(Json(Deleted {
@@ -77,7 +72,7 @@ pub(crate) async fn delete(
 pub(crate) async fn import(
     State(state): State<Shared>,
     Body(request): Body<ImportKernelRequest>,
-) -> Result<(StatusCode, Json<Operation>), Problem> {
+) -> Result<Accepted, Problem> {
     let source = match request.source {
         KernelSource::Package { package } => {
             Source::Package(package.map(package_name).transpose()?)
@@ -111,10 +106,7 @@ pub(crate) async fn import(
                 imported.map(drop).map_err(|error| import_failure(&error))
             })
         });
-    Ok((
-        StatusCode::ACCEPTED,
-        Json(convert::operation(&state, &view)),
-    ))
+    Ok(accepted(&state, &view))
 }
 
 /// A package's name becomes an argument of the package manager: nothing but what Debian allows there.

@@ -7,6 +7,7 @@ mod guest;
 mod images;
 mod kernels;
 mod logs;
+mod name;
 mod operations;
 mod problem;
 mod stats;

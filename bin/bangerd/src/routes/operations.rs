@@ -3,18 +3,27 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use banger_api::{Operation, OperationEvent, Stage, StageState};
 use banger_core::{ErrorCode, OpId};
-use banger_engine::OpState;
 use banger_engine::ports::Failure;
+use banger_engine::{OpState, OperationView};
 use bytes::Bytes;
 use futures_util::stream;
 
 use super::Problem;
 use crate::convert;
-use crate::state::Shared;
+use crate::state::{Shared, State as Daemon};
+
+/// The answer to a wish: the operation that it has begun.
+pub(super) type Accepted = (StatusCode, Json<Operation>);
+
+/// Answers with an operation that goes on.
+pub(super) fn accepted(state: &Daemon, view: &OperationView) -> Accepted {
+    (StatusCode::ACCEPTED, Json(convert::operation(state, view)))
+}
 
 fn parse(id: &str) -> Result<OpId, Failure> {
     let unknown = || {

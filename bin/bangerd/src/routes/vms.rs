@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use banger_api::{
     CreateVmRequest, DeleteQuery, Operation, Readiness, SshAccess, SshTarget, StopVmRequest, Vm,
     VmList,
@@ -13,6 +12,7 @@ use banger_engine::CreateVm;
 use banger_engine::ports::{Failure, GuestState};
 use banger_image::Recipe;
 
+use super::operations::{Accepted, accepted};
 use super::problem::{Body, Query};
 use super::{Problem, guest};
 use crate::adapters::{unknown_image, unknown_kernel};
@@ -21,8 +21,6 @@ use crate::sizes::{Asked, effective};
 use crate::state::Shared;
 use crate::stores::{has_store, root_fill};
 use crate::vmm_choice::choose;
-
-pub(super) type Accepted = (StatusCode, Json<Operation>);
 
 /// How long a clean shutdown may take where nobody says otherwise.
 pub(super) const GRACE: Duration = Duration::from_secs(60);
@@ -85,10 +83,7 @@ pub(crate) async fn create(
                 .map(|seconds| Duration::from_secs(seconds.into())),
         })
         .await?;
-    Ok((
-        StatusCode::ACCEPTED,
-        Json(convert::operation(&state, &view)),
-    ))
+    Ok(accepted(&state, &view))
 }
 
 /// What is asked for exists, or can be made: looked at before anything changes.
@@ -139,10 +134,7 @@ pub(crate) async fn delete(
     } else {
         state.engine.delete(&vm)?
     };
-    Ok((
-        StatusCode::ACCEPTED,
-        Json(convert::operation(&state, &view)),
-    ))
+    Ok(accepted(&state, &view))
 }
 
 /// How long to wait for what.
@@ -169,10 +161,7 @@ pub(crate) async fn start(
     let view = state
         .engine
         .start(&vm, goal(query.wait.unwrap_or(Readiness::Ready)), timeout)?;
-    Ok((
-        StatusCode::ACCEPTED,
-        Json(convert::operation(&state, &view)),
-    ))
+    Ok(accepted(&state, &view))
 }
 
 /// Stops a VM.
@@ -187,10 +176,7 @@ pub(crate) async fn stop(
         .grace_s
         .map_or(GRACE, |seconds| Duration::from_secs(seconds.into()));
     let view = state.engine.stop(&vm, grace)?;
-    Ok((
-        StatusCode::ACCEPTED,
-        Json(convert::operation(&state, &view)),
-    ))
+    Ok(accepted(&state, &view))
 }
 
 /// What ssh needs for any VM.
