@@ -5,7 +5,7 @@ use banger_client::ClientError;
 use banger_core::{ByteSize, ImageName, KernelName};
 use serde::Serialize;
 
-use super::{CommandResult, Context};
+use super::{CommandResult, Context, failed_line};
 use crate::error::CommandError;
 use crate::start::Needs;
 
@@ -72,12 +72,7 @@ async fn each<'a>(
     context.ui.result(&outcomes, |outcomes| {
         let line = |outcome: &Outcome| match &outcome.error {
             None => format!("{} deleted, {} free", outcome.name, ByteSize(outcome.freed)),
-            Some(error) => format!(
-                "{}: {} [{}]",
-                outcome.name,
-                error.message,
-                error.code.as_str()
-            ),
+            Some(error) => failed_line(&outcome.name, error),
         };
         outcomes.iter().map(line).collect::<Vec<_>>().join("\n")
     });

@@ -7,7 +7,7 @@ use banger_client::{Client, ClientError};
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use super::{CommandResult, Context, unpulled};
+use super::{CommandResult, Context, failed_line, unpulled};
 use crate::cli::{DeleteArgs, KillArgs, RestartArgs, SetArgs, StartArgs, StopArgs, VmRefs};
 use crate::error::CommandError;
 use crate::interrupt::Interrupts;
@@ -154,12 +154,7 @@ pub(super) async fn each(
     context.ui.result(&outcomes, |outcomes| {
         let line = |outcome: &Outcome| match &outcome.error {
             None => format!("{} {done}", outcome.vm),
-            Some(error) => format!(
-                "{}: {} [{}]",
-                outcome.vm,
-                error.message,
-                error.code.as_str()
-            ),
+            Some(error) => failed_line(&outcome.vm, error),
         };
         outcomes.iter().map(line).collect::<Vec<_>>().join("\n")
     });

@@ -28,6 +28,7 @@ mod workspace;
 
 use std::path::Path;
 
+use banger_api::ApiError;
 use banger_client::Client;
 use banger_core::ErrorCode;
 use banger_install::{RECORD, Record};
@@ -55,6 +56,11 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Result<T, CommandError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| CommandError::internal(&format!("{what} ended unexpectedly"), &error))
+}
+
+/// A line for one of several that something could not be done with.
+fn failed_line(name: &str, error: &ApiError) -> String {
+    format!("{name}: {} [{}]", error.message, error.code.as_str())
 }
 
 /// What every command has.

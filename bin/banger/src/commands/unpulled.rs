@@ -1,8 +1,9 @@
 //! What VMs hold that was never pulled: told before it is gone, and when a VM stops.
 
-use banger_api::UnpulledWorkspace;
+use banger_api::{UnpulledList, UnpulledWorkspace};
 use banger_client::Client;
 use banger_core::ErrorCode;
+use futures_util::future::join_all;
 
 use super::Context;
 use crate::error::CommandError;
@@ -12,14 +13,13 @@ const NAMED: usize = 3;
 
 /// A sentence for each workspace that holds something. A VM that cannot be asked has none.
 pub(super) async fn sentences(client: &Client, vms: &[String]) -> Vec<String> {
-    let mut all = vec![];
-    for vm in vms {
-        if let Ok(found) = client.unpulled(vm).await {
-            let sentence = |one: &UnpulledWorkspace| sentence(&found.vm, one);
-            all.extend(found.workspaces.iter().map(sentence));
-        }
-    }
-    all
+    // Side by side: a guest that does not answer is waited for.
+    let asked = join_all(vms.iter().map(|vm| client.unpulled(vm))).await;
+    let sentences = |found: UnpulledList| {
+        let of_one = |one: &UnpulledWorkspace| sentence(&found.vm, one);
+        found.workspaces.iter().map(of_one).collect::<Vec<_>>()
+    };
+    asked.into_iter().flatten().flat_map(sentences).collect()
 }
 
 fn sentence(vm: &str, one: &UnpulledWorkspace) -> String {
