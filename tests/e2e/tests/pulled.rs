@@ -117,6 +117,26 @@ impl Drop for Registry {
     }
 }
 
+/// A name for an image that a test pulls: nothing has it before, nothing after.
+struct Pulled<'a>(&'a Banger, &'static str);
+
+impl<'a> Pulled<'a> {
+    fn named(banger: &'a Banger, name: &'static str) -> Self {
+        // An earlier run may have been cut off before its image was deleted.
+        banger.run(&["image", "delete", name]);
+        Self(banger, name)
+    }
+}
+
+impl Drop for Pulled<'_> {
+    fn drop(&mut self) {
+        let deleted = self.0.run(&["image", "delete", self.1]);
+        if !std::thread::panicking() {
+            assert_eq!(deleted.code, 0, "{}", deleted.stderr);
+        }
+    }
+}
+
 fn busybox() -> PathBuf {
     let mut all = PATH.split(':').map(|dir| Path::new(dir).join("busybox"));
     all.find(|path| path.exists()).unwrap()
@@ -130,6 +150,7 @@ fn a_single_static_program_is_an_image() {
     let banger = Banger::from_env();
     let folder = registry.folder("static");
     fs::copy(busybox(), folder.join("busybox")).unwrap();
+    let _image = Pulled::named(&banger, "static-1");
     let reference = registry.push("static", &registry.tar(&folder, "static"));
     let finished = banger.run(&[
         "vm", "run", "--rm", "--image", &reference, "--", "/busybox", "uname", "-s",
@@ -220,6 +241,7 @@ fn busybox_alone_by_buildah_is_a_sandbox() {
         &layout,
     ]);
     let reference = registry.copy(&layout, "team/busybox");
+    let _image = Pulled::named(&banger, "by-buildah");
     banger.ok(&["image", "pull", &reference, "--name", "by-buildah"]);
     let image = banger.json(&["image", "show", "by-buildah"]);
     assert_eq!(image["config"]["cmd"][0], "sh");
@@ -254,6 +276,7 @@ fn a_minimal_debian_without_init_is_a_sandbox() {
         "scripts/guest-artefacts makes {}",
         tar.display()
     );
+    let _image = Pulled::named(&banger, "minbase-1");
     let reference = registry.push("minbase", &tar);
     let vm = banger.vm(&["--image", &reference]);
     assert_eq!(
@@ -300,6 +323,7 @@ fn a_full_debian_with_systemd_boots_and_takes_ssh() {
         "{}",
         String::from_utf8_lossy(&packed.stderr)
     );
+    let _image = Pulled::named(&banger, "full-1");
     let reference = registry.push("full", &tar);
     let vm = banger.vm(&["--image", &reference]);
     assert_eq!(vm.sh("cat /proc/1/comm"), "systemd");
