@@ -5,12 +5,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::processes::pause;
 use crate::until;
+
+/// Longer than any command may take.
+const HANGS: Duration = Duration::from_secs(300);
 
 /// Flags of a small VM that is made soon: the image is a few megabytes, and the agent stays its first process.
 pub const SMALL: &[&str] = &[
@@ -34,6 +38,15 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// The code of the error that it ended with; without one, how it ended.
+    #[must_use]
+    pub fn error_code(&self) -> String {
+        let line = self.stderr.lines().find(|line| line.starts_with("error:"));
+        let code = line.and_then(|line| line.rsplit_once('[')?.1.strip_suffix(']'));
+        let without = || format!("exit {} ({})", self.code, line.unwrap_or_default());
+        code.map_or_else(without, str::to_owned)
+    }
+
     /// Checks its exit code, and that each text stands in its standard error.
     ///
     /// # Panics
@@ -110,6 +123,30 @@ impl Banger {
     /// When the program cannot be started.
     pub fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Finished {
         self.command(args).output().expect("banger starts").into()
+    }
+
+    /// The same, for commands that may say a pipe full at most: killed when it does not end for longer than any
+    /// may take, with deadlines of its own and on a busy machine.
+    ///
+    /// # Errors
+    /// That it hangs.
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    pub fn run_to_an_end(&self, args: &[&str]) -> Result<Finished, String> {
+        let mut command = self.command(args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("banger starts");
+        let start = Instant::now();
+        while child.try_wait().expect("it is ours").is_none() {
+            if start.elapsed() > HANGS {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("{args:?} did not end within {HANGS:?}"));
+            }
+            pause(Duration::from_millis(20));
+        }
+        Ok(child.wait_with_output().expect("ended").into())
     }
 
     /// The same with something on its standard input.

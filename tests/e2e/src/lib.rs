@@ -3,12 +3,15 @@
 //! `scripts/e2e-tests` makes kernel and images first, outside, and then runs the tests inside a
 //! network namespace of their own: guests have private addresses, and nothing may leave the machine.
 
+mod aftermath;
 mod banger;
 mod beyond;
 mod boots;
 mod chance;
 mod client;
 mod elsewhere;
+mod processes;
+mod random;
 mod soak;
 mod storm;
 mod terminal;
@@ -19,6 +22,7 @@ pub use beyond::Beyond;
 pub use boots::{Boots, boots};
 pub use client::Client;
 pub use elsewhere::Elsewhere;
+pub use random::{Random, random};
 pub use soak::{Soak, soak};
 pub use storm::{Storm, storm};
 pub use terminal::Terminal;

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use sha2::{Digest, Sha256};
 
 use crate::chance::Chance;
-use crate::{Banger, Client, Vm};
+use crate::{Banger, Client, Vm, until};
 
 /// Where in the guest it is said that the sessions shall end.
 const STOP: &str = "/run/soak-is-over";
@@ -16,8 +16,8 @@ const STOP: &str = "/run/soak-is-over";
 /// How long a client may go on after that, on a busy machine.
 const END: Duration = Duration::from_secs(120);
 
-/// Connections that fail one after the other while daemons die are few.
-const MOST_FAILURES: usize = 50;
+/// How long a session may bring nothing, while daemons die and on a busy machine.
+const SILENCE: Duration = Duration::from_secs(300);
 
 /// How it went.
 #[derive(Debug, Default)]
@@ -156,13 +156,13 @@ fn follow(banger: &Banger, vm: &Vm, number: usize, ends: &AtomicBool, mut chance
         let base = ["vm", "session", "attach", &vm.name, &name, "--from", &from];
         Client::start(banger, &[&base[..], more].concat())
     };
-    let (mut failures, mut ended_at) = (0, None::<Instant>);
+    let (mut heard, mut ended_at) = (Instant::now(), None::<Instant>);
     while !account.ended {
         if ends.load(Ordering::Acquire) {
             ended_at.get_or_insert_with(Instant::now);
         }
         let late = ended_at.is_some_and(|since| since.elapsed() > END);
-        if late || failures > MOST_FAILURES {
+        if late || heard.elapsed() > SILENCE {
             let what = format!("session {number} did not come to its end");
             soak.problems.push(what);
             break;
@@ -171,7 +171,9 @@ fn follow(banger: &Banger, vm: &Vm, number: usize, ends: &AtomicBool, mut chance
         soak.clients += 1;
         let (bytes, closed) = client.hear_for(Duration::from_millis(200 + chance.below(5000)));
         account.take(&bytes);
-        failures = if bytes.is_empty() { failures + 1 } else { 0 };
+        if !bytes.is_empty() {
+            heard = Instant::now();
+        }
         let finished = if closed {
             let (bytes, finished) = client.end_with_bytes();
             account.take(&bytes);
@@ -224,8 +226,15 @@ fn follow(banger: &Banger, vm: &Vm, number: usize, ends: &AtomicBool, mut chance
             soak.problems.push(what);
         }
     }
-    let shown = banger.json(&["vm", "session", "show", &vm.name, &name]);
-    let (bytes, wrong) = account.close(shown["log"]["end"].as_u64());
+    let mut length = None;
+    until("the session is shown", END, || {
+        // The daemon may be killed just then.
+        let show = ["vm", "session", "show", &vm.name, &name, "-o", "json"];
+        let shown = serde_json::from_str::<serde_json::Value>(&banger.run(&show).stdout);
+        length = shown.ok().and_then(|shown| shown["log"]["end"].as_u64());
+        length.is_some()
+    });
+    let (bytes, wrong) = account.close(length);
     soak.problems.extend(wrong);
     soak.bytes = bytes;
     soak.sessions = 1;

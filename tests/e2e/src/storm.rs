@@ -3,25 +3,17 @@
 //! database must be whole.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Read;
-use std::path::Path;
-use std::process::Stdio;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use banger_store::Store;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
+use crate::aftermath::{REST, aftermath, settled};
 use crate::chance::Chance;
+use crate::processes::{pause, running};
 use crate::{Banger, Finished, SMALL};
-
-/// Longer than any command may take, with deadlines of its own and on a busy machine.
-const HANGS: Duration = Duration::from_secs(300);
-/// How long the world may take to come to rest.
-const REST: Duration = Duration::from_secs(120);
 
 /// How it went.
 #[derive(Debug, Default)]
@@ -159,44 +151,20 @@ impl World<'_> {
 
     /// A command; None when it did not end.
     fn run(&self, verb: &'static str, args: &[&str]) -> Option<Finished> {
-        let mut command = self.banger.command(args);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("banger starts");
-        let start = Instant::now();
-        let status = loop {
-            match child.try_wait().expect("it is ours") {
-                Some(status) => break status,
-                None if start.elapsed() > HANGS => {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    self.problem(format!("{args:?} did not end within {HANGS:?}"));
-                    return None;
-                }
-                None => pause(Duration::from_millis(20)),
+        let finished = match self.banger.run_to_an_end(args) {
+            Ok(finished) => finished,
+            Err(hangs) => {
+                self.problem(hangs);
+                return None;
             }
         };
-        // What they say fits into a pipe.
-        let (mut stdout, mut stderr) = (vec![], vec![]);
-        let _ = child
-            .stdout
-            .take()
-            .map(|mut pipe| pipe.read_to_end(&mut stdout));
-        let _ = child
-            .stderr
-            .take()
-            .map(|mut pipe| pipe.read_to_end(&mut stderr));
-        let finished = Finished::from(std::process::Output {
-            status,
-            stdout,
-            stderr,
-        });
         self.note(|storm| {
             let (ok, all) = storm.commands.entry(verb).or_default();
             *all += 1;
             if finished.code == 0 {
                 *ok += 1;
             } else {
-                *storm.failures.entry(code(&finished)).or_default() += 1;
+                *storm.failures.entry(finished.error_code()).or_default() += 1;
             }
         });
         Some(finished)
@@ -230,7 +198,7 @@ impl World<'_> {
                 .as_str()
                 .is_some_and(|phase| phase != "deleting")
         };
-        if made.code == 0 || (code(&made) == "name_taken" && is_there()) {
+        if made.code == 0 || (made.error_code() == "name_taken" && is_there()) {
             *known = Known {
                 exists: true,
                 marks: vec![],
@@ -264,7 +232,7 @@ impl World<'_> {
     }
 
     fn assert_not_lost(&self, name: &str, finished: &Finished) {
-        if code(finished) == "vm_not_found" {
+        if finished.error_code() == "vm_not_found" {
             self.problem(format!("{name} is lost: {}", finished.stderr));
         }
     }
@@ -312,20 +280,9 @@ impl World<'_> {
     /// After the storm.
     fn look_around(&self, known: Vec<(String, Known)>) {
         let banger = self.banger;
-        let settled = ["stopped", "running", "failed"];
-        let start = Instant::now();
-        let vms = loop {
-            let vms = banger.json(&["vm", "list"])["vms"].clone();
-            let vms: Vec<Value> = vms.as_array().cloned().unwrap_or_default();
-            let phase = |vm: &Value| vm["phase"].as_str().unwrap_or_default().to_owned();
-            if vms.iter().all(|vm| settled.contains(&phase(vm).as_str())) {
-                break vms;
-            }
-            if start.elapsed() > REST {
-                self.problem(format!("not settled: {vms:?}"));
-                break vms;
-            }
-            pause(Duration::from_millis(200));
+        let vms = match settled(banger) {
+            Ok(vms) => vms,
+            Err(restless) => return self.problem(restless),
         };
         for (name, known) in &known {
             if !known.exists {
@@ -344,111 +301,8 @@ impl World<'_> {
                 self.compare(name, known);
             }
         }
-        let ids: Vec<&str> = vms.iter().filter_map(|vm| vm["id"].as_str()).collect();
-        let names = vms.iter().filter_map(|vm| vm["name"].as_str());
-        let names: Vec<&str> = names.collect();
-        if !names.is_empty() {
-            let deleted = banger.run(&[vec!["vm", "delete"], names].concat());
-            if deleted.code != 0 {
-                self.problem(format!("not deleted: {}{}", deleted.stdout, deleted.stderr));
-            }
-        }
-        banger.ok(&["daemon", "stop"]);
-        self.look_for_leaks(&ids);
-        self.look_at_the_database();
-    }
-
-    fn look_for_leaks(&self, ids: &[&str]) {
-        let links = fs::read_dir("/sys/class/net").expect("the links").flatten();
-        let links = links.map(|link| link.file_name().to_string_lossy().into_owned());
-        for link in links.filter(|link| link.starts_with("bgr")) {
-            self.problem(format!("the link {link} is left behind"));
-        }
-        let folders = fs::read_dir(self.banger.state_dir().join("vms")).expect("the folders");
-        for folder in folders.flatten() {
-            self.problem(format!("{} is left behind", folder.path().display()));
-        }
-        let bin = self.banger.program("");
-        for (pid, line) in command_lines() {
-            let is_ours = line.contains(&*bin.to_string_lossy());
-            if is_ours && !line.contains("storm") || ids.iter().any(|id| line.contains(id)) {
-                self.problem(format!("process {pid} is left behind: {line}"));
-            }
+        for problem in aftermath(banger, &vms) {
+            self.problem(problem);
         }
     }
-
-    fn look_at_the_database(&self) {
-        let path = self.banger.state_dir().join("banger.db");
-        let told = |error: &dyn std::error::Error| self.problem(format!("the database: {error}"));
-        let store = match Store::open(&path) {
-            Ok(store) => store,
-            Err(error) => return told(&error),
-        };
-        match store.damage() {
-            Ok(damage) => {
-                for what in damage {
-                    self.problem(format!("the database: {what}"));
-                }
-            }
-            Err(error) => told(&error),
-        }
-        match store.unfinished_operations() {
-            Ok(stuck) => {
-                for op in stuck {
-                    self.problem(format!("an operation is stuck: {op:?}"));
-                }
-            }
-            Err(error) => told(&error),
-        }
-        match store.vms() {
-            Ok(vms) => {
-                for vm in vms {
-                    self.problem(format!("the database still has {vm:?}"));
-                }
-            }
-            Err(error) => told(&error),
-        }
-    }
-}
-
-/// The code in an error message.
-fn code(finished: &Finished) -> String {
-    let line = finished
-        .stderr
-        .lines()
-        .find(|line| line.starts_with("error:"));
-    let code = line.and_then(|line| line.rsplit_once('[')?.1.strip_suffix(']'));
-    let without = || format!("exit {} ({})", finished.code, line.unwrap_or_default());
-    code.map_or_else(without, str::to_owned)
-}
-
-/// The processes of that program, when it is the file of this build.
-fn running(program: &Path) -> Vec<Pid> {
-    let mut found = vec![];
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let pid = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
-        let exe = fs::read_link(entry.path().join("exe"));
-        if exe.is_ok_and(|exe| exe == program) {
-            found.extend(pid.and_then(Pid::from_raw));
-        }
-    }
-    found
-}
-
-fn command_lines() -> Vec<(String, String)> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let line = |entry: fs::DirEntry| {
-        let line = fs::read(entry.path().join("cmdline")).ok()?;
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        Some((entry.file_name().to_string_lossy().into_owned(), line))
-    };
-    entries.filter_map(line).collect()
-}
-
-fn pause(time: Duration) {
-    let time = rustix::time::Timespec::try_from(time).expect("short");
-    let _ = rustix::event::poll(&mut [], Some(&time));
 }
