@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::artefacts::Artefacts;
 use crate::disk::Disk;
+use crate::emulator::Emulator;
 use crate::folder::Folder;
 use crate::host::Host;
 use crate::leash::Leash;
@@ -154,6 +155,9 @@ fn stay(mut machine: Machine, args: &HostArgs) -> Result<ExitCode> {
 
 fn boot(args: &HostArgs, leash: &Leash, report: &mut Report) -> Result<(Machine, Host)> {
     let root = &args.disk.dir;
+    let emulator = report.stage("QEMU for the host", || {
+        Ok(Emulator::ensure(&args.disk.repo, root))
+    })?;
     let disk = report.stage("host disk", || Disk::ensure(&args.disk.repo, root))?;
     let folder = Folder::create(root)?;
     let payload = report.stage("drive of this run", || {
@@ -163,7 +167,7 @@ fn boot(args: &HostArgs, leash: &Leash, report: &mut Report) -> Result<(Machine,
         memory_mib: args.memory,
         limit: Duration::from_secs(args.minutes * 60),
     };
-    let machine = Machine::start(&disk, folder, &payload, &options, leash)?;
+    let machine = Machine::start(&emulator, &disk, folder, &payload, &options, leash)?;
     let host = report.stage("host boot to ssh", || machine.wait_for_ssh())?;
     report.stage("banger installed in the host", || {
         host.install_from_payload()

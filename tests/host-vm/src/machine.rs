@@ -13,6 +13,7 @@ use banger_vmm::measure_tsc_khz;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::disk::Disk;
+use crate::emulator::Emulator;
 use crate::folder::Folder;
 use crate::host::Host;
 use crate::leash::Leash;
@@ -55,6 +56,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// Starts it. Its disk is an overlay that nothing remembers.
     pub(crate) fn start(
+        emulator: &Emulator,
         disk: &Disk,
         folder: Folder,
         payload: &Payload,
@@ -75,7 +77,7 @@ impl Machine {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL"])
-            .arg(std::env::var_os("BANGER_HOST_QEMU").unwrap_or("qemu-system-x86_64".into()))
+            .arg(emulator.program())
             .args([
                 "-M",
                 "q35,accel=tcg,smm=off",
@@ -119,7 +121,7 @@ impl Machine {
             .stdout(Stdio::null())
             .stderr(stderr);
         // Not through a thread: the VM is killed with the thread that started it.
-        let qemu = command.spawn().context("starting qemu-system-x86_64")?;
+        let qemu = command.spawn().context("starting the host's QEMU")?;
         let machine = Self {
             qemu,
             qmp,

@@ -9,6 +9,7 @@
 mod artefacts;
 mod cli;
 mod disk;
+mod emulator;
 mod folder;
 mod host;
 mod leash;
