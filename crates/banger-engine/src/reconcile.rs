@@ -92,18 +92,6 @@ impl Actor {
         is_gone
     }
 
-    /// All that ran is gone with the host's last boot, and so is the helper's memory of it; the names in the VM's
-    /// folder are still there.
-    async fn clear_remains(&self, mut facts: VmFacts) -> Result<(), Failure> {
-        facts.vmm.remains = true;
-        let findings = Findings::default();
-        for group in plan_teardown(&facts) {
-            let done = run_group(&self.inner, &self.row, &group, &findings, None).await;
-            done.map_err(|failed| failed.failure)?;
-        }
-        Ok(())
-    }
-
     /// Goes on with the VM, and with the operation that an earlier daemon left, if there is one.
     async fn recover_from(
         &mut self,
@@ -119,10 +107,13 @@ impl Actor {
                 let was_wanted = self.row.intent == Intent::Running;
                 self.row.intent = Intent::Stopped;
                 self.enter(Event::HostRebooted).await?;
-                self.clear_remains(facts).await?;
-                if was_wanted {
-                    op.as_ref().map_or(Ok(()), |_| Err(host_rebooted()))?;
+                // All that ran is gone with the host's last boot, and so is the helper's memory of it; the names in
+                // the VM's folder are still there.
+                self.remove_leftovers().await?;
+                if was_wanted && op.is_some() {
+                    return Err(host_rebooted());
                 }
+                return Ok(false);
             }
             Phase::Stopping => {
                 self.tear_down(context.as_ref()).await?;
@@ -191,11 +182,10 @@ impl Actor {
     /// A stopped VM has neither VMM nor tap.
     async fn remove_leftovers(&mut self) -> Result<(), Failure> {
         let facts = self.facts().await?;
-        for step in crate::plan::plan_teardown(&facts).concat() {
-            let findings = crate::execute::Findings::default();
-            let result =
-                crate::execute::run_group(&self.inner, &self.row, &[step], &findings, None).await;
-            result.map_err(|failed| failed.failure)?;
+        let findings = Findings::default();
+        for group in plan_teardown(&facts) {
+            let done = run_group(&self.inner, &self.row, &group, &findings, None).await;
+            done.map_err(|failed| failed.failure)?;
         }
         Ok(())
     }

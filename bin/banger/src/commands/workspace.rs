@@ -46,11 +46,7 @@ struct Target {
 
 impl Target {
     fn connect(&self, runtime: &Handle) -> Result<UnixStream, TransferError> {
-        let stream = runtime.block_on(self.client.connect_guest(
-            &self.vm,
-            Readiness::Reachable,
-            None,
-        ));
+        let stream = runtime.block_on(self.client.connect_workspace(&self.vm));
         stream.map_err(|error| TransferError::Connection(std::io::Error::other(error)))
     }
 }
