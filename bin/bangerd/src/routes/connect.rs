@@ -30,6 +30,7 @@ pub(super) const ANSWER: Duration = Duration::from_secs(20);
 
 /// How long to wait for what, and what for.
 #[derive(Debug, serde::Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ConnectQuery {
     /// How far the guest must be.
