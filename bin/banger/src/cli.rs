@@ -207,16 +207,14 @@ print with `-o json` is in [json.md](json.md).
 
     #[test]
     fn the_help_is_the_reviewed_one() {
-        let mut command = Cli::command().term_width(100);
-        command.build();
         let mut text = HEAD.to_owned();
-        walk(&mut command, "banger", &mut |path, command| {
-            let help = command.render_long_help().to_string();
+        walk(&mut Cli::command(), "banger", &mut |path, _| {
+            let words = path.split(' ').chain(["--help"]);
+            let asked = Cli::command().term_width(100).try_get_matches_from(words);
+            let help = asked.unwrap_err().render().to_string();
             let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
-            text += &format!(
-                "\n## {path}\n\n```text\n{}\n```\n",
-                lines.join("\n").trim_end()
-            );
+            let help = lines.join("\n");
+            text += &format!("\n## {path}\n\n```text\n{}\n```\n", help.trim_end());
         });
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/commands.md");
         if std::env::var_os("BANGER_UPDATE").is_some() {

@@ -28,7 +28,7 @@ fn assert_clean(banger: &Banger, vm: &Vm, what: &str) {
         .filter(|line| {
             line.contains("Failed unmounting")
                 || line.contains("Failed to unmount")
-                || line.contains("timed out")
+                || line.contains("timed out. Killing")
         })
         .collect();
     assert!(failed.is_empty(), "{what}: {failed:?}");

@@ -255,7 +255,9 @@ fn size(bytes: u64) -> String {
 }
 
 fn summary(prepared: &Prepared) -> String {
-    let mut parts = vec![format!("{} files sent", prepared.sent.len())];
+    let sent = prepared.sent.len();
+    let files = if sent == 1 { "file" } else { "files" };
+    let mut parts = vec![format!("{sent} {files} sent")];
     if prepared.unchanged > 0 {
         parts.push(format!("{} unchanged", prepared.unchanged));
     }
