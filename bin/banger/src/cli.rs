@@ -40,14 +40,17 @@ pub(crate) use workspace::{BackArgs, DiffArgs, PrepareArgs, WorkspaceCommand};
     after_help = "Examples:\n  banger vm run                      a sandbox, and a shell in it\n  banger vm run --rm -- uname -a     one command, then away\n  banger doctor                      what this host has and lacks\n\nExit codes: 0 ok, 1 failed, 2 usage, 3 host not ready, 4 not found, 5 conflict or busy.\nFor `run -- CMD`, `exec` and `ssh -- CMD`: the command's own status, and 125 when banger failed."
 )]
 pub(crate) struct Cli {
-    /// How results are shown.
+    /// How results are shown: `text` for people, or `json`, a stable contract for programs.
     #[arg(
         short,
         long,
         global = true,
         value_enum,
         default_value_t,
-        env = "BANGER_OUTPUT"
+        hide_possible_values = true,
+        env = "BANGER_OUTPUT",
+        hide_env_values = true,
+        display_order = 900
     )]
     pub(crate) output: Output,
     #[command(subcommand)]
@@ -57,25 +60,40 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create, enter and manage VMs.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  banger vm run                      a sandbox, and a shell in it\n  banger vm list\n  banger vm stop demo"
+    )]
     Vm(VmCommand),
     /// Images that VMs are made from.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  banger image pull debian:trixie    any image from any registry\n  banger vm run --image debian-trixie"
+    )]
     Image(ImageCommand),
     /// Kernels that VMs boot.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  banger kernel list\n  banger kernel import               Debian's newest cloud kernel"
+    )]
     Kernel(KernelCommand),
     /// The configuration in force.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  banger config show")]
     Config(ConfigCommand),
     /// Check this host; exit 1 when something fails.
     #[command(after_help = "Example:\n  banger doctor -o json")]
     Doctor,
     /// The background daemon.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  banger daemon status\n  banger daemon stop                 VMs go on running"
+    )]
     Daemon(DaemonCommand),
     /// Install banger on this host, as systemd services; look after and remove the installation.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  sudo banger system install --owner \"$USER\"\n  banger system status"
+    )]
     System(SystemCommand),
     /// Builds of CLI, daemon and helper. Starts nothing.
     #[command(after_help = "Example:\n  banger version -o json")]
@@ -89,7 +107,7 @@ pub(crate) enum Command {
         shell: clap_complete::Shell,
     },
     /// Measure how long things take here.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  banger bench create --runs 10")]
     Bench(BenchCommand),
     /// Write the manual's pages into a folder.
     #[command(
@@ -155,39 +173,83 @@ mod tests {
                 .filter(|sub| sub.get_name() != "help")
             {
                 let path = format!("{path} {}", sub.get_name());
-                if sub.has_subcommands() {
-                    check(sub, &path);
-                } else {
-                    let help = sub
-                        .get_after_help()
-                        .map(ToString::to_string)
-                        .unwrap_or_default();
-                    assert!(help.contains("banger"), "{path} has no example");
-                }
+                let help = sub
+                    .get_after_help()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                assert!(help.contains("banger"), "{path} has no example");
+                check(sub, &path);
             }
         }
         check(&command, "banger");
     }
 
-    /// The help of commands whose flags and examples are a promise.
+    const HEAD: &str = "# Commands
+
+What `--help` says of each command, as it was reviewed; `BANGER_UPDATE=1 cargo test -p banger help` writes it anew. What they
+print with `-o json` is in [json.md](json.md).
+";
+
+    /// Every command and the groups above them, hidden ones too.
+    fn walk(
+        command: &mut clap::Command,
+        path: &str,
+        each: &mut impl FnMut(&str, &mut clap::Command),
+    ) {
+        each(path, command);
+        for sub in command.get_subcommands_mut() {
+            if sub.get_name() != "help" {
+                let path = format!("{path} {}", sub.get_name());
+                walk(sub, &path, each);
+            }
+        }
+    }
+
     #[test]
     fn the_help_is_the_reviewed_one() {
-        let command = Cli::command().term_width(100);
-        for path in [
-            &["vm", "ports"][..],
-            &["vm", "stats"],
-            &["vm", "ssh-config"],
-            &["vm", "exec"],
-            &["config", "show"],
-            &["bench", "create"],
-        ] {
-            let mut found = command.clone();
-            found.build();
-            let mut at = &mut found;
-            for name in path {
-                at = at.find_subcommand_mut(name).unwrap();
+        let mut text = HEAD.to_owned();
+        walk(&mut Cli::command(), "banger", &mut |path, _| {
+            let words = path.split(' ').chain(["--help"]);
+            let asked = Cli::command().term_width(100).try_get_matches_from(words);
+            let help = asked.unwrap_err().render().to_string();
+            let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+            let help = lines.join("\n");
+            text += &format!("\n## {path}\n\n```text\n{}\n```\n", help.trim_end());
+        });
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/commands.md");
+        if std::env::var_os("BANGER_UPDATE").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let reviewed = std::fs::read_to_string(&path).unwrap_or_default();
+        let differs = text
+            .lines()
+            .zip(reviewed.lines())
+            .find(|(now, then)| now != then);
+        assert!(
+            text == reviewed,
+            "docs/commands.md says something else; look at what `BANGER_UPDATE=1 cargo test -p banger help` changes: {differs:?}"
+        );
+    }
+
+    #[test]
+    fn every_command_says_what_it_prints_as_json() {
+        let documented = crate::documented::commands();
+        let mut known = vec![];
+        walk(&mut Cli::command(), "banger", &mut |path, command| {
+            if !command.has_subcommands() && !command.is_hide_set() {
+                let path = path.trim_start_matches("banger ").to_owned();
+                assert!(
+                    documented.contains_key(&path),
+                    "{path} is not in docs/json.md"
+                );
+                known.push(path);
             }
-            insta::assert_snapshot!(path.join("_"), at.render_help());
+        });
+        for command in documented.keys() {
+            assert!(
+                known.contains(command),
+                "docs/json.md has {command}, which is no command"
+            );
         }
     }
 

@@ -3,6 +3,8 @@
 mod cli;
 mod commands;
 mod complete;
+#[cfg(test)]
+mod documented;
 mod environment;
 mod error;
 mod followed;

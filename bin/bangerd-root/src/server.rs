@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use banger_root_proto::{Refusal, RefusalCode, Reply, Request, recv_frame, send_frame};
 use banger_rootops::{Config, FirewallWatch, Helper};
+use rustix::event::{Timespec, poll};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
@@ -24,6 +25,12 @@ pub(crate) const SOCKET: &str = "helper.sock";
 
 /// Connections at once; more are turned away at the door.
 const MAX_CONNECTIONS: usize = 8;
+
+/// When an accept that failed is tried again.
+const AGAIN: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// What a connection works with.
 #[derive(Clone)]
@@ -73,6 +80,10 @@ pub(crate) fn accept_in_background(
             match accept_with(&listener, SocketFlags::CLOEXEC) {
                 Ok(socket) => service.admit(socket),
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
+                // For the moment there is no more of something.
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    let _ = poll(&mut [], Some(&AGAIN));
+                }
                 // Nothing more will come; the owner's daemon sees that nobody answers.
                 Err(errno) => {
                     return service

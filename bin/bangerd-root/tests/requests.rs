@@ -136,11 +136,16 @@ fn what_cannot_start_says_why() {
     }
     let mut world = World::new(OWNER);
     world.end(Signal::TERM);
-    fs::write(world.runtime_dir().join("ledger.json"), "{\"version\":").unwrap();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let newer = format!("{{\"version\":99,\"boot_id\":\"{}\"}}", boot.trim());
+    fs::write(world.runtime_dir().join("ledger.json"), newer).unwrap();
     let output = world.command().output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains("is damaged"), "{stderr}");
+    assert!(
+        stderr.contains("written by another banger (version 99"),
+        "{stderr}"
+    );
     fs::remove_dir_all(world.runtime_dir()).unwrap();
     std::os::unix::fs::symlink("/tmp", world.runtime_dir()).unwrap();
     let output = world.command().output().unwrap();

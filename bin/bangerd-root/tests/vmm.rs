@@ -35,7 +35,15 @@ struct Vm {
 
 impl Vm {
     fn new(world: &World, name: &str, kernel: &[u8]) -> Self {
-        let path = world.folder(name);
+        Self::at(world, world.folder(name), kernel)
+    }
+
+    /// The same in a folder that may not be there yet.
+    fn at(world: &World, path: PathBuf, kernel: &[u8]) -> Self {
+        if !path.exists() {
+            fs::create_dir(&path).unwrap();
+            std::os::unix::fs::chown(&path, Some(world.owner), Some(world.owner)).unwrap();
+        }
         let fds = vec![
             world.file(&path.join("vmlinux"), kernel, 0o644),
             world.file(&path.join("initramfs"), b"none", 0o644),
@@ -391,4 +399,158 @@ fn alive_now(pidfd: &OwnedFd) -> bool {
         tv_nsec: 0,
     };
     poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)).unwrap() == 0
+}
+
+/// The file in which the helper keeps what it made.
+fn ledger(world: &World) -> PathBuf {
+    world.runtime_dir().join("ledger.json")
+}
+
+/// Ends the helper, does something to its ledger, and starts the next one.
+fn with_ledger(world: &mut World, change: impl FnOnce(&Path)) -> Client {
+    world.end(Signal::KILL);
+    change(&ledger(world));
+    world.start();
+    world.client()
+}
+
+/// What happens to a ledger.
+type Damage = (&'static str, fn(&Path));
+
+#[test]
+fn a_lost_or_damaged_ledger_is_made_again_from_what_runs() {
+    if skipped_here() {
+        return;
+    }
+    let mut world = World::new(OWNER);
+    let client = world.client();
+    ok(&client, &Request::EnsureNetwork {});
+    let tap = Request::EnsureTap {
+        vm: vm(1),
+        address: "172.16.0.2".parse().unwrap(),
+        nat: true,
+    };
+    ok(&client, &tap);
+    let folder = world.folder("vms");
+    let guest = Vm::at(&world, folder.join(vm(1).as_str()), &tiny_kernel());
+    let launched = guest.launch(&client, 1, true);
+    wait_for(&guest.path.join("run/console"), "hi");
+    let both = [Some(launched.vmm.pid), Some(launched.backend.pid)];
+    let damages: [Damage; 4] = [
+        ("missing", |path| fs::remove_file(path).unwrap()),
+        ("empty", |path| fs::write(path, "").unwrap()),
+        ("cut off", |path| {
+            let text = fs::read(path).unwrap();
+            fs::write(path, &text[..text.len() / 2]).unwrap();
+        }),
+        // Of somebody whose programs would be ended with the VM.
+        ("of root's", |path| {
+            let text = fs::read_to_string(path).unwrap();
+            let at = text.find("\"uid\":88").unwrap();
+            let rest = &text[at + "\"uid\":88".len() + 4..];
+            fs::write(path, format!("{}\"uid\":0{rest}", &text[..at])).unwrap();
+        }),
+    ];
+    for (what, damage) in damages {
+        let client = with_ledger(&mut world, damage);
+        assert_eq!(probe(&client, 1), both, "{what}");
+        let Reply::Owned(facts) = ok(&client, &Request::List {}) else {
+            panic!()
+        };
+        assert_eq!((facts.vmms.len(), facts.taps.len()), (1, 1), "{what}");
+        // The owner, who knows the address, says it again; then all is as it was.
+        ok(&client, &Request::EnsureNetwork {});
+        ok(&client, &tap);
+        let Reply::Owned(facts) = ok(&client, &Request::List {}) else {
+            panic!()
+        };
+        assert!(facts.network && facts.taps[0].nat, "{what}");
+    }
+    let client = world.client();
+    guest.remove(&client, 1);
+    assert!(launched.pidfds.iter().all(ended));
+    ok(&client, &Request::RemoveTap { vm: vm(1) });
+    ok(&client, &Request::RemoveNetwork {});
+}
+
+#[test]
+fn what_the_ledger_says_of_another_process_is_not_believed() {
+    if skipped_here() {
+        return;
+    }
+    let mut world = World::new(OWNER);
+    let guest = Vm::new(&world, "vm", &tiny_kernel());
+    let launched = guest.launch(&world.client(), 1, false);
+    wait_for(&guest.path.join("run/console"), "hi");
+    let both = [Some(launched.vmm.pid), Some(launched.backend.pid)];
+    // Somebody else's process, of the same program: it might have got a VMM's number after that had ended.
+    let mut stranger = std::process::Command::new(&world.qemu);
+    stranger.args(["-M", "none", "-display", "none", "-nodefaults", "-S"]);
+    let mut stranger = stranger.spawn().unwrap();
+    let stat = fs::read_to_string(format!("/proc/{}/stat", stranger.id())).unwrap();
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap()..].split(' ').collect();
+    let own = &launched.vmm;
+    // Stale: the number alone. Foreign: number and start time of a process that this helper never started.
+    for start in [own.start_ticks.to_string(), fields[20].to_owned()] {
+        let lie = |path: &Path| {
+            let text = fs::read_to_string(path).unwrap();
+            let said = format!("\"pid\":{},\"start_ticks\":{}", own.pid, own.start_ticks);
+            assert!(text.contains(&said), "{text}");
+            let wrong = format!("\"pid\":{},\"start_ticks\":{start}", stranger.id());
+            fs::write(path, text.replace(&said, &wrong)).unwrap();
+        };
+        let client = with_ledger(&mut world, lie);
+        assert_eq!(
+            probe(&client, 1),
+            both,
+            "what runs as the VM's user is the VM's"
+        );
+    }
+    // And when nothing of the VM's runs any more.
+    for process in &launched.pidfds {
+        rustix::process::pidfd_send_signal(process, Signal::KILL).unwrap();
+    }
+    assert!(launched.pidfds.iter().all(ended));
+    let client = with_ledger(&mut world, |path| {
+        let text = fs::read_to_string(path).unwrap();
+        let said = format!("\"pid\":{},\"start_ticks\":{}", own.pid, own.start_ticks);
+        let wrong = format!("\"pid\":{},\"start_ticks\":{}", stranger.id(), fields[20]);
+        fs::write(path, text.replace(&said, &wrong)).unwrap();
+    });
+    assert_eq!(probe(&client, 1), [None, None]);
+    for signal in [VmmSignal::Stop, VmmSignal::Term, VmmSignal::Kill] {
+        let request = Request::SignalVmm { vm: vm(1), signal };
+        assert_eq!(code(&client, &request), RefusalCode::Unknown);
+    }
+    guest.remove(&client, 1);
+    assert_eq!(stranger.try_wait().unwrap(), None, "it still runs");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+}
+
+#[test]
+fn a_ledger_with_anothers_vm_in_it_does_not_touch_it() {
+    if skipped_here() {
+        return;
+    }
+    let theirs = World::new(OWNER);
+    let guest = Vm::new(&theirs, "vm", &tiny_kernel());
+    let launched = guest.launch(&theirs.client(), 1, false);
+    let mut ours = World::beside(&theirs, 4343, "banger1", "172.17.0.1");
+    let copied = fs::read(ledger(&theirs)).unwrap();
+    let client = with_ledger(&mut ours, |path| fs::write(path, copied).unwrap());
+    assert_eq!(
+        code(
+            &client,
+            &Request::SignalVmm {
+                vm: vm(1),
+                signal: VmmSignal::Kill
+            }
+        ),
+        RefusalCode::Unknown
+    );
+    ok(&client, &Request::RemoveVmm { vm: vm(1) });
+    let both = [Some(launched.vmm.pid), Some(launched.backend.pid)];
+    assert_eq!(probe(&theirs.client(), 1), both);
+    guest.remove(&theirs.client(), 1);
 }

@@ -8,6 +8,7 @@ use banger_api::{Check, CheckResult, Doctor, EffectiveDefault};
 use banger_core::{ByteSize, SpecOrigin};
 use banger_engine::ports::Failure;
 
+use crate::limits;
 use crate::sizes::{Asked, effective_each};
 use crate::state::State;
 use crate::vmm_choice::{HostVmms, choose};
@@ -73,6 +74,9 @@ pub(crate) async fn examine(state: &State) -> Doctor {
     );
     checks.push(space(&state.args.state_dir, state.config.disk_reserve()));
     checks.push(storage(state, &host));
+    checks.push(database(state).await);
+    checks.push(leftovers(state));
+    checks.push(files(limits::files()));
     checks.push(file("agent", &state.args.agent, "the guest agent"));
     checks.push(kernel(state));
     checks.push(image(state));
@@ -194,6 +198,56 @@ fn judge_space(free: ByteSize, reserve: ByteSize) -> (CheckResult, Option<&'stat
     } else {
         (CheckResult::Pass, None)
     }
+}
+
+/// Whether the database is whole.
+async fn database(state: &State) -> Check {
+    let path = state.args.state_dir.join("banger.db");
+    let fix = "stop the daemon and put a copy of the file there; `sqlite3 banger.db .recover` reads what can be read";
+    match state.engine.database_damage().await {
+        Ok(damage) if damage.is_empty() => check(
+            "database",
+            CheckResult::Pass,
+            path.display().to_string(),
+            None,
+        ),
+        Ok(damage) => {
+            let message = format!("{} is damaged: {}", path.display(), damage.join("; "));
+            check("database", CheckResult::Fail, message, Some(fix))
+        }
+        Err(failure) => check("database", CheckResult::Fail, told(&failure), Some(fix)),
+    }
+}
+
+/// What was found at the start and belongs to no VM, or could not be put right.
+fn leftovers(state: &State) -> Check {
+    let problems = state.problems();
+    if problems.is_empty() {
+        let message = "what exists is what is stored".to_owned();
+        return check("leftovers", CheckResult::Pass, message, None);
+    }
+    let fix = "look at it, and start the daemon again when it is put right";
+    check(
+        "leftovers",
+        CheckResult::Warn,
+        problems.join("; "),
+        Some(fix),
+    )
+}
+
+/// How many files the daemon may have open.
+fn files(limit: u64) -> Check {
+    let message = format!("the daemon may have {limit} files open");
+    let few = limit < limits::LITTLE;
+    let result = if few {
+        CheckResult::Warn
+    } else {
+        CheckResult::Pass
+    };
+    let fix = few.then_some(
+        "raise the limit (`ulimit -Hn`), then start the daemon again: each VM that runs takes two",
+    );
+    check("open_files", result, message, fix)
 }
 
 /// What a new VM's root disk is kept in, and why.

@@ -16,6 +16,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tower::ServiceExt;
 
+/// When an accept that failed is tried again.
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// Being asked to end: the daemon does so when the connection that asked has its answer.
 #[derive(Debug, Default)]
 pub(crate) struct Stop {
@@ -88,8 +91,9 @@ pub(crate) async fn serve(listener: UnixListener, router: Router, stop: Arc<Stop
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
+                // Mostly too many open files: some are closed before long, and nobody must fill the log until then.
                 tracing::warn!(%error, "a connection could not be accepted");
-                tokio::task::yield_now().await;
+                tokio::time::sleep(AGAIN).await;
                 continue;
             }
         };

@@ -11,6 +11,7 @@ mod file_sync;
 mod host_vmms;
 mod keeping;
 mod keys;
+mod limits;
 mod listen;
 mod ports;
 mod pulls;

@@ -40,7 +40,7 @@ use crate::stale::{self, Staleness};
 use crate::state::{HostDns, State};
 use crate::stats::Sampler;
 use crate::stores::{Told, has_store};
-use crate::{keys, listen, routes};
+use crate::{keys, limits, listen, routes};
 
 const DEFAULT_IMAGE: &str = "debian-bookworm";
 /// A log of this size is put aside at the next start.
@@ -54,6 +54,7 @@ const TENDING: Duration = Duration::from_secs(5);
 /// Runs the daemon to its end.
 pub(crate) fn run(args: Args) -> ExitCode {
     let ready_fd = args.ready_fd;
+    limits::raise_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -119,11 +120,17 @@ async fn serve(args: Args) -> Result<()> {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "the service manager was not told");
     }
-    let mut terminate = signal(SignalKind::terminate())?;
+    let [mut terminate, mut interrupt, mut hangup] = [
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::hangup())?,
+    ];
     tokio::select! {
         () = listen::serve(listener, router, Arc::clone(&state.stop)) => {}
         () = state.stop.answered() => {}
         _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = hangup.recv() => {}
     }
     tending.abort();
     watching.abort();
@@ -151,6 +158,7 @@ async fn take_up(state: Arc<State>) {
         Ok(report) => {
             state.reconciled.store(true, Ordering::Release);
             tracing::info!(?report, "reconciled");
+            state.note_problems(report.problems);
             // Where there are VMs, their addresses lead nowhere else from now on.
             if !state.engine.list().is_empty()
                 && let Err(failure) = state.helper.ensure_network().await
@@ -167,6 +175,7 @@ async fn tend(state: Arc<State>) {
     let mut pace = tokio::time::interval(TENDING);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut known, mut told) = (None, Told::default());
+    let mut helper = None;
     loop {
         tokio::select! {
             _ = pace.tick() => {}
@@ -187,6 +196,18 @@ async fn tend(state: Arc<State>) {
             }
             known = failure;
         }
+        // Another one may have lost what the last one knew.
+        let now = state.helper.connected().map(|info| info.pid);
+        if helper.is_some() && now.is_some() && helper != now {
+            match state.engine.reconcile().await {
+                Ok(report) => {
+                    tracing::info!(?report, "another helper: reconciled");
+                    state.note_problems(report.problems);
+                }
+                Err(failure) => tracing::warn!(%failure, "another helper: not reconciled"),
+            }
+        }
+        helper = now.or(helper);
     }
 }
 
@@ -338,7 +359,13 @@ async fn wire(args: Args, loaded: Loaded, overruled: Vec<&'static str>) -> Resul
         disk_reserve: config.disk_reserve(),
         boot_deadline,
     };
-    let store = Store::open(&state_dir.join("banger.db"))?;
+    let store = Store::open(&state_dir.join("banger.db")).with_context(|| {
+        let kept = state_dir.join("vms");
+        format!(
+            "VMs are not known (their disks in {} are left alone)",
+            kept.display()
+        )
+    })?;
     let engine = Engine::open(ports, store, engine_config)
         .await
         .map_err(|failure| anyhow!("{failure}: {}", failure.causes.join(": ")))?;
@@ -361,6 +388,7 @@ async fn wire(args: Args, loaded: Loaded, overruled: Vec<&'static str>) -> Resul
         build: build_id()?,
         started_at: jiff::Timestamp::now().to_string(),
         reconciled: AtomicBool::new(false),
+        problems: std::sync::Mutex::default(),
         reconciling: tokio::sync::Mutex::default(),
         stop: Arc::default(),
         args,

@@ -1,8 +1,8 @@
 //! What every route sees.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use banger_core::ImageName;
@@ -48,6 +48,8 @@ pub(crate) struct State {
     pub(crate) started_at: String,
     /// Whether what exists was compared with what is stored; it waits for the helper.
     pub(crate) reconciled: AtomicBool,
+    /// What could not be put right then.
+    pub(crate) problems: std::sync::Mutex<Vec<String>>,
     /// Held while that is done.
     pub(crate) reconciling: tokio::sync::Mutex<()>,
     /// Ends the daemon.
@@ -86,6 +88,17 @@ impl std::fmt::Display for HostDns {
 pub(crate) type Shared = Arc<State>;
 
 impl State {
+    /// What the last comparison of what exists with what is stored could not put right.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let problems = self.problems.lock();
+        problems.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn note_problems(&self, found: Vec<String>) {
+        let problems = self.problems.lock();
+        *problems.unwrap_or_else(PoisonError::into_inner) = found;
+    }
+
     pub(crate) fn vm_folder(&self, vm: &banger_core::VmId) -> PathBuf {
         self.args.state_dir.join("vms").join(vm.as_str())
     }

@@ -14,16 +14,33 @@ use tokio::runtime::Handle;
 
 /// The note, in the VM's folder.
 const FILE: &str = "unpulled.json";
+/// There from the first workspace on: guests without it are never asked.
+const EXPECTED: &str = "workspaces";
 /// How long a guest has to accept the question.
 const HEARS: Duration = Duration::from_secs(3);
 /// How long it is asked: it may be slow, and have much to look at. Afterwards it is not known.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it is asked while somebody waits for its end.
+const PATIENCE_AT_STOP: Duration = Duration::from_secs(10);
 /// The most that it may tell, in bytes.
 const MAX_TOLD: u64 = 8 << 20;
 
 /// What the guest holds; `None` when that is not known.
-pub(crate) async fn ask(address: &GuestAddress) -> Option<Vec<Unpulled>> {
-    tokio::time::timeout(PATIENCE, asked(address)).await.ok()?
+pub(crate) async fn ask(address: &GuestAddress, patience: Duration) -> Option<Vec<Unpulled>> {
+    tokio::time::timeout(patience, asked(address)).await.ok()?
+}
+
+/// Notes that the VM is about to get a workspace.
+///
+/// # Errors
+/// The VM's folder cannot be written.
+pub(crate) fn expect(folder: &Path) -> std::io::Result<()> {
+    fs::write(folder.join(EXPECTED), b"")
+}
+
+/// Whether the VM was ever given a workspace.
+pub(crate) fn is_expected(folder: &Path) -> bool {
+    folder.join(EXPECTED).exists()
 }
 
 async fn asked(address: &GuestAddress) -> Option<Vec<Unpulled>> {
@@ -71,9 +88,12 @@ fn connect(runtime: &Handle, address: &GuestAddress) -> Result<UnixStream, Trans
     stream.map_err(TransferError::Connection)
 }
 
-/// Notes it in the VM's folder, in place of what was noted before.
+/// Notes it in the VM's folder, in place of what was noted before. Asks nobody who never had a workspace.
 pub(crate) async fn note(folder: &Path, address: &GuestAddress) {
-    match ask(address).await.as_deref() {
+    if !is_expected(folder) {
+        return;
+    }
+    match ask(address, PATIENCE_AT_STOP).await.as_deref() {
         None | Some([]) => forget(folder),
         Some(found) => {
             let next = folder.join(".unpulled.json");

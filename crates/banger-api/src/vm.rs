@@ -106,6 +106,7 @@ pub struct SetVmRequest {
 
 /// Query of `DELETE /v1/vms/{ref}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeleteQuery {
     /// Unless it runs, or is about to: then the operation fails with `vm_running`.

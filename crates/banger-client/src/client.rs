@@ -484,11 +484,29 @@ impl Client {
         wait: Readiness,
         timeout_s: Option<u32>,
     ) -> Result<std::os::unix::net::UnixStream, ClientError> {
-        let path = format!(
-            "/v1/vms/{}/connect{}",
-            escape(reference),
-            wait_query(wait, timeout_s)
-        );
+        let query = wait_query(wait, timeout_s);
+        self.connect(reference, &query).await
+    }
+
+    /// The same for a guest that is reachable, to put a workspace into it: from then on it is asked for work that
+    /// was never pulled.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn connect_workspace(
+        &self,
+        reference: &str,
+    ) -> Result<std::os::unix::net::UnixStream, ClientError> {
+        let query = wait_query(Readiness::Reachable, None) + "&workspace=true";
+        self.connect(reference, &query).await
+    }
+
+    async fn connect(
+        &self,
+        reference: &str,
+        query: &str,
+    ) -> Result<std::os::unix::net::UnixStream, ClientError> {
+        let path = format!("/v1/vms/{}/connect{query}", escape(reference));
         let mut request = Self::request(Method::POST, &path, vec![])?;
         let headers = request.headers_mut();
         headers.insert(

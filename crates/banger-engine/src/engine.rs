@@ -167,6 +167,14 @@ impl Engine {
         reconcile(&self.inner).await
     }
 
+    /// What is wrong with the database, for people. Reads all of it.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub async fn database_damage(&self) -> Result<Vec<String>, Failure> {
+        self.inner.store(Store::damage).await
+    }
+
     /// Ends every actor where it stands. VMs go on.
     pub fn abort(&self) {
         let mut tasks = self

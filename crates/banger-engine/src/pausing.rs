@@ -179,6 +179,8 @@ struct Looks {
     found: BTreeSet<VmId>,
     /// When the processes were last looked at.
     probed: Option<Instant>,
+    /// Whether some VMM may live: that a VM failed does not say it.
+    may_live: bool,
 }
 
 /// Looks as long as the engine lives. `found`: the VMs that were there when it began.
@@ -187,11 +189,12 @@ pub(crate) async fn watch_space(inner: Arc<Inner>, found: BTreeSet<VmId>) {
         levels: Levels::of(inner.config.disk_reserve),
         found,
         probed: None,
+        may_live: true,
     };
     loop {
-        let may_write = |view: &VmView| !matches!(view.phase, Phase::Stopped | Phase::Provisioning);
-        if !inner.views().iter().any(may_write) {
+        if !may_write(phases(&inner), looks.may_live) {
             inner.pausing.look.notified().await;
+            looks.may_live = true;
         }
         let pause = looks.look(&inner).await;
         // Cancel-safe: both only wait.
@@ -200,6 +203,20 @@ pub(crate) async fn watch_space(inner: Arc<Inner>, found: BTreeSet<VmId>) {
             () = inner.pausing.look.notified() => {}
         }
     }
+}
+
+fn phases(inner: &Inner) -> impl Iterator<Item = Phase> {
+    inner.views().into_iter().map(|view| view.phase)
+}
+
+/// Whether there is anything to look after; `may_live`: some VMM may have lived at the last look.
+fn may_write(mut phases: impl Iterator<Item = Phase>, may_live: bool) -> bool {
+    phases.any(|phase| match phase {
+        Phase::Starting | Phase::Running | Phase::Stopping => true,
+        Phase::Failed => may_live,
+        // The VMM of one that is being deleted is ended first.
+        Phase::Provisioning | Phase::Stopped | Phase::Deleting => false,
+    })
 }
 
 impl Looks {
@@ -224,7 +241,8 @@ impl Looks {
             // One that was paused by a signal of somebody else's since then is not ours to resume.
             let is_over = |vm: &VmId| was_low || self.found.contains(vm);
             match each(inner, room, is_over).await {
-                Ok(()) => {
+                Ok(lives) => {
+                    self.may_live = lives || may_write(phases(inner), false);
                     self.found.clear();
                     self.probed = Some(Instant::now());
                     let is_low = room != Room::Enough;
@@ -241,8 +259,8 @@ impl Looks {
     }
 }
 
-/// Pauses and resumes VMs, and notes which stand still.
-async fn each(inner: &Inner, room: Room, is_over: impl Fn(&VmId) -> bool) -> Result<(), Failure> {
+/// Pauses and resumes VMs, and notes which stand still. True when there is one that could write.
+async fn each(inner: &Inner, room: Room, is_over: impl Fn(&VmId) -> bool) -> Result<bool, Failure> {
     let spared = inner.pausing.spared.lock().await;
     let facts = inner.ports.helper.facts().await?;
     let fact_of = |vm: &VmId| {
@@ -250,6 +268,7 @@ async fn each(inner: &Inner, room: Room, is_over: impl Fn(&VmId) -> bool) -> Res
         fact.map(|(_, fact)| *fact).unwrap_or_default()
     };
     let mut result = Ok(());
+    let mut some_live = false;
     for view in inner.views() {
         let Some(handle) = inner.handle(&view.id) else {
             continue;
@@ -259,6 +278,7 @@ async fn each(inner: &Inner, room: Room, is_over: impl Fn(&VmId) -> bool) -> Res
             mark(&handle, None);
             continue;
         }
+        some_live = true;
         let helper = &inner.ports.helper;
         let verdict = decide(
             room,
@@ -293,10 +313,10 @@ async fn each(inner: &Inner, room: Room, is_over: impl Fn(&VmId) -> bool) -> Res
             .filter(|(_, fact)| fact.vmm.vmm.is_some())
             .all(|(vm, _)| lives(vm))
         {
-            return result;
+            return result.map(|()| some_live);
         }
     }
-    Ok(())
+    Ok(some_live)
 }
 
 const fn reason(inner: &Inner, room: Room) -> PauseReason {
@@ -305,5 +325,26 @@ const fn reason(inner: &Inner, room: Room) -> PauseReason {
         Room::Low | Room::Out => PauseReason::NoRoom {
             reserve: inner.config.disk_reserve,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_host_is_not_looked_at() {
+        use Phase::{Deleting, Failed, Provisioning, Running, Starting, Stopped, Stopping};
+        let idle = [Provisioning, Stopped, Deleting];
+        assert!(!may_write(idle.into_iter(), true));
+        for phase in [Starting, Running, Stopping] {
+            assert!(
+                may_write(idle.into_iter().chain([phase]), false),
+                "{phase:?}"
+            );
+        }
+        // A VM that failed has a VMM, or none; the last look knows.
+        assert!(may_write([Failed].into_iter(), true));
+        assert!(!may_write([Failed].into_iter(), false));
     }
 }

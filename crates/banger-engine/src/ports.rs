@@ -187,6 +187,9 @@ pub trait Drives: Send + Sync {
     async fn collect_console(&self, vm: &VmId) -> Result<(), Failure>;
     /// The VM's folder and all in it.
     async fn remove_folder(&self, vm: &VmId) -> Result<(), Failure>;
+    /// Puts the folder of a VM that nobody knows aside, where it is in nobody's way; gives where it is now. One
+    /// without a work disk holds nothing of anybody's, and is removed.
+    async fn set_aside(&self, vm: &VmId) -> Result<Option<PathBuf>, Failure>;
     /// Which VMs have a folder.
     async fn list(&self) -> Result<Vec<VmId>, Failure>;
 }

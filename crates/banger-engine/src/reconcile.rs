@@ -1,6 +1,7 @@
 //! Making what exists and what is wanted agree: at the start, and when the helper comes back. Facts are
 //! gathered once; removals come first. What runs is adopted, never wiped.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use banger_core::{ErrorCode, Event, Intent, Phase, VmId};
@@ -10,7 +11,7 @@ use crate::execute::{Findings, run_group};
 use crate::inner::{Inner, Wish};
 use crate::operation::{OpKind, Operation, TaskContext};
 use crate::plan::plan_teardown;
-use crate::ports::{Failure, GuestState, VmFacts};
+use crate::ports::{Failure, GuestState, TapFacts, VmFacts};
 
 /// What a pass found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,10 +48,15 @@ pub(crate) async fn reconcile(inner: &Arc<Inner>) -> Result<ReconcileReport, Fai
     orphans.dedup();
     for vm in orphans {
         report.orphans += 1;
-        if let Err(failure) = remove_orphan(inner, vm, &fact_of(vm)).await {
-            report.problems.push(format!(
+        match remove_orphan(inner, vm, &fact_of(vm)).await {
+            Ok(None) => {}
+            Ok(Some(place)) => report.problems.push(format!(
+                "the database knows no VM {vm}; its disks are kept in {}",
+                place.display()
+            )),
+            Err(failure) => report.problems.push(format!(
                 "{vm} belongs to no VM and could not be removed: {failure}"
-            ));
+            )),
         }
     }
     for view in inner.views() {
@@ -64,20 +70,30 @@ pub(crate) async fn reconcile(inner: &Arc<Inner>) -> Result<ReconcileReport, Fai
     Ok(report)
 }
 
-async fn remove_orphan(inner: &Inner, vm: &VmId, facts: &VmFacts) -> Result<(), Failure> {
+/// A VM is stored before anything of it is made, and forgotten after all of it is gone: disks that nobody knows are
+/// those of a database that was lost, and are kept. Gives where.
+async fn remove_orphan(
+    inner: &Inner,
+    vm: &VmId,
+    facts: &VmFacts,
+) -> Result<Option<PathBuf>, Failure> {
     if facts.vmm.remains || facts.vmm.vmm.is_some() || facts.vmm.backend.is_some() {
         inner.ports.helper.remove_vmm(vm).await?;
     }
     if facts.tap.is_some() {
         inner.ports.helper.remove_tap(vm).await?;
     }
-    inner.ports.drives.remove_folder(vm).await
+    inner.ports.drives.set_aside(vm).await
 }
 
 impl Actor {
     /// Takes up from the stored phase and from what exists; true when the VM is gone afterwards.
     pub(crate) async fn recover(&mut self, facts: VmFacts) -> bool {
-        self.taken_up = true;
+        if std::mem::replace(&mut self.taken_up, true) {
+            // The helper is another one; of what this actor does it knows itself.
+            self.look_again(&facts).await;
+            return false;
+        }
         let mut resumed = self.inner.resumed_of(&self.row.id);
         let mut op = (!resumed.is_empty()).then(|| resumed.remove(0));
         self.inner.end_resumed(resumed).await;
@@ -90,18 +106,6 @@ impl Actor {
             self.inner.finish(&op, result.map(drop)).await;
         }
         is_gone
-    }
-
-    /// All that ran is gone with the host's last boot, and so is the helper's memory of it; the names in the VM's
-    /// folder are still there.
-    async fn clear_remains(&self, mut facts: VmFacts) -> Result<(), Failure> {
-        facts.vmm.remains = true;
-        let findings = Findings::default();
-        for group in plan_teardown(&facts) {
-            let done = run_group(&self.inner, &self.row, &group, &findings, None).await;
-            done.map_err(|failed| failed.failure)?;
-        }
-        Ok(())
     }
 
     /// Goes on with the VM, and with the operation that an earlier daemon left, if there is one.
@@ -119,10 +123,13 @@ impl Actor {
                 let was_wanted = self.row.intent == Intent::Running;
                 self.row.intent = Intent::Stopped;
                 self.enter(Event::HostRebooted).await?;
-                self.clear_remains(facts).await?;
-                if was_wanted {
-                    op.as_ref().map_or(Ok(()), |_| Err(host_rebooted()))?;
+                // All that ran is gone with the host's last boot, and so is the helper's memory of it; the names in
+                // the VM's folder are still there.
+                self.remove_leftovers().await?;
+                if was_wanted && op.is_some() {
+                    return Err(host_rebooted());
                 }
+                return Ok(false);
             }
             Phase::Stopping => {
                 self.tear_down(context.as_ref()).await?;
@@ -131,19 +138,11 @@ impl Actor {
                     self.boot(context.as_ref(), None).await?;
                 }
             }
-            // Watched: nothing that this actor does not know.
-            Phase::Running if self.watching => {}
-            Phase::Running => {
-                // A VMM that has ended meanwhile is found by the watch, with its farewell.
-                self.watching = true;
-                self.view.send_modify(|view| view.vmm_pid = facts.vmm.vmm);
-                if facts.tap.is_some_and(|tap| tap.nat != self.row.spec.nat) {
-                    self.set_nat_as_stored().await;
-                }
-            }
+            Phase::Running => self.look_again(&facts).await,
             Phase::Starting if lives => {
                 self.watching = true;
                 self.view.send_modify(|view| view.vmm_pid = facts.vmm.vmm);
+                self.restore_tap(&facts).await;
                 self.enter(Event::VmmUp).await?;
             }
             Phase::Starting => self.boot(context.as_ref(), None).await?,
@@ -188,14 +187,46 @@ impl Actor {
         Ok(false)
     }
 
+    /// Has a VM that runs watched, and its network as it is stored.
+    async fn look_again(&mut self, facts: &VmFacts) {
+        if self.row.phase != Phase::Running {
+            return;
+        }
+        if !self.watching {
+            // A VMM that has ended meanwhile is found by the watch, with its farewell.
+            self.watching = true;
+            self.view.send_modify(|view| view.vmm_pid = facts.vmm.vmm);
+        }
+        self.restore_tap(facts).await;
+    }
+
+    /// Brings the tap of a VM that runs in line with what is stored: its NAT, or all of it when the helper has lost
+    /// its memory.
+    async fn restore_tap(&self, facts: &VmFacts) {
+        let (row, helper) = (&self.row, &self.inner.ports.helper);
+        let wanted = TapFacts {
+            address: row.address,
+            nat: row.spec.nat,
+        };
+        if facts.tap.is_none_or(|tap| tap == wanted) {
+            return;
+        }
+        let restored = async {
+            helper.ensure_network().await?;
+            helper.ensure_tap(&row.id, wanted.address, wanted.nat).await
+        };
+        if let Err(failure) = restored.await {
+            tracing::warn!(vm = %row.id, %failure, "the VM's network is not as it is stored");
+        }
+    }
+
     /// A stopped VM has neither VMM nor tap.
     async fn remove_leftovers(&mut self) -> Result<(), Failure> {
         let facts = self.facts().await?;
-        for step in crate::plan::plan_teardown(&facts).concat() {
-            let findings = crate::execute::Findings::default();
-            let result =
-                crate::execute::run_group(&self.inner, &self.row, &[step], &findings, None).await;
-            result.map_err(|failed| failed.failure)?;
+        let findings = Findings::default();
+        for group in plan_teardown(&facts) {
+            let done = run_group(&self.inner, &self.row, &group, &findings, None).await;
+            done.map_err(|failed| failed.failure)?;
         }
         Ok(())
     }

@@ -104,6 +104,33 @@ async fn sizes_of_a_stopped_vm_change_and_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_helper_that_lost_its_memory_is_told_again() {
+    let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
+    let engine = open(&host, dir.path()).await;
+    let vm = running(&engine).await;
+    let state = end(&engine, engine.set(&vm, with_nat(true))).await;
+    assert_eq!(state, OpState::Succeeded);
+    let told = host.tap(&vm);
+    assert!(told.is_some_and(|(_, nat)| nat));
+    let until_told = async || {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while host.tap(&vm) != told {
+            assert!(std::time::Instant::now() < deadline, "it was not told");
+            tokio::task::yield_now().await;
+        }
+    };
+    // The same daemon goes on, and watches the VM already.
+    host.lose_memory();
+    engine.reconcile().await.unwrap();
+    until_told().await;
+    drop(engine);
+    host.lose_memory();
+    let _next = open(&host, dir.path()).await;
+    until_told().await;
+    assert!(host.lives(&vm));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nat_changes_while_the_vm_runs_and_stays() {
     let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
     let engine = open(&host, dir.path()).await;

@@ -54,15 +54,16 @@ pub enum OpenError {
 }
 
 impl Helper {
-    /// Opens the ledger in the runtime directory, and finds processes whose launch was cut short.
-    /// The directory and [`CLAIMS_DIR`] must exist.
+    /// Opens the ledger in the runtime directory, and finds processes whose launch was cut short, and those that
+    /// a lost or damaged ledger knew. The directory and [`CLAIMS_DIR`] must exist.
     ///
     /// # Errors
-    /// A bad configuration; a damaged ledger, or one of another version.
+    /// A bad configuration; a ledger of another version.
     pub fn open(config: Config) -> Result<Self, OpenError> {
         config.check().map_err(OpenError::Config)?;
         let boot_id = process::boot_id().map_err(OpenError::BootId)?;
-        let ledger = Ledger::load(&config.runtime_dir.join("ledger.json"), &boot_id);
+        let path = config.runtime_dir.join("ledger.json");
+        let ledger = Ledger::load_or_set_aside(&path, &boot_id);
         let ledger = ledger.map_err(OpenError::Ledger)?;
         let name = config.runtime_dir.to_string_lossy();
         let path = PathBuf::from(CLAIMS_DIR);
@@ -77,7 +78,12 @@ impl Helper {
             names: None,
             pool: 0,
         };
-        if helper.recover() {
+        let changed = [
+            helper.forget_foreign(),
+            helper.find_lost(),
+            helper.recover(),
+        ];
+        if changed.contains(&true) {
             let path = helper.config.runtime_dir.join("ledger.json");
             helper.ledger.save(&path).map_err(OpenError::Ledger)?;
         }

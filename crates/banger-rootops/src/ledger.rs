@@ -1,7 +1,7 @@
 //! What the helper made, so that it touches nothing else. Written before the thing is made, in one
 //! piece (temporary file and rename), in the runtime directory: it lives as long as this boot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::beside::Hooks;
 use crate::loop_device::FileId;
+use crate::uids::is_vmm_uid;
 
 /// Raise it with every change of the types below, and give what is new a default: an upgrade in place reads
 /// the ledger of the version before, and its VMs go on.
@@ -91,11 +92,6 @@ impl VmmEntry {
             VmmKind::Firecracker => false,
         }
     }
-
-    /// Whether every process of it was noted.
-    pub(crate) const fn is_complete(&self) -> bool {
-        self.vmm.is_some() && (self.backend.is_some() || !self.has_backend())
-    }
 }
 
 /// Why the ledger cannot be used.
@@ -120,10 +116,7 @@ pub enum LedgerError {
         source: std::io::Error,
     },
     /// Not a ledger.
-    #[error(
-        "the ledger {} is damaged; stop all VMs and remove it, or restart the machine",
-        path.display()
-    )]
+    #[error("the ledger {} is damaged", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -183,10 +176,39 @@ impl Ledger {
             });
         }
         let ledger: Self = serde_json::from_slice(&text).map_err(damaged)?;
+        ledger.check_users().map_err(damaged)?;
         Ok(Self {
             version: VERSION,
             ..ledger
         })
+    }
+
+    /// Everything that runs as a VM's user is ended with the VM: no entry has a user that is somebody else's.
+    fn check_users(&self) -> Result<(), serde_json::Error> {
+        let mut seen = BTreeSet::new();
+        for (vm, entry) in &self.vmms {
+            if !is_vmm_uid(entry.uid) || !seen.insert(entry.uid) {
+                let what = format!("{vm} has the user {}", entry.uid);
+                return Err(serde::de::Error::custom(what));
+            }
+        }
+        Ok(())
+    }
+
+    /// The ledger; one that is damaged is set aside as `ledger.damaged`, to be looked at, and an empty one takes
+    /// its place: what there is in truth is found by [`crate::rebuild`].
+    pub(crate) fn load_or_set_aside(path: &Path, boot_id: &str) -> Result<Self, LedgerError> {
+        match Self::load(path, boot_id) {
+            Err(LedgerError::Damaged { .. }) => {
+                let aside = path.with_extension("damaged");
+                std::fs::rename(path, aside).map_err(|source| LedgerError::Write {
+                    path: path.into(),
+                    source,
+                })?;
+                Self::load(path, boot_id)
+            }
+            loaded => loaded,
+        }
     }
 
     /// Writes the ledger in one piece. Not synced: it does not outlive the boot.
@@ -237,6 +259,41 @@ mod tests {
         ledger.save(&path).unwrap();
         assert_eq!(Ledger::load(&path, "one").unwrap(), ledger);
         assert!(Ledger::load(&path, "two").unwrap().vmms.is_empty());
+    }
+
+    #[test]
+    fn a_damaged_one_is_set_aside_and_one_that_would_end_other_users_programs_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger.json");
+        let vmm = |vm: &str, uid: u32| {
+            format!(r#""{vm}":{{"uid":{uid},"vmm":null,"backend":null,"snapshot_of":null}}"#)
+        };
+        let ledger = |vmms: &[String]| {
+            let vmms = vmms.join(",");
+            format!(
+                r#"{{"version":4,"boot_id":"one","network":true,"firewall":null,"taps":{{}},"vmms":{{{vmms}}}}}"#
+            )
+        };
+        std::fs::write(&path, ledger(&[vmm("0123456789ab", 880_000)])).unwrap();
+        assert_eq!(
+            Ledger::load_or_set_aside(&path, "one").unwrap().vmms.len(),
+            1
+        );
+        for bad in [
+            String::new(),
+            "null".to_owned(),
+            "{\"version\":4,".to_owned(),
+            ledger(&[vmm("0123456789ab", 0)]),
+            ledger(&[vmm("0123456789ab", 1000)]),
+            ledger(&[vmm("0123456789ab", 880_000), vmm("0123456789ac", 880_000)]),
+        ] {
+            std::fs::write(&path, &bad).unwrap();
+            let loaded = Ledger::load_or_set_aside(&path, "one").unwrap();
+            assert_eq!(loaded.vmms.len(), 0, "{bad}");
+            let aside = std::fs::read_to_string(dir.path().join("ledger.damaged"));
+            assert_eq!(aside.unwrap(), bad);
+            assert!(!path.exists());
+        }
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod pool;
 mod process;
 mod program;
 mod qemu;
+mod rebuild;
 mod refuse;
 mod root_disk;
 mod run_dir;

@@ -159,12 +159,26 @@ impl LoopDevice {
 
     /// Opens the base's device that another VM uses already; None unless it is what we made.
     pub(crate) fn shared(device: Dev, base: FileId) -> Option<Self> {
+        let found = Self::numbered(device, Purpose::Base)?;
+        found.is_ours(base, Purpose::Base).then_some(found)
+    }
+
+    /// The file that a base's device is bound to; None unless it is what we made.
+    pub(crate) fn base_file(device: Dev) -> Option<FileId> {
+        let found = Self::numbered(device, Purpose::Base)?;
+        let info = sys::loop_status(&found.node).ok()?;
+        let (dev, ino) = (info.lo_device, info.lo_inode);
+        let file = FileId { dev, ino };
+        fits(&info, file, Purpose::Base).then_some(file)
+    }
+
+    /// Opens the device of that number.
+    fn numbered(device: Dev, purpose: Purpose) -> Option<Self> {
         let entry = format!("/sys/dev/block/{}:{}", major(device), minor(device));
         let target = std::fs::read_link(entry).ok()?;
         let name = Path::new(&target).file_name()?.to_str()?.to_owned();
-        let found = Self::open(&format!("/dev/{name}"), Purpose::Base).ok()?;
-        let same = found.device().ok() == Some(device);
-        (same && found.is_ours(base, Purpose::Base)).then_some(found)
+        let found = Self::open(&format!("/dev/{name}"), purpose).ok()?;
+        (found.device().ok() == Some(device)).then_some(found)
     }
 
     /// Its number.

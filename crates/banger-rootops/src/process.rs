@@ -150,6 +150,11 @@ pub(crate) fn end_all(uid: u32, patience: Duration) -> bool {
     }
 }
 
+/// Whether a process runs as that user. Ask while its pidfd is held.
+pub(crate) fn runs_as(pid: u32, uid: u32) -> bool {
+    running_uid(pid) == Some(uid)
+}
+
 fn running_uid(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;

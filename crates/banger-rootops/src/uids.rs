@@ -107,6 +107,17 @@ impl Claims {
             .is_some_and(|tag| tag != self.tag && Path::new(&tag).exists())
     }
 
+    /// The users that this helper has claimed.
+    pub(crate) fn ours(&self) -> impl Iterator<Item = u32> {
+        // Another position than that of the descriptor that is kept.
+        let names = rustix::fs::Dir::read_from(&self.dir);
+        let uids = names.into_iter().flatten().flatten().filter_map(|entry| {
+            let uid = entry.file_name().to_str().ok()?.parse().ok()?;
+            is_vmm_uid(uid).then_some(uid)
+        });
+        uids.filter(|uid| self.is_ours(*uid))
+    }
+
     fn is_ours(&self, uid: u32) -> bool {
         self.read(uid).is_some_and(|tag| tag == self.tag)
     }
@@ -135,6 +146,10 @@ mod tests {
             two.claim(&BTreeSet::from([UID_BASE + 1])).unwrap(),
             UID_BASE + 2
         );
+        assert_eq!(one.ours().collect::<Vec<_>>(), [UID_BASE]);
+        std::fs::write(dir.path().join("0"), "/proc/self").unwrap();
+        std::fs::write(dir.path().join("x"), "/proc/self").unwrap();
+        assert_eq!(one.ours().collect::<Vec<_>>(), [UID_BASE]);
         one.release(UID_BASE);
         assert_eq!(
             two.claim(&BTreeSet::from([UID_BASE + 1, UID_BASE + 2]))

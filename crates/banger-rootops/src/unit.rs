@@ -53,6 +53,16 @@ pub(crate) fn unit_name(vm: &VmId) -> String {
     format!("banger-vm-{vm}.service")
 }
 
+/// The VM whose unit a process is in, from its `/proc/<pid>/cgroup` (cgroups(7)).
+pub(crate) fn vm_among(groups: &str) -> Option<VmId> {
+    let of_line = |line: &str| {
+        let unit = line.rsplit('/').next()?;
+        let id = unit.strip_prefix("banger-vm-")?.strip_suffix(".service")?;
+        id.parse().ok()
+    };
+    groups.lines().find_map(of_line)
+}
+
 impl UnitSpec<'_> {
     /// Its properties (systemd.exec(5), systemd.resource-control(5)), as `systemd-run` and unit files take them.
     ///

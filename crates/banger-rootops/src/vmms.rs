@@ -32,8 +32,8 @@ impl Helper {
     /// Whether the VM's processes still are what was launched. Of an unknown VM the VMM is gone.
     pub(crate) fn probe(&self, vm: &VmId) -> Probed {
         let entry = self.ledger.vmms.get(vm);
-        let vmm = entry.and_then(|entry| alive(entry.vmm.as_ref()));
-        let backend = entry.and_then(|entry| alive(entry.backend.as_ref()));
+        let vmm = entry.and_then(|entry| alive(entry.uid, entry.vmm.as_ref()));
+        let backend = entry.and_then(|entry| alive(entry.uid, entry.backend.as_ref()));
         Probed {
             vmm: process::state(vmm.as_ref()),
             paused: vmm.as_ref().is_some_and(|vmm| vmm.is_stopped),
@@ -84,7 +84,7 @@ impl Helper {
             )
         };
         let alive = entry
-            .and_then(|entry| alive(entry.vmm.as_ref()))
+            .and_then(|entry| alive(entry.uid, entry.vmm.as_ref()))
             .ok_or_else(unknown)?;
         let signal = match signal {
             VmmSignal::Term => Signal::TERM,
@@ -153,25 +153,32 @@ impl Helper {
         Ok(())
     }
 
-    /// Completes entries whose launch was cut short: whatever runs as the VM's user was started
-    /// by it. True when something was found.
+    /// Corrects entries whose launch was cut short, or that name a process which is none of the VM's: whatever runs
+    /// as the VM's user was started by it. True when something was found.
     pub(crate) fn recover(&mut self) -> bool {
         let mut found = false;
         for entry in self.ledger.vmms.values_mut() {
-            if entry.is_complete() {
-                continue;
-            }
+            let uid = entry.uid;
+            let lost = |slot: &Option<ProcessIdentity>| alive(uid, slot.as_ref()).is_none();
             let config = &self.config;
             let (vmm, backend) = match entry.kind {
                 VmmKind::Qemu => (Some(&config.qemu), Some(&config.vhost_vsock)),
                 VmmKind::Firecracker => (config.firecracker.as_ref(), None),
             };
-            for pid in process::running_as(entry.uid) {
-                for (slot, program) in [(&mut entry.vmm, vmm), (&mut entry.backend, backend)] {
+            let mut slots = [(&mut entry.vmm, vmm), (&mut entry.backend, backend)];
+            if !slots
+                .iter()
+                .any(|(slot, program)| program.is_some() && lost(slot))
+            {
+                continue;
+            }
+            for pid in process::running_as(uid) {
+                for (slot, program) in &mut slots {
                     let Some(program) = program else { continue };
-                    if slot.is_none() && process::runs(pid, program) {
-                        *slot = process::identify(pid, program).ok();
-                        found |= slot.is_some();
+                    if lost(slot) && process::runs(pid, program) {
+                        let identity = process::identify(pid, program).ok();
+                        found |= identity.is_some();
+                        **slot = identity.or(slot.take());
                     }
                 }
             }
@@ -180,6 +187,7 @@ impl Helper {
     }
 }
 
-fn alive(identity: Option<&ProcessIdentity>) -> Option<Alive> {
-    process::probe(identity?)
+/// The process, when it is still there and the VM's user has it.
+fn alive(uid: u32, identity: Option<&ProcessIdentity>) -> Option<Alive> {
+    process::probe(identity?).filter(|alive| process::runs_as(alive.identity.pid, uid))
 }

@@ -1,42 +1,19 @@
 //! The database as its users see it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::net::Ipv4Addr;
 
-use banger_core::{Intent, OpId, Phase, RootStorage, SpecOrigin, VmId, VmSpec, VmmKind};
-use banger_store::{InsertVmError, NewVm, OpenStoreError, OperationRow, Store, VmRow};
+use banger_core::{OpId, Phase, RootStorage, VmId, VmSpec, VmmKind};
+use banger_store::{InsertVmError, OpenStoreError, OperationRow, Store};
 use banger_testkit::SmallDisk;
+use common::new;
 
 fn open() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("banger.db")).unwrap();
     (dir, store)
-}
-
-fn new(number: u8, name: &str) -> NewVm {
-    let row = VmRow {
-        id: VmId::from_entropy([number; 6]),
-        name: name.parse().unwrap(),
-        address: Ipv4Addr::UNSPECIFIED,
-        phase: Phase::Provisioning,
-        intent: Intent::Running,
-        spec: VmSpec::FLOOR,
-        origin: SpecOrigin::Floor,
-        image: "debian-bookworm".parse().unwrap(),
-        image_digest: None,
-        kernel: None,
-        ephemeral: false,
-        created_at: "2026-01-01T00:00:00Z".into(),
-        started_at: None,
-        boot_id: None,
-        failure: None,
-    };
-    let net = |last| Ipv4Addr::new(172, 16, 0, last);
-    NewVm {
-        row,
-        addresses: (net(1), net(3)),
-        reserved: net(1),
-    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The host's handle for tests.
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -102,6 +103,22 @@ impl FakeHost {
             vmm.farewell = farewell;
         }
         self.changed();
+    }
+
+    /// The helper was started again and has lost what it knew: taps are there, and nobody knows whose addresses
+    /// and rights they carry.
+    pub fn lose_memory(&self) {
+        let mut model = self.model();
+        model.network = false;
+        for tap in model.taps.values_mut() {
+            *tap = (Ipv4Addr::UNSPECIFIED, false);
+        }
+    }
+
+    /// What the tap of a VM is pinned to, and whether it has NAT.
+    #[must_use]
+    pub fn tap(&self, vm: &VmId) -> Option<(Ipv4Addr, bool)> {
+        self.model().taps.get(vm).copied()
     }
 
     /// What is free for disks from here on; None: plenty.

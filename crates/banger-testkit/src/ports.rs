@@ -1,6 +1,7 @@
 //! The engine's ports on the model. Nothing answers Ok without changing it.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use banger_core::{
@@ -164,6 +165,16 @@ impl Drives for FakeHost {
 
     async fn collect_console(&self, _: &VmId) -> Result<(), Failure> {
         self.act(|_| Ok(())).await
+    }
+
+    async fn set_aside(&self, vm: &VmId) -> Result<Option<PathBuf>, Failure> {
+        let had_work = self
+            .model()
+            .folders
+            .get(vm)
+            .is_some_and(|it| it.work_disk.is_some());
+        self.remove_folder(vm).await?;
+        Ok(had_work.then(|| PathBuf::from(format!("lost/{vm}"))))
     }
 
     async fn remove_folder(&self, vm: &VmId) -> Result<(), Failure> {

@@ -46,6 +46,15 @@ impl SmallDisk {
         &self.mounted
     }
 
+    /// Whether it can be written, from here on.
+    ///
+    /// # Errors
+    /// Somebody has a file on it open for writing.
+    pub fn set_read_only(&self, is: bool) -> Result<(), String> {
+        let option = if is { "remount,ro" } else { "remount,rw" };
+        run(Command::new("mount").args(["-o", option]).arg(self.path()))
+    }
+
     /// Fills it up with a file, and gives that.
     ///
     /// # Panics

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
-use banger_e2e::{Banger, until};
+use banger_e2e::{Banger, SMALL, until};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -251,4 +251,38 @@ fn guest_and_host_clocks_agree() {
         (0.99..1.01).contains(&ratio),
         "guest time runs {ratio} times as fast as the host's"
     );
+}
+
+/// Years ahead and back to the beginning of time: deadlines, sessions and the end do not go by that clock.
+#[test]
+fn a_guest_whose_clock_jumps_goes_on() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(SMALL);
+    let line = "while :; do echo tick; sleep 0.1; done";
+    let session = ["vm", "session", "start", &vm.name, "--name", "ticks"];
+    banger.ok(&[
+        &session[..],
+        &["--restart", "on-failure", "--", "sh", "-c", line],
+    ]
+    .concat());
+    for time in ["@4000000000", "@0", "@1800000000"] {
+        vm.sh(&format!("date -s {time}"));
+        let ticks = || {
+            banger
+                .ok(&["vm", "session", "logs", &vm.name, "ticks"])
+                .len()
+        };
+        let before = ticks();
+        until("the session writes", PATIENCE, || ticks() > before);
+        let stats = banger.json(&["vm", "stats", &vm.name]);
+        let up = stats["vms"][0]["guest"]["uptime_seconds"].as_f64();
+        assert!(
+            up.is_some_and(|up| up > 0.0 && up < 10_000.0),
+            "{time}: {stats}"
+        );
+        banger.ok(&["vm", "session", "list", &vm.name]);
+    }
+    banger.ok(&["vm", "stop", &vm.name]);
+    assert_eq!(vm.show()["last_error"], serde_json::Value::Null);
+    banger.ok(&["vm", "start", "--wait", "reachable", &vm.name]);
 }

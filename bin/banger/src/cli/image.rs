@@ -65,7 +65,7 @@ pub(crate) struct RegisterArgs {
     /// Modules for that kernel: a folder `…/lib/modules/<release>`.
     #[arg(long, value_name = "DIR", requires = "kernel")]
     pub(crate) modules: Option<PathBuf>,
-    /// A kernel that banger has.
+    /// A kernel that banger has, by its name in `kernel list`.
     #[arg(long, add = ArgValueCandidates::new(complete::kernels))]
     pub(crate) kernel_ref: Option<KernelName>,
     /// File with what is in it, a line each: `name version`.

@@ -115,7 +115,7 @@ pub(crate) struct StartSessionArgs {
     /// Delete a session of that name that has ended, with its log, first.
     #[arg(long, requires = "name")]
     pub(crate) replace: bool,
-    /// Command.
+    /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
 }

@@ -59,7 +59,10 @@ pub(crate) enum VmCommand {
     #[command(after_help = "Examples:\n  banger vm ports demo\n  banger vm ports demo -o json")]
     Ports(VmRef),
     /// A git checkout in a VM: put it there, see what changed, bring its commits back.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  banger vm run ./repo                       a VM with this checkout, and a shell in it\n  banger vm workspace diff demo\n  banger vm workspace pull demo --branch from-demo"
+    )]
     Workspace(WorkspaceCommand),
     /// Copy files and folders into a VM or out of it, without network or sshd.
     #[command(
@@ -100,7 +103,10 @@ pub(crate) enum VmCommand {
     )]
     Delete(DeleteArgs),
     /// Long-lived commands that the guest keeps.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  banger vm session start demo --name web --cwd /root/repo -- npm start\n  banger vm session logs -f demo web\n  banger vm session list demo"
+    )]
     Session(SessionCommand),
     /// Bridge standard input and output to a coding agent in the guest (`opencode acp`).
     #[command(
@@ -122,14 +128,14 @@ pub(crate) struct VmFlags {
     /// Image: a name, or a reference as `image pull` takes it, which is pulled when it is not there.
     #[arg(long, add = ArgValueCandidates::new(complete::images))]
     pub(crate) image: Option<ImageArg>,
-    /// Kernel.
+    /// Kernel, by its name in `kernel list`; without it, the one its image asks for, or the default one.
     #[arg(long, add = ArgValueCandidates::new(complete::kernels))]
     pub(crate) kernel: Option<KernelName>,
-    /// Virtual processors.
-    #[arg(long)]
+    /// Virtual processors; without it, as with all sizes, what config.toml says or what suits this host.
+    #[arg(long, value_name = "COUNT")]
     pub(crate) vcpu: Option<u16>,
     /// Memory: 2G, 512M; a bare number is MiB.
-    #[arg(long)]
+    #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<MemoryMib>,
     /// Size of the work disk at /root: 16G.
     #[arg(long)]
@@ -193,7 +199,7 @@ pub(crate) struct RunArgs {
 pub(crate) struct CreateArgs {
     #[command(flatten)]
     pub(crate) vm: VmFlags,
-    /// Make its disks only.
+    /// Make its disks, and leave it stopped.
     #[arg(long)]
     pub(crate) no_start: bool,
 }
@@ -335,7 +341,7 @@ pub(crate) struct ExecArgs {
     pub(crate) cwd: Option<String>,
     #[command(flatten)]
     pub(crate) env: EnvFlags,
-    /// Command.
+    /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
 }

@@ -174,6 +174,7 @@ mod tests {
         };
         assert_eq!(bench.median, run(600, 950));
         assert_eq!(median(&[run(1, 1), run(2, 2)]), run(1, 1));
+        crate::documented::assert_documented("figures", &serde_json::to_value(&bench).unwrap());
         insta::assert_json_snapshot!(bench);
     }
 }

@@ -459,6 +459,19 @@ mod tests {
     }
 
     #[test]
+    fn the_json_is_the_documented_one() {
+        let problem = banger_guest_proto::FileProblem {
+            path: "a/fifo".into(),
+            what: "a pipe is not copied".into(),
+        };
+        let done = FilesDone {
+            problems: vec![problem],
+            ..FilesDone::default()
+        };
+        crate::documented::assert_documented("copied", &serde_json::to_value(done).unwrap());
+    }
+
+    #[test]
     fn what_makes_no_copy_is_refused() {
         for bad in [
             &["a", "b"][..],

@@ -55,7 +55,7 @@ async fn status(context: &Context<'_>, client: &Client) -> CommandResult {
                 .clone()
                 .unwrap_or_else(|| "does not run".into()),
         };
-        let rows = [
+        let mut rows = vec![
             (
                 "daemon",
                 format!(
@@ -74,6 +74,12 @@ async fn status(context: &Context<'_>, client: &Client) -> CommandResult {
             ),
             ("started", status.started_at.clone()),
         ];
+        rows.extend(
+            status
+                .problems
+                .iter()
+                .map(|problem| ("problem", problem.clone())),
+        );
         rows.iter()
             .map(|(key, value)| format!("{key:<8} {value}\n"))
             .collect()

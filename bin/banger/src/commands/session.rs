@@ -155,30 +155,30 @@ async fn list(context: &Context<'_>, args: &VmRef) -> CommandResult {
     let SessionReply::List { sessions } = reply else {
         return Err(unexpected());
     };
-    context.ui.result(&json!({ "sessions": sessions }), |_| {
-        if sessions.is_empty() {
-            return format!(
-                "no sessions; `banger vm session start {}` starts one",
-                args.vm
-            );
-        }
-        let row = |info: &SessionInfo| {
-            vec![
-                info.name.to_string(),
-                state(&info.state),
-                stdin_mode(info.stdin_mode).to_owned(),
-                if info.attached { "yes" } else { "no" }.to_owned(),
-                info.runs.to_string(),
-                info.log.end.to_string(),
-                info.argv.join(" ").escape_debug().to_string(),
-            ]
-        };
-        let header = [
-            "NAME", "STATE", "STDIN", "ATTACHED", "RUNS", "OUTPUT", "COMMAND",
-        ];
-        table(&header, sessions.iter().map(row).collect())
-    });
+    let listed = json!({ "sessions": sessions });
+    context.ui.result(&listed, |_| listing(&args.vm, &sessions));
     Ok(0)
+}
+
+fn listing(vm: &str, sessions: &[SessionInfo]) -> String {
+    if sessions.is_empty() {
+        return format!("no sessions; `banger vm session start {vm}` starts one");
+    }
+    let row = |info: &SessionInfo| {
+        vec![
+            info.name.to_string(),
+            state(&info.state),
+            stdin_mode(info.stdin_mode).to_owned(),
+            if info.attached { "yes" } else { "no" }.to_owned(),
+            info.runs.to_string(),
+            info.log.end.to_string(),
+            info.argv.join(" ").escape_debug().to_string(),
+        ]
+    };
+    let header = [
+        "NAME", "STATE", "STDIN", "ATTACHED", "RUNS", "OUTPUT", "COMMAND",
+    ];
+    table(&header, sessions.iter().map(row).collect())
 }
 
 fn stdin_mode(mode: StdinMode) -> &'static str {
@@ -365,7 +365,11 @@ fn print(ui: &Ui, item: &LogItem) -> std::io::Result<()> {
             }
         };
     }
-    let line = match item {
+    ui.bytes(format!("{}\n", record(item)).as_bytes())
+}
+
+fn record(item: &LogItem) -> serde_json::Value {
+    match item {
         LogItem::Record {
             stream,
             position,
@@ -379,8 +383,7 @@ fn print(ui: &Ui, item: &LogItem) -> std::io::Result<()> {
             line
         }
         LogItem::Gap { from, to } => json!({ "gap": { "from": from, "to": to } }),
-    };
-    ui.bytes(format!("{line}\n").as_bytes())
+    }
 }
 
 fn gap(from: u64, to: u64) -> String {
@@ -454,5 +457,84 @@ fn tell(ui: &Ui, note: &AttachNote) {
                 "note: the program was started again (run {runs})\r"
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documented::assert_documented;
+    use banger_guest_proto::LogExtent;
+
+    fn info(name: &str, state: SessionState) -> SessionInfo {
+        SessionInfo {
+            name: name.parse().unwrap(),
+            argv: vec!["npm".into(), "start\u{1b}".into()],
+            cwd: "/root/repo".into(),
+            env: vec!["PORT".into()],
+            stdin_mode: StdinMode::Pty,
+            restart: RestartPolicy::OnFailure,
+            on_boot: true,
+            state,
+            started_ms: 1_793_606_409_000,
+            ended_ms: None,
+            runs: 2,
+            attached: false,
+            log: LogExtent {
+                first: 0,
+                end: 5120,
+                taken: 17,
+            },
+        }
+    }
+
+    fn sessions() -> Vec<SessionInfo> {
+        let status = ExitStatus::Code(3);
+        let asked = true;
+        vec![
+            info("web", SessionState::Running { pid: 412 }),
+            info("worker", SessionState::Restarting { status }),
+            info(
+                "done",
+                SessionState::Ended {
+                    status: ExitStatus::Signal(15),
+                    asked,
+                },
+            ),
+            info("cut", SessionState::Cut),
+            info(
+                "lost",
+                SessionState::Failed {
+                    why: "no such file".into(),
+                },
+            ),
+        ]
+    }
+
+    #[test]
+    fn the_tables() {
+        insta::assert_snapshot!(listing("demo", &sessions()));
+        insta::assert_snapshot!(describe(&sessions()[0]));
+        insta::assert_snapshot!(listing("demo", &[]));
+    }
+
+    #[test]
+    fn the_json_is_the_documented_one() {
+        let [web, ..] = &sessions()[..] else { panic!() };
+        let web = serde_json::to_value(web).unwrap();
+        assert_documented("session", &web);
+        assert_documented("sessions", &json!({ "sessions": [web] }));
+        let written = |bytes: &[u8]| LogItem::Record {
+            stream: Stream::Stdout,
+            position: 0,
+            bytes: bytes.to_vec(),
+        };
+        let gap = LogItem::Gap { from: 6, to: 4096 };
+        assert_documented(
+            "records",
+            &json!([record(&written(b"ready\n")), record(&gap)]),
+        );
+        assert_eq!(record(&written(&[0xff]))["bytes"], json!([255]));
+        insta::assert_json_snapshot!(sessions());
     }
 }

@@ -208,7 +208,9 @@ mod tests {
         fs::write(home.join("dotfile"), "Host x\n").unwrap();
         fs::set_permissions(home.join("dotfile"), fs::Permissions::from_mode(0o644)).unwrap();
         std::os::unix::fs::symlink("../dotfile", home.join(".ssh/config")).unwrap();
-        assert!(install(home, &file, "text").unwrap().changed);
+        let installed = install(home, &file, "text").unwrap();
+        assert!(installed.changed);
+        crate::documented::assert_documented("settings", &serde_json::to_value(installed).unwrap());
         assert!(!install(home, &file, "text").unwrap().changed);
         assert!(
             fs::symlink_metadata(home.join(".ssh/config"))

@@ -46,11 +46,7 @@ struct Target {
 
 impl Target {
     fn connect(&self, runtime: &Handle) -> Result<UnixStream, TransferError> {
-        let stream = runtime.block_on(self.client.connect_guest(
-            &self.vm,
-            Readiness::Reachable,
-            None,
-        ));
+        let stream = runtime.block_on(self.client.connect_workspace(&self.vm));
         stream.map_err(|error| TransferError::Connection(std::io::Error::other(error)))
     }
 }
@@ -259,7 +255,9 @@ fn size(bytes: u64) -> String {
 }
 
 fn summary(prepared: &Prepared) -> String {
-    let mut parts = vec![format!("{} files sent", prepared.sent.len())];
+    let sent = prepared.sent.len();
+    let files = if sent == 1 { "file" } else { "files" };
+    let mut parts = vec![format!("{sent} {files} sent")];
     if prepared.unchanged > 0 {
         parts.push(format!("{} unchanged", prepared.unchanged));
     }
@@ -530,29 +528,31 @@ async fn pull(context: &Context<'_>, args: BackArgs) -> CommandResult {
         refs: pulled,
         branch: args.branch,
     };
-    context.ui.result(&result, |result| {
-        let line = |one: &Pulled| {
-            format!(
-                "{} {} {}",
-                if one.new { "new " } else { "same" },
-                &one.commit[..12],
-                one.reference
-            )
-        };
-        let mut lines: Vec<String> = result.refs.iter().map(line).collect();
-        lines.extend(
-            result
-                .branch
-                .iter()
-                .map(|branch| format!("branch {branch}")),
-        );
-        if lines.is_empty() {
-            "the guest has no commits and no changes".to_owned()
-        } else {
-            lines.join("\n")
-        }
-    });
+    context.ui.result(&result, brought);
     Ok(0)
+}
+
+fn brought(result: &PullResult) -> String {
+    let line = |one: &Pulled| {
+        format!(
+            "{} {} {}",
+            if one.new { "new " } else { "same" },
+            &one.commit[..12],
+            one.reference
+        )
+    };
+    let mut lines: Vec<String> = result.refs.iter().map(line).collect();
+    lines.extend(
+        result
+            .branch
+            .iter()
+            .map(|branch| format!("branch {branch}")),
+    );
+    if lines.is_empty() {
+        "the guest has no commits and no changes".to_owned()
+    } else {
+        lines.join("\n")
+    }
 }
 
 /// Tells the guest what is here now, so that nobody is warned of losing it. Best effort: who is warned in
@@ -571,4 +571,59 @@ fn find(path: &Path) -> Result<banger_workspace::Git, CommandError> {
         CommandError::because(ErrorCode::InvalidArgument, format!("`{}` is in no git repository", path.display()), &error)
             .hint("run it in the repository that the workspace came from, or name it: `banger vm workspace pull VM PATH`")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documented::assert_documented;
+    use banger_workspace::SentFile;
+
+    fn prepared() -> Prepared {
+        Prepared {
+            guest_path: GUEST_PATH.to_owned(),
+            sent: vec![SentFile {
+                path: "src/main.c".to_owned(),
+                size: 512,
+            }],
+            removed: vec!["old.c".to_owned()],
+            git_bytes: 8192,
+            bytes: 8704,
+            unchanged: 41,
+            notes: vec!["lib is a submodule: `--mode full_copy` takes it".to_owned()],
+        }
+    }
+
+    fn pulled() -> PullResult {
+        let one = |reference: &str, new| Pulled {
+            reference: format!("refs/banger/demo/{reference}"),
+            commit: "5f2c".repeat(10),
+            new,
+        };
+        PullResult {
+            refs: vec![one("HEAD", true), one("heads/main", false)],
+            branch: Some("from-demo".to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_sentences() {
+        let nothing = PullResult {
+            refs: vec![],
+            branch: None,
+        };
+        let all = [
+            summary(&prepared()),
+            listed(&prepared()),
+            brought(&pulled()),
+            brought(&nothing),
+        ];
+        insta::assert_snapshot!(all.join("\n\n"));
+    }
+
+    #[test]
+    fn the_json_is_the_documented_one() {
+        assert_documented("prepared", &serde_json::to_value(prepared()).unwrap());
+        assert_documented("pulled", &serde_json::to_value(pulled()).unwrap());
+    }
 }

@@ -284,6 +284,29 @@ impl Drives for VmDrives {
         .await
     }
 
+    async fn set_aside(&self, vm: &VmId) -> Result<Option<PathBuf>, Failure> {
+        if !self.folder(vm).join("work.ext4").exists() {
+            return self.remove_folder(vm).await.map(|()| None);
+        }
+        let (folder, lost) = (self.folder(vm), self.root.with_file_name("lost"));
+        let vm = vm.clone();
+        blocking(move || {
+            let failed = |error: io::Error| in_folder(&lost, &error);
+            fs::create_dir_all(&lost).map_err(failed)?;
+            // One of that name may be there from an earlier time.
+            let place = (0..u32::MAX)
+                .map(|number| match number {
+                    0 => lost.join(vm.as_str()),
+                    number => lost.join(format!("{vm}-{number}")),
+                })
+                .find(|place| !place.exists());
+            let place = place.unwrap_or_else(|| lost.join(vm.as_str()));
+            fs::rename(&folder, &place).map_err(failed)?;
+            Ok(Some(place))
+        })
+        .await
+    }
+
     async fn list(&self) -> Result<Vec<VmId>, Failure> {
         let root = self.root.clone();
         blocking(move || {
@@ -303,6 +326,36 @@ impl Drives for VmDrives {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn disks_that_nobody_knows_are_kept_and_a_folder_without_them_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let drives = VmDrives {
+            root: dir.path().join("vms"),
+            known_hosts: dir.path().join("known_hosts"),
+            known_hosts_turn: Arc::default(),
+            gateway: Ipv4Addr::LOCALHOST,
+            prefix: 24,
+            owner_key: String::new(),
+            home: dir.path().into(),
+            synced: Arc::new([]),
+        };
+        let vm: VmId = "0123456789ab".parse().unwrap();
+        let folder = drives.folder(&vm);
+        assert_eq!(drives.set_aside(&vm).await.unwrap(), None);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("config.img"), "").unwrap();
+        assert_eq!(drives.set_aside(&vm).await.unwrap(), None);
+        assert!(!folder.exists());
+        for place in ["lost/0123456789ab", "lost/0123456789ab-1"] {
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("work.ext4"), place).unwrap();
+            let kept = drives.set_aside(&vm).await.unwrap().unwrap();
+            assert_eq!(kept, dir.path().join(place));
+            assert_eq!(fs::read_to_string(kept.join("work.ext4")).unwrap(), place);
+            assert!(drives.list().await.unwrap().is_empty());
+        }
+    }
 
     #[test]
     fn a_machine_id_stays_and_one_that_a_power_cut_emptied_is_made_anew() {

@@ -84,7 +84,7 @@ impl HelperLink {
     }
 
     /// What the connected helper said of itself.
-    pub(super) fn connected(&self) -> Option<HelperInfo> {
+    pub(crate) fn connected(&self) -> Option<HelperInfo> {
         let client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         client.as_ref().map(|client| client.info().clone())
     }

@@ -18,21 +18,36 @@ use tokio::net::UnixStream;
 
 use super::Problem;
 use super::problem::Query;
-use super::vms::{WaitQuery, goal};
+use super::vms::goal;
 use crate::adapters::is_stopped;
 use crate::state::Shared;
+use crate::unpulled;
 
 /// Deadline where nobody sets one.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How long an agent that has answered before may take to do so again.
 pub(super) const ANSWER: Duration = Duration::from_secs(20);
 
+/// How long to wait for what, and what for.
+#[derive(Debug, serde::Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConnectQuery {
+    /// How far the guest must be.
+    wait: Option<Readiness>,
+    /// Deadline in seconds.
+    timeout_s: Option<u32>,
+    /// A workspace is put into the guest: from now on it is asked for work that was never pulled.
+    #[serde(default)]
+    workspace: bool,
+}
+
 /// Upgrades to a connection to the guest's agent (see `CONNECT_PROTOCOL`).
-#[utoipa::path(post, path = "/v1/vms/{ref}/connect", params(("ref" = String, Path,), WaitQuery), responses((status = 101)))]
+#[utoipa::path(post, path = "/v1/vms/{ref}/connect", params(("ref" = String, Path,), ConnectQuery), responses((status = 101)))]
 pub(crate) async fn connect(
     State(state): State<Shared>,
     Path(reference): Path<String>,
-    Query(query): Query<WaitQuery>,
+    Query(query): Query<ConnectQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
     let asked = request
@@ -56,6 +71,12 @@ pub(crate) async fn connect(
         deadline,
     )
     .await?;
+    if query.workspace {
+        unpulled::expect(&state.vm_folder(&vm)).map_err(|error| {
+            let what = "that the VM has a workspace could not be noted";
+            Failure::because(ErrorCode::Internal, what, &error)
+        })?;
+    }
     let upgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
         let handed = match upgrade.await {

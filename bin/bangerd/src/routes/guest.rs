@@ -60,11 +60,15 @@ pub(crate) async fn unpulled(
     Path(reference): Path<String>,
 ) -> Result<Json<UnpulledList>, Problem> {
     let view = state.engine.resolve(&reference)?;
-    let found = if view.phase == Phase::Running && view.is_awake().is_ok() {
+    let folder = state.vm_folder(&view.id);
+    let found = if !unpulled::is_expected(&folder) {
+        vec![]
+    } else if view.phase == Phase::Running && view.is_awake().is_ok() {
         let address = state.guest_address(&view.id);
-        unpulled::ask(&address).await.unwrap_or_default()
+        let asked = unpulled::ask(&address, unpulled::PATIENCE).await;
+        asked.unwrap_or_default()
     } else {
-        unpulled::noted(&state.vm_folder(&view.id))
+        unpulled::noted(&folder)
     };
     let workspaces = found.into_iter().map(|one| UnpulledWorkspace {
         path: one.path,

@@ -78,7 +78,7 @@ pub(crate) async fn daemon(State(state): State<Shared>) -> Json<DaemonStatus> {
         running_vms: count(vms.iter().filter(|vm| vm.phase == Phase::Running).count()),
         vms: count(vms.len()),
         started_at: state.started_at.clone(),
-        problems: vec![],
+        problems: state.problems(),
     })
 }
 

@@ -139,6 +139,7 @@ pub(crate) async fn delete(
 
 /// How long to wait for what.
 #[derive(Debug, serde::Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WaitQuery {
     /// How far the guest must be.

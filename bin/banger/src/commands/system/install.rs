@@ -268,3 +268,21 @@ fn refused(error: &WriteError) -> CommandError {
         .hint("when the cause is gone, install again: it goes on where it stopped"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documented::{assert_documented, example};
+
+    #[test]
+    fn the_sentences_and_the_documented_json() {
+        let mut done = Installed {
+            upgraded_from: None,
+            record: serde_json::from_value(example("installation")).unwrap(),
+        };
+        assert_documented("installation", &serde_json::to_value(&done).unwrap());
+        insta::assert_snapshot!(describe(&done));
+        done.upgraded_from = Some("0.0.9".to_owned());
+        insta::assert_snapshot!(describe(&done));
+    }
+}

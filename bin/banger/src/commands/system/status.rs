@@ -124,3 +124,28 @@ fn describe(status: &Status) -> String {
     }
     text + "hint: `sudo banger system restart` for units; installing again for files"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documented::{assert_documented, example};
+    use banger_install::{Drift, DriftKind};
+
+    #[test]
+    fn the_table_and_the_documented_json() {
+        let documented = example("status");
+        let units = serde_json::from_value(documented["units"].clone());
+        let status = Status {
+            healthy: false,
+            problems: vec!["/usr/local/bin/banger was changed".to_owned()],
+            record: serde_json::from_value(documented).unwrap(),
+            units: units.unwrap(),
+            drift: vec![Drift {
+                path: "/usr/local/bin/banger".into(),
+                kind: DriftKind::Changed,
+            }],
+        };
+        assert_documented("status", &serde_json::to_value(&status).unwrap());
+        insta::assert_snapshot!(describe(&status));
+    }
+}

@@ -58,21 +58,23 @@ pub(crate) fn uninstall(ui: &Ui, args: &UninstallArgs) -> CommandResult {
         kept: data,
         purged,
     };
-    ui.result(&done, |done| {
-        let list = |paths: &[PathBuf]| {
-            let paths: Vec<String> = paths
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect();
-            paths.join(", ")
-        };
-        let mut text = "banger is uninstalled\n".to_owned();
-        if !done.purged.is_empty() {
-            text += &format!("deleted   {}\n", list(&done.purged));
-        }
-        text + &format!("kept      {}", list(&done.kept))
-    });
+    ui.result(&done, describe);
     Ok(0)
+}
+
+fn describe(done: &Uninstalled) -> String {
+    let list = |paths: &[PathBuf]| {
+        let paths: Vec<String> = paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        paths.join(", ")
+    };
+    let mut text = "banger is uninstalled\n".to_owned();
+    if !done.purged.is_empty() {
+        text += &format!("deleted   {}\n", list(&done.purged));
+    }
+    text + &format!("kept      {}", list(&done.kept))
 }
 
 /// Refuses while VMs run; with force, stops them cleanly.
@@ -189,4 +191,26 @@ fn failed(path: &Path, error: &dyn std::error::Error) -> CommandError {
     let what = format!("{} could not be removed", path.display());
     CommandError::because(ErrorCode::Internal, what, error)
         .hint("when the cause is gone, uninstall again: it goes on where it stopped")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documented::assert_documented;
+
+    #[test]
+    fn the_sentences_and_the_documented_json() {
+        let mut done = Uninstalled {
+            stopped_vms: vec!["demo".to_owned()],
+            kept: vec!["/var/lib/banger".into()],
+            purged: vec![],
+        };
+        assert_documented("removal", &serde_json::to_value(&done).unwrap());
+        insta::assert_snapshot!(describe(&done), @r"
+        banger is uninstalled
+        kept      /var/lib/banger
+        ");
+        std::mem::swap(&mut done.kept, &mut done.purged);
+        assert!(describe(&done).contains("deleted   /var/lib/banger"));
+    }
 }

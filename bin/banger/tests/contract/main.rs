@@ -1,0 +1,194 @@
+//! What the commands print: tables, errors and JSON, as they were reviewed. A stand-in answers for the daemon, so
+//! that everything is the same each time. `cargo insta review` shows what a change does to them.
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+#[path = "../../src/documented.rs"]
+mod documented;
+mod schema;
+mod stand_in;
+mod world;
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use stand_in::{Answers, StandIn};
+
+/// A name for the reviewed file.
+fn file(args: &[&str]) -> String {
+    let words = args.iter().map(|word| word.trim_start_matches('-'));
+    words.collect::<Vec<_>>().join("_").replace(['/', ':'], "+")
+}
+
+fn review(prefix: &str, stand_in: &StandIn, cases: &[&[&str]]) {
+    for args in cases {
+        let name = format!("{prefix}_{}", file(args));
+        insta::assert_snapshot!(name, stand_in.shown(args));
+    }
+}
+
+/// Commands that only tell, and those whose end is a line or two.
+const COMMANDS: &[&[&str]] = &[
+    &["vm", "list"],
+    &["vm", "show", "demo"],
+    &["vm", "show", "broken"],
+    &["vm", "show", "paused"],
+    &["vm", "stats"],
+    &["vm", "stats", "demo"],
+    &["vm", "ports", "demo"],
+    &["vm", "create", "--name", "demo"],
+    &["vm", "run", "-d", "--name", "demo"],
+    &["vm", "start", "demo"],
+    &["vm", "stop", "demo"],
+    &["vm", "restart", "demo"],
+    &["vm", "kill", "demo"],
+    &["vm", "set", "spare", "--memory", "8G"],
+    &["vm", "delete", "demo"],
+    &["vm", "prune", "-f"],
+    &["vm", "ssh-config"],
+    &["image", "list"],
+    &["image", "show", "tool"],
+    &["image", "show", "mine"],
+    &["image", "pull", "docker.io/library/tool:1"],
+    &["image", "build", "debian-bookworm"],
+    &[
+        "image",
+        "register",
+        "--name",
+        "mine",
+        "--rootfs",
+        "/srv/images/mine.ext4",
+    ],
+    &["image", "promote", "mine"],
+    &["image", "delete", "tool"],
+    &["kernel", "list"],
+    &["kernel", "show", "generic-6.12"],
+    &["kernel", "import", "/srv/vmlinux"],
+    &["kernel", "delete", "generic-6.12"],
+    &["doctor"],
+    &["daemon", "status"],
+    &["daemon", "start"],
+    &["daemon", "socket"],
+    &["config", "show"],
+    &["version"],
+];
+
+#[test]
+fn tables_and_sentences() {
+    review("text", &StandIn::new(world::answers()), COMMANDS);
+    let logs: &[&str] = &["vm", "logs", "demo"];
+    review("text", &StandIn::new(world::answers()), &[logs]);
+}
+
+#[test]
+fn nothing_is_there_yet() {
+    let cases: &[&[&str]] = &[
+        &["vm", "list"],
+        &["vm", "stats"],
+        &["vm", "prune", "-f"],
+        &["image", "list"],
+        &["kernel", "list"],
+    ];
+    review("empty", &StandIn::new(world::empty()), cases);
+}
+
+/// JSON is the same with or without a terminal, is documented, and keeps to its schema.
+#[test]
+fn json_is_the_documented_one() {
+    let stand_in = StandIn::new(world::answers());
+    let documented = documented::commands();
+    let schemas = schema::Schemas::load();
+    for args in COMMANDS {
+        let all: Vec<&str> = args.iter().copied().chain(["-o", "json"]).collect();
+        let finished = stand_in.run(&all);
+        insta::assert_snapshot!(format!("json_{}", file(args)), finished.stdout);
+        let value: Value = serde_json::from_str(&finished.stdout)
+            .unwrap_or_else(|error| panic!("{args:?}: {error}: {}", finished.stdout));
+        let command = args[..2.min(args.len())].join(" ");
+        let what = documented.get(&command).or_else(|| documented.get(args[0]));
+        let what = what.unwrap_or_else(|| panic!("{command} is not in docs/json.md"));
+        match what.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((own, _)) => documented::assert_documented(own, &value),
+            None => schemas.check(what.split('`').nth(1).unwrap(), &value),
+        }
+    }
+}
+
+#[test]
+fn errors_and_their_exit_codes() {
+    let stand_in = StandIn::new(world::answers());
+    let cases: &[&[&str]] = &[
+        &["vm", "show", "demu"],
+        &["vm", "show", "demu", "-o", "json"],
+        &["vm", "stop", "demo", "demu"],
+        &["vm", "stop", "demo", "demu", "-o", "json"],
+        &["vm", "set", "demo", "--memory", "8G"],
+        &["vm", "delete", "spare"],
+        &["vm", "delete", "spare", "-o", "json"],
+        &["vm", "prune"],
+        &["vm", "run"],
+        &["vm", "create", "--name", "A_B"],
+        &["vm", "lst"],
+        &["vm", "create", "--memry", "1G"],
+        &["image", "delete", "debian-bookworm"],
+        &["image", "delete", "tool", "debian-bookworm"],
+        &["image", "delete", "tool", "debian-bookworm", "-o", "json"],
+        &["image", "pull", "debian-bookworm", "--name", "x"],
+    ];
+    review("error", &stand_in, cases);
+    let create: &[&str] = &["vm", "create", "--name", "broken"];
+    let create_json: &[&str] = &["vm", "create", "--name", "broken", "-o", "json"];
+    let run: &[&str] = &["vm", "run", "--name", "broken", "--", "true"];
+    let failing = StandIn::new(world::failing());
+    review("error", &failing, &[create, create_json, run]);
+    review(
+        "no_daemon",
+        &StandIn::silent(),
+        &[&["daemon", "status"], &["version"], &["daemon", "stop"]],
+    );
+    review(
+        "nonsense",
+        &StandIn::new(Answers::nonsense()),
+        &[&["vm", "list"]],
+    );
+}
+
+/// JSON errors are one shape, and it is the API's.
+#[test]
+fn json_errors_keep_to_their_schema() {
+    let stand_in = StandIn::new(world::failing());
+    let schemas = schema::Schemas::load();
+    for args in [
+        &["vm", "show", "demu"][..],
+        &["vm", "create", "--name", "broken"],
+        &["image", "delete", "debian-bookworm"],
+        &["vm", "delete", "spare"],
+        &["vm", "prune"],
+    ] {
+        let all: Vec<&str> = args.iter().copied().chain(["-o", "json"]).collect();
+        let finished = stand_in.run(&all);
+        assert_ne!(finished.code, 0, "{args:?}");
+        assert_eq!(finished.stdout, "", "{args:?}");
+        let error = serde_json::from_str(&finished.stderr);
+        schemas.check(
+            "ApiError",
+            &error.unwrap_or_else(|_| panic!("{}", finished.stderr)),
+        );
+    }
+}
+
+/// Each command of the documented table either was run above, or says why it has no fixed answer.
+#[test]
+fn what_is_documented_is_tested() {
+    let run: BTreeSet<String> = COMMANDS
+        .iter()
+        .map(|args| args[..2.min(args.len())].join(" "))
+        .collect();
+    for (command, what) in documented::commands() {
+        let elsewhere = command.starts_with("vm session ")
+            || command.starts_with("vm workspace ")
+            || command.starts_with("system ")
+            || ["bench create", "vm cp", "vm forward", "daemon stop"].contains(&command.as_str())
+            || what.starts_with("nothing");
+        assert!(elsewhere || run.contains(&command), "{command} ({what})");
+    }
+}
