@@ -106,7 +106,7 @@ impl Command {
     /// The exit code of banger's own failures, where codes belong to the guest's command.
     pub(crate) const fn own_failure_code(&self) -> Option<u8> {
         match self {
-            Self::Vm(VmCommand::Run(run)) if !run.command.is_empty() => Some(125),
+            Self::Vm(VmCommand::Run(run)) if run.runs_a_command() => Some(125),
             Self::Vm(VmCommand::Exec(_) | VmCommand::Acp(_)) => Some(125),
             Self::Vm(VmCommand::Session(SessionCommand::Attach(_))) => Some(125),
             Self::Vm(VmCommand::Ssh(ssh)) if !ssh.command.is_empty() => Some(125),
@@ -243,6 +243,7 @@ mod tests {
             &["vm", "run", "--readonly"],
             &["vm", "workspace", "prepare", "x", "--mode", "deep"],
             &["kernel", "import", "f", "--host"],
+            &["vm", "run", "-d", "--entrypoint"],
             &["vm", "session", "start", "demo"],
             &[
                 "vm", "session", "start", "demo", "--name", "a/b", "--", "true",

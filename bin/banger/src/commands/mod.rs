@@ -7,6 +7,7 @@ mod cp;
 mod daemon;
 mod delete;
 mod doctor;
+mod entrypoint;
 mod exec;
 mod forward;
 mod image;
