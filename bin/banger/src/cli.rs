@@ -1,6 +1,7 @@
 //! The command line's grammar.
 
 mod bench;
+mod catalog;
 mod image;
 mod kernel;
 mod seconds;
@@ -16,6 +17,7 @@ use clap::{Parser, Subcommand};
 use crate::ui::Output;
 
 pub(crate) use bench::{BenchCommand, BenchCreateArgs};
+pub(crate) use catalog::{CatalogBuildArgs, CatalogCommand, CatalogPublishArgs};
 pub(crate) use image::{ImageArg, ImageCommand, PullArgs, RegisterArgs};
 pub(crate) use kernel::{ImportArgs, KernelCommand};
 pub(crate) use sessions::{
@@ -180,6 +182,11 @@ mod tests {
             &["vm", "exec"],
             &["config", "show"],
             &["bench", "create"],
+            &["image", "pull"],
+            &["image", "catalog", "build"],
+            &["image", "catalog", "publish"],
+            &["kernel", "pull"],
+            &["vm", "run"],
         ] {
             let mut found = command.clone();
             found.build();
@@ -243,6 +250,10 @@ mod tests {
             &["vm", "run", "--readonly"],
             &["vm", "workspace", "prepare", "x", "--mode", "deep"],
             &["kernel", "import", "f", "--host"],
+            &["kernel", "pull"],
+            &["kernel", "pull", "../6"],
+            &["image", "catalog", "build", "dir"],
+            &["image", "catalog", "publish"],
             &["vm", "run", "-d", "--entrypoint"],
             &["vm", "session", "start", "demo"],
             &[
