@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("banger-store", &["banger-core"]),
     ("banger-ext4", &[]),
     ("banger-oci", &["banger-core", "banger-ext4"]),
+    ("banger-catalog", &["banger-core", "banger-oci"]),
     ("banger-image", &["banger-core", "banger-oci"]),
     ("banger-kernel", &["banger-core"]),
     ("banger-vmm", &["banger-core"]),
@@ -43,6 +44,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "banger-core",
             "banger-api",
+            "banger-catalog",
             "banger-client",
             "banger-files",
             "banger-guest",
@@ -56,6 +58,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "banger-core",
             "banger-api",
+            "banger-catalog",
             "banger-engine",
             "banger-store",
             "banger-image",

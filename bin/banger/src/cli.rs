@@ -1,6 +1,7 @@
 //! The command line's grammar.
 
 mod bench;
+mod catalog;
 mod image;
 mod kernel;
 mod seconds;
@@ -16,6 +17,7 @@ use clap::{Parser, Subcommand};
 use crate::ui::Output;
 
 pub(crate) use bench::{BenchCommand, BenchCreateArgs};
+pub(crate) use catalog::{CatalogBuildArgs, CatalogCommand, CatalogPublishArgs};
 pub(crate) use image::{ImageArg, ImageCommand, PullArgs, RegisterArgs};
 pub(crate) use kernel::{ImportArgs, KernelCommand};
 pub(crate) use sessions::{
@@ -124,7 +126,7 @@ impl Command {
     /// The exit code of banger's own failures, where codes belong to the guest's command.
     pub(crate) const fn own_failure_code(&self) -> Option<u8> {
         match self {
-            Self::Vm(VmCommand::Run(run)) if !run.command.is_empty() => Some(125),
+            Self::Vm(VmCommand::Run(run)) if run.runs_a_command() => Some(125),
             Self::Vm(VmCommand::Exec(_) | VmCommand::Acp(_)) => Some(125),
             Self::Vm(VmCommand::Session(SessionCommand::Attach(_))) => Some(125),
             Self::Vm(VmCommand::Ssh(ssh)) if !ssh.command.is_empty() => Some(125),
@@ -305,6 +307,11 @@ print with `-o json` is in [json.md](json.md).
             &["vm", "run", "--readonly"],
             &["vm", "workspace", "prepare", "x", "--mode", "deep"],
             &["kernel", "import", "f", "--host"],
+            &["kernel", "pull"],
+            &["kernel", "pull", "../6"],
+            &["image", "catalog", "build", "dir"],
+            &["image", "catalog", "publish"],
+            &["vm", "run", "-d", "--entrypoint"],
             &["vm", "session", "start", "demo"],
             &[
                 "vm", "session", "start", "demo", "--name", "a/b", "--", "true",

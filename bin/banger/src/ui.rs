@@ -73,6 +73,25 @@ impl Ui {
         Ok(matches!(answer.as_str(), "y" | "yes"))
     }
 
+    /// Asks for a word that is not shown.
+    ///
+    /// # Errors
+    /// There is no terminal.
+    pub(crate) fn secret(&self, question: &str) -> std::io::Result<String> {
+        use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+        let terminal = std::io::stdin();
+        let shown = tcgetattr(&terminal)?;
+        let mut hidden = shown.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(&terminal, OptionalActions::Flush, &hidden)?;
+        eprint!("{question}");
+        let mut answer = String::new();
+        let read = terminal.read_line(&mut answer);
+        tcsetattr(&terminal, OptionalActions::Now, &shown)?;
+        eprintln!();
+        read.map(|_| answer.trim_end_matches(['\r', '\n']).to_owned())
+    }
+
     /// What did not work and can be lived without.
     pub(crate) fn warnings(&self, warnings: &[String]) {
         for warning in warnings {

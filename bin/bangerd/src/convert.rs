@@ -166,6 +166,7 @@ pub(crate) fn image(image: &Image) -> ApiImage {
         origin: match (&record.origin, &record.elsewhere) {
             (_, Some(_)) => "registered",
             (Some(_), None) => "pulled",
+            (None, None) if record.catalog.is_some() => "pulled",
             (None, None) => "built",
         }
         .to_owned(),
@@ -177,6 +178,7 @@ pub(crate) fn image(image: &Image) -> ApiImage {
             .origin
             .as_ref()
             .map(|origin| run_config(&origin.config)),
+        catalog: record.catalog.clone(),
         rootfs: image.rootfs().display().to_string(),
         work_seed: image.work_seed().map(|seed| seed.display().to_string()),
         kernel: record.kernel.as_ref().map(ToString::to_string),
@@ -187,6 +189,7 @@ pub(crate) fn image(image: &Image) -> ApiImage {
         changed: image.changed().map(|path| path.display().to_string()),
         created_at: record.created_at.clone(),
         contents: record.contents.clone(),
+        ready: record.ready.clone(),
     }
 }
 
@@ -213,6 +216,8 @@ pub(crate) fn kernel(kernel: &Kernel, default: Option<&Kernel>) -> ApiKernel {
         modules: kernel
             .modules()
             .map(|modules| modules.display().to_string()),
+        segment: kernel.segment().display().to_string(),
+        initrd: kernel.own_initrd().map(|path| path.display().to_string()),
         default: default == Some(kernel),
         created_at: record.created_at.clone(),
     }

@@ -52,8 +52,31 @@ pub(crate) fn delete_image(state: &State, name: &ImageName) -> Result<u64, Failu
     Ok(freed + discard_kernels_of(state, name))
 }
 
-/// Deletes the kernels that were registered with an image and that nothing uses any more.
-fn discard_kernels_of(state: &State, image: &ImageName) -> u64 {
+/// The name that an image of a catalog gets here. One that nobody chose replaces no image that somebody pulled or
+/// registered.
+pub(crate) fn place_in_store(
+    state: &State,
+    name: &ImageName,
+    chosen: Option<&ImageName>,
+) -> Result<ImageName, Failure> {
+    if let Some(chosen) = chosen {
+        return Ok(chosen.clone());
+    }
+    let holder = state.images.get(name);
+    let is_anothers = holder.is_some_and(|image| {
+        let record = &image.record;
+        record.catalog.is_none() && (record.origin.is_some() || record.elsewhere.is_some())
+    });
+    if is_anothers {
+        let what = format!("the name `{name}` belongs to an image that was pulled or registered");
+        return Err(Failure::new(ErrorCode::NameTaken, what)
+            .hint("give this one another name: --name NAME"));
+    }
+    Ok(name.clone())
+}
+
+/// Deletes the kernels that came with an image and that nothing uses any more.
+pub(crate) fn discard_kernels_of(state: &State, image: &ImageName) -> u64 {
     let kernels = state.kernels.list().unwrap_or_default().into_iter();
     let its = kernels.filter(|kernel| kernel.record.of_image.as_ref() == Some(image));
     // One that is in use stays.

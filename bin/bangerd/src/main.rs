@@ -4,6 +4,7 @@ mod adapters;
 mod args;
 mod build_service;
 mod builds;
+mod catalogs;
 mod config;
 mod convert;
 mod doctor;

@@ -1,5 +1,7 @@
 //! Pulling images: what is asked for, checked, and what went wrong, told.
 
+use std::path::PathBuf;
+
 use banger_api::PullImageRequest;
 use banger_core::{ErrorCode, ImageRef};
 use banger_engine::ports::{Failure, Progress};
@@ -24,6 +26,17 @@ impl Watch for PullWatch<'_> {
     fn cancelled(&self) -> bool {
         self.0.cancelled()
     }
+}
+
+/// Folders of the certificates of servers' own authorities.
+pub(crate) fn certificates() -> Vec<PathBuf> {
+    let mut folders = vec![
+        "/etc/containers/certs.d".into(),
+        "/etc/docker/certs.d".into(),
+    ];
+    let home = std::env::home_dir();
+    folders.extend(home.map(|home| home.join(".config/containers/certs.d")));
+    folders
 }
 
 /// The request with everything decided.
@@ -74,19 +87,13 @@ pub(crate) fn planned(state: &State, request: PullImageRequest) -> Result<PullRe
             derived
         }
     };
-    let home = |path: &str| std::env::home_dir().map(|home| home.join(path));
-    let mut certificates = vec![
-        "/etc/containers/certs.d".into(),
-        "/etc/docker/certs.d".into(),
-    ];
-    certificates.extend(home(".config/containers/certs.d"));
     Ok(PullRequest {
         reference,
         name,
         kernel,
         plain_http,
         auth: AuthFiles::usual(|name| std::env::var(name).ok()),
-        certificates,
+        certificates: certificates(),
     })
 }
 

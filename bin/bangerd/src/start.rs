@@ -32,6 +32,7 @@ use crate::adapters::{
 };
 use crate::args::Args;
 use crate::builds::Builder;
+use crate::catalogs::Catalogs;
 use crate::config::{self, Config, Loaded, LogLevel};
 use crate::host_vmms::HostProbe;
 use crate::root_config::RootConfig;
@@ -306,8 +307,8 @@ async fn wire(args: Args, loaded: Loaded, overruled: Vec<&'static str>) -> Resul
     let key = keys::ensure(&owner_key, "banger")?;
     let images =
         ImageStore::open(state_dir.join("images")).context("the image store cannot be used")?;
-    let kernels = KernelStore::open(state_dir.join("kernels"))
-        .context("the kernel catalog cannot be used")?;
+    let kernels =
+        KernelStore::open(state_dir.join("kernels")).context("the kernel store cannot be used")?;
     let boot_args = BootArgs {
         qemu: qemu_boot_args(clock),
         firecracker: firecracker_boot_args(),
@@ -317,9 +318,16 @@ async fn wire(args: Args, loaded: Loaded, overruled: Vec<&'static str>) -> Resul
         Some(socket) => Builder::Service(socket.clone()),
         None => Builder::Here,
     };
+    let catalogs = Arc::new(Catalogs::new(
+        &config.catalog,
+        state_dir.join("catalog"),
+        images.clone(),
+        kernels.clone(),
+    ));
     let ports = Ports {
         images: Arc::new(LocalImages {
             builder: builder.clone(),
+            catalogs: Arc::clone(&catalogs),
             store: images.clone(),
             default: default_image.clone(),
             logs: state_dir.join("logs"),
@@ -327,6 +335,7 @@ async fn wire(args: Args, loaded: Loaded, overruled: Vec<&'static str>) -> Resul
         }),
         kernels: Arc::new(LocalKernels {
             store: kernels.clone(),
+            catalogs: Arc::clone(&catalogs),
             initrds: state_dir.join("initrd"),
             agent: args.agent.clone(),
             importing: Mutex::default(),
@@ -374,6 +383,7 @@ async fn wire(args: Args, loaded: Loaded, overruled: Vec<&'static str>) -> Resul
         origins,
         overruled,
         builder,
+        catalogs,
         host,
         engine,
         images,

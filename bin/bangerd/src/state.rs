@@ -15,6 +15,7 @@ use banger_kernel::KernelStore;
 use crate::adapters::HelperLink;
 use crate::args::Args;
 use crate::builds::Builder;
+use crate::catalogs::Catalogs;
 use crate::config::{Config, Origins};
 use crate::host_vmms::HostProbe;
 use crate::listen::Stop;
@@ -33,6 +34,7 @@ pub(crate) struct State {
     /// Keys of the owner's configuration that root decided otherwise.
     pub(crate) overruled: Vec<&'static str>,
     pub(crate) builder: Builder,
+    pub(crate) catalogs: Arc<Catalogs>,
     pub(crate) host: Host,
     pub(crate) engine: Engine,
     pub(crate) images: ImageStore,

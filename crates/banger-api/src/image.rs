@@ -17,6 +17,9 @@ pub struct Image {
     pub reference: Option<String>,
     /// How a pulled image wants to be run.
     pub config: Option<ImageRunConfig>,
+    /// The catalog that it was taken from.
+    #[serde(default)]
+    pub catalog: Option<String>,
     /// Its root file system.
     pub rootfs: String,
     /// Its work seed.
@@ -38,6 +41,9 @@ pub struct Image {
     pub created_at: String,
     /// Programs of note and their versions, `name version`.
     pub contents: Vec<String>,
+    /// Units that it promises.
+    #[serde(default)]
+    pub ready: Vec<String>,
 }
 
 /// How an image wants to be run.

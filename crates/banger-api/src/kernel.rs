@@ -4,7 +4,7 @@ use banger_core::KernelName;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A kernel in the catalog.
+/// A kernel in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Kernel {
     /// Name.
@@ -19,6 +19,12 @@ pub struct Kernel {
     pub vmlinux: String,
     /// Its modules drive.
     pub modules: Option<String>,
+    /// What of it goes into every initramfs.
+    #[serde(default)]
+    pub segment: String,
+    /// Its own initramfs.
+    #[serde(default)]
+    pub initrd: Option<String>,
     /// Whether it is what images without a kernel of their own get.
     pub default: bool,
     /// When it was imported.
@@ -36,7 +42,7 @@ pub struct KernelList {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportKernelRequest {
-    /// Name in the catalog; without it, derived from the release.
+    /// Name; without it, derived from the release.
     #[schema(value_type = Option<String>)]
     #[serde(default)]
     pub name: Option<KernelName>,

@@ -2,6 +2,7 @@
 //!
 //! Requests refuse unknown fields; replies may gain fields. Times are RFC 3339 strings in UTC.
 
+mod catalog;
 mod config;
 mod error;
 mod image;
@@ -13,6 +14,9 @@ mod system;
 mod vm;
 mod workspace;
 
+pub use catalog::{
+    Availability, AvailableImage, AvailableKernel, CatalogView, PullFromCatalogRequest,
+};
 pub use config::{ConfigEntry, ConfigOrigin, ConfigView};
 pub use error::ApiError;
 pub use image::{

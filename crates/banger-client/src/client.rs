@@ -4,10 +4,11 @@ use std::io;
 use std::path::PathBuf;
 
 use banger_api::{
-    ApiError, BuildImageRequest, ConfigView, CreateVmRequest, DaemonStatus, Deleted, Doctor, Image,
-    ImageList, ImportKernelRequest, Kernel, KernelList, KillVmRequest, Operation, OperationEvent,
-    PortList, PullImageRequest, Readiness, RegisterImageRequest, RestartVmRequest, SetVmRequest,
-    SshAccess, SshTarget, StatsList, StopVmRequest, UnpulledList, Version, Vm, VmList, VmStats,
+    ApiError, BuildImageRequest, CatalogView, ConfigView, CreateVmRequest, DaemonStatus, Deleted,
+    Doctor, Image, ImageList, ImportKernelRequest, Kernel, KernelList, KillVmRequest, Operation,
+    OperationEvent, PortList, PullFromCatalogRequest, PullImageRequest, Readiness,
+    RegisterImageRequest, RestartVmRequest, SetVmRequest, SshAccess, SshTarget, StatsList,
+    StopVmRequest, UnpulledList, Version, Vm, VmList, VmStats,
 };
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -351,6 +352,36 @@ impl Client {
     /// See [`ClientError`].
     pub async fn image(&self, name: &str) -> Result<Image, ClientError> {
         self.get(&format!("/v1/images/{}", escape(name))).await
+    }
+
+    /// What the catalog has.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn catalog(&self) -> Result<CatalogView, ClientError> {
+        self.get("/v1/catalog").await
+    }
+
+    /// Takes an image from the catalog; one that only a recipe has is built.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn pull_from_catalog(
+        &self,
+        name: &str,
+        request: &PullFromCatalogRequest,
+    ) -> Result<Operation, ClientError> {
+        let path = format!("/v1/catalog/images/{}", escape(name));
+        self.post(&path, request).await
+    }
+
+    /// Takes a kernel from the catalog.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn pull_kernel(&self, name: &str) -> Result<Operation, ClientError> {
+        self.post(&format!("/v1/catalog/kernels/{}", escape(name)), &())
+            .await
     }
 
     /// Pulls an image.

@@ -86,6 +86,10 @@ error_codes! {
     ImageBuildFailed = "image_build_failed" => Failed,
     /// An image could not be pulled.
     ImagePullFailed = "image_pull_failed" => Failed,
+    /// No catalog is configured.
+    CatalogNotFound = "catalog_not_found" => NotFound,
+    /// The catalog cannot be reached, is not signed as it must be, or is not what it should be.
+    CatalogFailed = "catalog_failed" => Failed,
     /// No space left on the file system.
     DiskFull = "disk_full" => Failed,
     /// A tool or feature that the host must have is absent.

@@ -86,7 +86,7 @@ text_newtype!(
     ImageName, check_file_safe, "image name"
 );
 text_newtype!(
-    /// The name of a kernel in the kernel catalog.
+    /// The name of a kernel in the kernel store.
     KernelName, check_file_safe, "kernel name"
 );
 

@@ -30,7 +30,7 @@ use crate::view::VmView;
 pub struct Ports {
     /// The image store.
     pub images: Arc<dyn Images>,
-    /// The kernel catalog.
+    /// The kernel store.
     pub kernels: Arc<dyn Kernels>,
     /// The VMs' files.
     pub drives: Arc<dyn Drives>,

@@ -133,7 +133,7 @@ pub trait Images: Send + Sync {
     async fn by_digest(&self, name: &ImageName, digest: &Digest) -> Result<ResolvedImage, Failure>;
 }
 
-/// The kernel catalog.
+/// The kernel store.
 #[async_trait]
 pub trait Kernels: Send + Sync {
     /// The kernel of that name; without a name the default kernel, imported when it is missing.

@@ -95,6 +95,7 @@ impl Builder<'_> {
             created_at: jiff::Timestamp::now().to_string(),
             origin: None,
             elsewhere: None,
+            catalog: None,
         };
         Ok((next, record))
     }

@@ -16,7 +16,7 @@ use crate::store::{
 };
 use crate::{digest, sparse};
 
-const PROMOTING: &str = ".promoting-";
+pub(crate) const PROMOTING: &str = ".promoting-";
 /// Whose lock everybody shares who has such a folder.
 const LOCK: &str = ".promoting";
 
@@ -160,6 +160,7 @@ impl ImageStore {
             created_at: jiff::Timestamp::now().to_string(),
             origin: None,
             elsewhere: Some(files),
+            catalog: None,
         };
         // What VMs were made from is in the store, and stays there under its digest.
         if let Some(held) = self.artefact(&record.name, &record.digest)
@@ -271,7 +272,7 @@ impl ImageStore {
         Ok([alone, shared])
     }
 
-    fn promoting(&self) -> io::Result<File> {
+    pub(crate) fn promoting(&self) -> io::Result<File> {
         let mut options = File::options();
         let options = options.write(true).create(true).truncate(false);
         options.open(self.root().join(LOCK))

@@ -9,6 +9,7 @@ mod elsewhere;
 mod error;
 mod file_error;
 mod grow;
+mod incoming;
 mod leak;
 mod pull;
 mod qcow2;
@@ -24,6 +25,7 @@ pub use elsewhere::{Elsewhere, Noted, PromoteStep, RegisterError, RegisterReques
 pub use error::BuildError;
 pub use file_error::FileError;
 pub use grow::grow_work_disk;
+pub use incoming::Incoming;
 pub use leak::{HostTraces, leaks};
 pub use pull::{Origin, PullRequest};
 pub use recipe::Recipe;

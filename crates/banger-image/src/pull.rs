@@ -103,6 +103,7 @@ impl ImageStore {
                 config: resolved.config().clone(),
             }),
             elsewhere: None,
+            catalog: None,
         };
         let folder = tempfile::Builder::new()
             .prefix(PULLING)

@@ -42,6 +42,9 @@ pub struct ImageRecord {
     /// Its files, when they are not in the store.
     #[serde(default)]
     pub elsewhere: Option<Elsewhere>,
+    /// The catalog that it was taken from.
+    #[serde(default)]
+    pub catalog: Option<String>,
 }
 
 /// An image and where its files are.

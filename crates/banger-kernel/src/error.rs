@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-/// A failed import. Nothing of it is in the catalog.
+/// A failed import. Nothing of it is in the store.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// A file or folder could not be used.
@@ -52,7 +52,7 @@ pub enum ImportError {
         why: String,
     },
     /// Another kernel has the name.
-    #[error("there is another kernel `{0}` in the catalog")]
+    #[error("there is another kernel `{0}`")]
     NameTaken(String),
     /// The name cannot be one.
     #[error("the kernel's release `{0}` makes no name; give one with --name")]

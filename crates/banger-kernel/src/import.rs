@@ -1,4 +1,4 @@
-//! Importing: into a folder beside the catalog's, which then takes its place at once.
+//! Importing: into a folder beside the others, which then takes its place at once.
 
 use std::fs::{self, File, Permissions};
 use std::io::Write;
@@ -15,7 +15,7 @@ use crate::store::{Kernel, KernelRecord, KernelStore, OWN_INITRD, RECORD};
 use crate::{ImportError, elf, modules};
 
 /// The largest file that is looked at as a kernel.
-const MAX_KERNEL_FILE: u64 = 1 << 30;
+pub(crate) const MAX_KERNEL_FILE: u64 = 1 << 30;
 
 /// What to import.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ pub enum Source {
 /// An import.
 #[derive(Debug, Clone)]
 pub struct ImportRequest {
-    /// Its name in the catalog; without one, its release.
+    /// Its name; without one, its release.
     pub name: Option<KernelName>,
     /// Where it comes from.
     pub source: Source,
@@ -52,7 +52,7 @@ impl KernelStore {
     /// Imports a kernel. `say` gets a line for each step; `cancelled` is asked between them.
     ///
     /// # Errors
-    /// Nothing of a failed import is left in the catalog.
+    /// Nothing of a failed import is left in the store.
     pub fn import(
         &self,
         request: &ImportRequest,
@@ -173,7 +173,7 @@ fn is_initramfs(bytes: &[u8]) -> bool {
     kinds.iter().any(|kind| bytes.starts_with(kind))
 }
 
-fn not_a_kernel(path: &Path, why: String) -> ImportError {
+pub(crate) fn not_a_kernel(path: &Path, why: String) -> ImportError {
     ImportError::NotAKernel {
         path: path.to_owned(),
         why,

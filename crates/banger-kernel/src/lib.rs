@@ -1,4 +1,4 @@
-//! The kernel catalog: importing a kernel from a Debian package, from this host or from a file, and
+//! The kernel store: importing a kernel from a Debian package, from this host or from a file, and
 //! what a guest boots with: the ELF image, the boot segment of the initramfs, the modules drive.
 
 mod command;
@@ -7,6 +7,7 @@ mod elf;
 mod error;
 mod image;
 mod import;
+mod incoming;
 mod initrd;
 mod modules;
 mod source;
@@ -14,5 +15,6 @@ mod store;
 
 pub use error::ImportError;
 pub use import::{ImportRequest, Source};
+pub use incoming::{Incoming, IncomingRecord};
 pub use initrd::{InitrdError, ensure_initrd, forget_initrd};
 pub use store::{DeleteError, Kernel, KernelRecord, KernelStore};

@@ -1,4 +1,4 @@
-//! The catalog on disk: a folder for each kernel, with its record.
+//! The kernels on disk: a folder for each kernel, with its record.
 
 use std::fs;
 use std::io;
@@ -37,7 +37,7 @@ pub enum DeleteError {
 /// What is known of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelRecord {
-    /// Name in the catalog.
+    /// Name.
     pub name: KernelName,
     /// `uname -r`.
     pub release: String,
@@ -95,14 +95,14 @@ impl Kernel {
     }
 }
 
-/// The catalog.
+/// The kernel store.
 #[derive(Debug, Clone)]
 pub struct KernelStore {
     root: PathBuf,
 }
 
 impl KernelStore {
-    /// Opens the catalog, and removes what an interrupted import has left.
+    /// Opens the store, and removes what an interrupted import has left.
     ///
     /// # Errors
     /// The folder cannot be made or read.
@@ -161,7 +161,7 @@ impl KernelStore {
     }
 
     /// Deletes a kernel, unless `users` names somebody. Whoever looks for it meanwhile waits for the answer. It is
-    /// renamed first, which is what counts: the rest is finished when the catalog is opened the next time. Returns the
+    /// renamed first, which is what counts: the rest is finished when the store is opened the next time. Returns the
     /// bytes that became free.
     ///
     /// # Errors
@@ -206,7 +206,25 @@ impl KernelStore {
         Ok(shared.max_by_key(newest))
     }
 
-    /// Takes a finished import into the catalog.
+    /// A kernel that was an image's own does not go with the image any more.
+    ///
+    /// # Errors
+    /// Its record could not be written.
+    pub fn share(&self, mut kernel: Kernel) -> Result<Kernel, ImportError> {
+        if kernel.record.of_image.is_some() {
+            kernel.record.of_image = None;
+            let path = kernel.folder.join(RECORD);
+            let json = serde_json::to_vec_pretty(&kernel.record).map_err(io::Error::from);
+            let next =
+                tempfile::NamedTempFile::new_in(&self.root).context("write to", &self.root)?;
+            let written = json.and_then(|json| fs::write(next.path(), json));
+            let written = written.and_then(|()| next.persist(&path).map_err(|error| error.error));
+            written.context("write", path)?;
+        }
+        Ok(kernel)
+    }
+
+    /// Takes a finished import into the store.
     pub(crate) fn adopt(
         &self,
         from: &Path,
@@ -216,7 +234,11 @@ impl KernelStore {
         let folder = self.root.join(record.name.as_str());
         if let Some(existing) = self.get(&record.name) {
             if existing.record.digest == record.digest {
-                return Ok(existing);
+                return if record.of_image.is_none() {
+                    self.share(existing)
+                } else {
+                    Ok(existing)
+                };
             }
             if !replace {
                 return Err(ImportError::NameTaken(record.name.to_string()));

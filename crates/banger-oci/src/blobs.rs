@@ -89,7 +89,7 @@ impl BlobStore {
     }
 
     /// Forgets a blob that turned out to be damaged.
-    pub(crate) fn forget(&self, digest: &Digest) {
+    pub fn forget(&self, digest: &Digest) {
         let _ = fs::remove_file(self.path(digest));
     }
 

@@ -21,7 +21,7 @@ impl MalformedError {
     }
 }
 
-/// Why a registry gave no answer that can be used.
+/// Why a registry, or another server, gave no answer that can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// It cannot be reached, or its connection broke again and again.
@@ -97,8 +97,8 @@ pub enum RegistryError {
         /// How much may come.
         limit: u64,
     },
-    /// It says another size than the manifest.
-    #[error("{url} says that it has {actual} bytes; the manifest says {expected}")]
+    /// It says another size than the manifest or index.
+    #[error("{url} says that it has {actual} bytes; there should be {expected}")]
     Size {
         /// What was asked for.
         url: String,
@@ -184,8 +184,8 @@ pub enum PullError {
         #[source]
         source: io::Error,
     },
-    /// Not as much room as the layers alone need.
-    #[error("the image's layers have {needed} bytes, and there are {free} left for them")]
+    /// Not as much room as what is to be fetched alone needs.
+    #[error("{needed} bytes are to be fetched, and there is room for {free}")]
     Room {
         /// How much they need.
         needed: u64,

@@ -1,5 +1,5 @@
-//! Layers from a registry into the content store, some at a time, on a thread of their own; whoever flattens them
-//! gets each as soon as it is there.
+//! Blobs from a server into the content store, some at a time, on a thread of their own; whoever uses them gets each
+//! as soon as it is there.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -11,23 +11,46 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
-use crate::blobs::BlobStore;
+use crate::blobs::{BlobStore, Partial};
 use crate::error::PullError;
 use crate::manifest::Descriptor;
 use crate::registry::Registry;
+use crate::remote::Remote;
 use crate::watch::Watch;
 
-/// Layers on their way at once.
+/// Blobs on their way at once.
 const AT_ONCE: usize = 3;
 /// How often progress is told, and whether the pull is still wanted is asked.
 const TICK: Duration = Duration::from_millis(200);
 /// How often a blob that another pull fetches is looked for.
 const SHARE_TICK: Duration = Duration::from_millis(100);
 
+/// Where blobs come from.
+#[derive(Debug)]
+pub(crate) enum From {
+    Registry(Box<Registry>),
+    Remote(Remote),
+}
+
+impl From {
+    async fn blob(
+        &self,
+        blob: &Descriptor,
+        partial: &mut Partial,
+        received: &AtomicU64,
+    ) -> Result<(), PullError> {
+        match self {
+            Self::Registry(registry) => registry.blob(blob, partial, received).await,
+            Self::Remote(remote) => remote.blob(blob, partial, received).await,
+        }
+    }
+}
+
 type Arrival = (usize, Result<File, PullError>);
 
 /// Fetching. Dropping it ends it; what was fetched stays for the next time.
-pub(crate) struct Fetching {
+#[expect(missing_debug_implementations, reason = "a thread, and what it sends")]
+pub struct Fetching {
     arrivals: Receiver<Arrival>,
     /// Those that came before their turn.
     early: Vec<Option<Result<File, PullError>>>,
@@ -38,23 +61,26 @@ pub(crate) struct Fetching {
 }
 
 impl Fetching {
-    /// Begins. The registry's connections belong to the runtime.
+    /// Begins. The server's connections belong to the runtime.
     pub(crate) fn start(
         runtime: tokio::runtime::Runtime,
-        registry: Registry,
+        from: From,
         store: BlobStore,
-        layers: Vec<Descriptor>,
+        blobs: Vec<Descriptor>,
     ) -> Self {
         let (sender, arrivals) = channel();
         let (stop, stopped) = oneshot::channel();
         let received = Arc::new(AtomicU64::new(0));
-        let total = layers.iter().map(|layer| layer.size).sum();
-        let early = layers.iter().map(|_| None).collect();
+        let total = blobs
+            .iter()
+            .map(|blob| blob.size)
+            .fold(0, u64::saturating_add);
+        let early = blobs.iter().map(|_| None).collect();
         let counter = Arc::clone(&received);
         let thread = std::thread::spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = fetch_all(Arc::new(registry), store, layers, counter, sender) => {}
+                    () = fetch_all(Arc::new(from), store, blobs, counter, sender) => {}
                     _ = stopped => {}
                 }
             });
@@ -70,8 +96,11 @@ impl Fetching {
         }
     }
 
-    /// The layer of that number, when it is there.
-    pub(crate) fn layer(&mut self, number: usize, watch: &dyn Watch) -> Result<File, PullError> {
+    /// The blob of that number, as soon as it is there and was checked. Each can be had once.
+    ///
+    /// # Errors
+    /// One of them could not be fetched, or nobody wants them any more.
+    pub fn blob(&mut self, number: usize, watch: &dyn Watch) -> Result<File, PullError> {
         loop {
             if let Some(arrived) = self.early[number].take() {
                 return arrived;
@@ -110,23 +139,22 @@ impl Drop for Fetching {
 }
 
 async fn fetch_all(
-    registry: Arc<Registry>,
+    from: Arc<From>,
     store: BlobStore,
-    layers: Vec<Descriptor>,
+    blobs: Vec<Descriptor>,
     received: Arc<AtomicU64>,
     sender: Sender<Arrival>,
 ) {
     let turns = Arc::new(Semaphore::new(AT_ONCE));
     let mut tasks = JoinSet::new();
-    for (number, layer) in layers.into_iter().enumerate() {
-        let (registry, store, received) =
-            (Arc::clone(&registry), store.clone(), Arc::clone(&received));
+    for (number, blob) in blobs.into_iter().enumerate() {
+        let (from, store, received) = (Arc::clone(&from), store.clone(), Arc::clone(&received));
         let (turns, sender) = (Arc::clone(&turns), sender.clone());
         tasks.spawn(async move {
             let Ok(_turn) = turns.acquire().await else {
                 return;
             };
-            let fetched = fetch(&registry, &store, &layer, &received).await;
+            let fetched = fetch(&from, &store, &blob, &received).await;
             // Nobody may want it any more.
             let _ = sender.send((number, fetched));
         });
@@ -134,27 +162,27 @@ async fn fetch_all(
     while tasks.join_next().await.is_some() {}
 }
 
-/// One layer: from the store, from whoever fetches it already, or from the registry.
+/// One blob: from the store, from whoever fetches it already, or from the server.
 async fn fetch(
-    registry: &Registry,
+    from: &From,
     store: &BlobStore,
-    layer: &Descriptor,
+    blob: &Descriptor,
     received: &AtomicU64,
 ) -> Result<File, PullError> {
     loop {
-        if let Some(file) = store.get(&layer.digest, layer.size) {
-            received.fetch_add(layer.size, Ordering::Relaxed);
+        if let Some(file) = store.get(&blob.digest, blob.size) {
+            received.fetch_add(blob.size, Ordering::Relaxed);
             return Ok(file);
         }
-        let Some(mut partial) = store.begin(&layer.digest)? else {
+        let Some(mut partial) = store.begin(&blob.digest)? else {
             tokio::time::sleep(SHARE_TICK).await;
             continue;
         };
-        if store.get(&layer.digest, layer.size).is_some() {
+        if store.get(&blob.digest, blob.size).is_some() {
             partial.discard();
             continue;
         }
-        return match registry.blob(layer, &mut partial, received).await {
+        return match from.blob(blob, &mut partial, received).await {
             Ok(()) => partial.finish(),
             Err(error) => {
                 if error.is_wrong_content() {

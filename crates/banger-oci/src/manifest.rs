@@ -22,9 +22,11 @@ pub(crate) const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
 
 /// A blob: its digest and size.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Descriptor {
-    pub(crate) digest: Digest,
-    pub(crate) size: u64,
+pub struct Descriptor {
+    /// SHA-256.
+    pub digest: Digest,
+    /// In bytes.
+    pub size: u64,
 }
 
 /// Something that a tag or digest may mean.

@@ -8,8 +8,9 @@ use banger_core::{Digest, ImageRef, RegistryRef};
 
 use crate::auth::AuthFiles;
 use crate::blobs::BlobStore;
+use crate::download::{Patience, check_digest};
 use crate::error::{Context, MalformedError, PullError};
-use crate::fetch::Fetching;
+use crate::fetch::{Fetching, From};
 use crate::flatten::{FlattenError, FlattenOptions, Flattened, flatten};
 use crate::hash;
 use crate::layer::{LayerBlob, LayerError};
@@ -18,7 +19,7 @@ use crate::manifest::{
     CONFIG_MAX, Choice, Config, Descriptor, Document, ImageConfig, MANIFEST_MAX, Manifest, Platform,
 };
 use crate::member::Members;
-use crate::registry::{Patience, Registry, Trust, check_digest};
+use crate::registry::{Registry, Trust};
 use crate::watch::Watch;
 
 /// Part of what file systems are identified by: another number means other bytes for the same image.
@@ -156,8 +157,12 @@ impl Resolved {
                 layers,
             } => {
                 room_for(&layers, &store)?;
-                let mut fetching =
-                    Fetching::start(runtime, *registry, store.clone(), layers.clone());
+                let mut fetching = Fetching::start(
+                    runtime,
+                    From::Registry(registry),
+                    store.clone(),
+                    layers.clone(),
+                );
                 let blobs =
                     layers
                         .iter()
@@ -165,7 +170,7 @@ impl Resolved {
                         .enumerate()
                         .map(|(number, (layer, diff_id))| {
                             Ok(LayerBlob {
-                                file: fetching.layer(number, watch)?,
+                                file: fetching.blob(number, watch)?,
                                 offset: 0,
                                 length: layer.size,
                                 digest: None,
@@ -207,7 +212,7 @@ fn forget_damaged(made: &Result<Flattened, PullError>, layers: &[Descriptor], st
     }
 }
 
-fn room_for(layers: &[Descriptor], store: &BlobStore) -> Result<(), PullError> {
+pub(crate) fn room_for(layers: &[Descriptor], store: &BlobStore) -> Result<(), PullError> {
     let room = rustix::fs::statvfs(store.root()).map_err(std::io::Error::from);
     let room = room.context("look at", store.root())?;
     let free = (room.f_bavail * room.f_frsize).saturating_sub(RESERVE);
@@ -273,7 +278,7 @@ fn in_registry(
 }
 
 /// Returns when nobody wants the image any more.
-async fn cancelled(watch: &dyn Watch) {
+pub(crate) async fn cancelled(watch: &dyn Watch) {
     while !watch.cancelled() {
         tokio::time::sleep(TICK).await;
     }
@@ -471,7 +476,7 @@ fn identity(config: &Digest) -> Digest {
 }
 
 /// The certificates that the usual folders have for a registry.
-fn authorities(host: &str, folders: &[PathBuf]) -> Result<Vec<Vec<u8>>, PullError> {
+pub(crate) fn authorities(host: &str, folders: &[PathBuf]) -> Result<Vec<Vec<u8>>, PullError> {
     let mut found = Vec::new();
     for folder in folders {
         let folder = folder.join(host);

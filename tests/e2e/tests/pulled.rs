@@ -263,6 +263,87 @@ fn busybox_alone_by_buildah_is_a_sandbox() {
     assert_eq!(vm.sh("cat /root/kept /kept"), "kept\nkept");
 }
 
+/// `vm run --entrypoint` runs what the image runs as a container.
+#[test]
+fn an_images_own_entry_point_runs_as_its_user_in_its_folder() {
+    let Some(registry) = Registry::start() else {
+        return;
+    };
+    let banger = Banger::from_env();
+    let folder = registry.folder("entry");
+    for inner in ["bin", "etc", "srv"] {
+        fs::create_dir_all(folder.join(inner)).unwrap();
+    }
+    fs::copy(busybox(), folder.join("bin/busybox")).unwrap();
+    std::os::unix::fs::symlink("busybox", folder.join("bin/sh")).unwrap();
+    let passwd = "root:x:0:0::/root:/bin/sh\nworker:x:1234:1234::/srv:/bin/sh\n";
+    fs::write(folder.join("etc/passwd"), passwd).unwrap();
+    let _image = Pulled::named(&banger, "entry-1");
+    registry.push("entry", &registry.tar(&folder, "entry"));
+    let layout = registry.dir.path().join("entry-layout");
+    let image = format!("{}:1", layout.display());
+    let line = "echo $1 in $PWD with $KIND; id -u";
+    run(Command::new("umoci")
+        .args(["config", "--image", &image])
+        .args([
+            "--config.entrypoint",
+            "/bin/busybox",
+            "--config.entrypoint",
+            "sh",
+            "--config.entrypoint",
+            "-c",
+            "--config.entrypoint",
+            &line.replace("id -u", "/bin/busybox id -u"),
+            "--config.entrypoint",
+            "me",
+            "--config.cmd",
+            "usual",
+            "--config.user",
+            "worker",
+            "--config.workingdir",
+            "/srv",
+            "--config.env",
+            "KIND=entry",
+        ]));
+    let reference = registry.copy(&format!("oci:{image}"), "entry");
+    let entry = |more: &[&str]| {
+        let base = ["vm", "run", "--rm", "--image", &reference, "--entrypoint"];
+        let args: Vec<&str> = base.iter().chain(more).copied().collect();
+        let finished = banger.run(&args);
+        (finished.code, finished.stdout, finished.stderr)
+    };
+    let (code, said, why) = entry(&[]);
+    assert_eq!(
+        (code, said.as_str()),
+        (0, "usual in /srv with entry\n1234\n"),
+        "{why}"
+    );
+    let (code, said, why) = entry(&["--env", "KIND=given", "--", "other"]);
+    assert_eq!(
+        (code, said.as_str()),
+        (0, "other in /srv with given\n1234\n"),
+        "{why}"
+    );
+    // The image's shell is there without it.
+    let plain = banger.run(&[
+        "vm", "run", "--rm", "--image", "entry-1", "--", "sh", "-c", "exit 3",
+    ]);
+    assert_eq!(plain.code, 3, "{}", plain.stderr);
+    let none = [
+        "vm",
+        "run",
+        "--rm",
+        "--image",
+        "debian-minimal",
+        "--entrypoint",
+    ];
+    banger.run(&none).assert_failed(
+        "no container's image",
+        125,
+        &["no entry point", "hint: give a command"],
+    );
+}
+
 /// The tree of Debian's essential packages, which `scripts/guest-artefacts` made with the network there was.
 #[test]
 fn a_minimal_debian_without_init_is_a_sandbox() {

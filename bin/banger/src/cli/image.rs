@@ -6,6 +6,7 @@ use banger_core::{ImageName, ImageRef, KernelName};
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
 
+use super::catalog::CatalogCommand;
 use crate::complete;
 
 /// What `--image` takes: the name of an image, or a reference to one that is pulled when it is not there.
@@ -32,7 +33,7 @@ impl std::str::FromStr for ImageArg {
 
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
-    /// Image: a reference, or the name of a recipe.
+    /// Image: a reference, or a name in the catalog (or of a recipe).
     pub(crate) image: ImageArg,
     /// Its name here; without it, one is derived: `debian:trixie` becomes `debian-trixie`.
     #[arg(long)]
@@ -76,8 +77,15 @@ pub(crate) struct RegisterArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// List images.
-    #[command(alias = "ls", after_help = "Example:\n  banger image list")]
-    List,
+    #[command(
+        alias = "ls",
+        after_help = "Examples:\n  banger image list\n  banger image list --available      what the catalog has"
+    )]
+    List {
+        /// What the configured catalog has.
+        #[arg(long)]
+        available: bool,
+    },
     /// Show an image.
     #[command(after_help = "Example:\n  banger image show debian-bookworm")]
     Show {
@@ -85,9 +93,9 @@ pub(crate) enum ImageCommand {
         #[arg(add = ArgValueCandidates::new(complete::images))]
         name: String,
     },
-    /// Pull an image from a registry, an OCI layout or an archive; it boots as it is.
+    /// Pull an image from the catalog, a registry, an OCI layout or an archive; it boots as it is.
     #[command(
-        after_help = "Examples:\n  banger image pull debian:trixie                     from docker.io, as `debian-trixie`\n  banger image pull ghcr.io/me/tool:1 --name tool\n  banger image pull oci:./layout:latest               a layout directory\n  banger image pull docker-archive:./saved.tar        what `docker save` wrote\n\nCredentials are those of `docker login` and `podman login`. A bare word is the name of a recipe."
+        after_help = "Examples:\n  banger image pull debian-bookworm                   from the catalog, or built where it has none\n  banger image pull debian:trixie                     from docker.io, as `debian-trixie`\n  banger image pull ghcr.io/me/tool:1 --name tool\n  banger image pull oci:./layout:latest               a layout directory\n  banger image pull docker-archive:./saved.tar        what `docker save` wrote\n\nCredentials are those of `docker login` and `podman login`. A bare word is a name in the\ncatalog, with its kernel; banger's own images are built when the catalog does not have them."
     )]
     Pull(PullArgs),
     /// Register files as an image; they stay where they are.
@@ -112,6 +120,9 @@ pub(crate) enum ImageCommand {
         #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(complete::images))]
         names: Vec<ImageName>,
     },
+    /// Make a catalog of images and kernels for others.
+    #[command(subcommand)]
+    Catalog(CatalogCommand),
     /// Build an image from its recipe.
     #[command(
         after_help = "Examples:\n  banger image build\n  banger image build debian-minimal\n  banger image build --force"

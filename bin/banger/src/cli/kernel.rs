@@ -11,8 +11,21 @@ use crate::complete;
 #[derive(Debug, Subcommand)]
 pub(crate) enum KernelCommand {
     /// List kernels.
-    #[command(alias = "ls", after_help = "Example:\n  banger kernel list")]
-    List,
+    #[command(
+        alias = "ls",
+        after_help = "Examples:\n  banger kernel list\n  banger kernel list --available      what the catalog has"
+    )]
+    List {
+        /// What the configured catalog has.
+        #[arg(long)]
+        available: bool,
+    },
+    /// Pull a kernel from the catalog.
+    #[command(after_help = "Example:\n  banger kernel pull generic-6.12")]
+    Pull {
+        /// Its name in the catalog.
+        name: KernelName,
+    },
     /// Show a kernel.
     #[command(after_help = "Example:\n  banger kernel show 6.1.0-41-cloud-amd64")]
     Show {
@@ -51,7 +64,7 @@ pub(crate) struct ImportArgs {
     /// The kernel that this host runs.
     #[arg(long)]
     pub(crate) host: bool,
-    /// Name in the catalog; without it, the release.
+    /// Name; without it, the release.
     #[arg(long)]
     pub(crate) name: Option<KernelName>,
 }

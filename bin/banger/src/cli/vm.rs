@@ -15,7 +15,7 @@ use crate::environment::EnvFlags;
 pub(crate) enum VmCommand {
     /// Create a VM, start it, and enter it or run a command in it.
     #[command(
-        after_help = "Examples:\n  banger vm run                          a shell; the VM stays when you leave\n  banger vm run --rm -- make test        run a command, exit with its status, delete the VM\n  banger vm run -d --name web --nat      leave it running\n  banger vm run ./repo -- make test      a git checkout at /root/repo, and a command in it\n  banger vm run --memory 4G --vcpu 4 --image debian-bookworm"
+        after_help = "Examples:\n  banger vm run                          a shell; the VM stays when you leave\n  banger vm run --rm -- make test        run a command, exit with its status, delete the VM\n  banger vm run -d --name web --nat      leave it running\n  banger vm run ./repo -- make test      a git checkout at /root/repo, and a command in it\n  banger vm run --rm --image registry.example/tool --entrypoint -- --version\n  banger vm run --memory 4G --vcpu 4 --image debian-bookworm"
     )]
     Run(RunArgs),
     /// Create a VM, and start it unless told not to.
@@ -190,9 +190,20 @@ pub(crate) struct RunArgs {
     pub(crate) detach: bool,
     #[command(flatten)]
     pub(crate) env: EnvFlags,
+    /// Run what the image would run as a container: its entry point and command, as its user, in its folder and with
+    /// its environment. Words after `--` take the place of its command.
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) entrypoint: bool,
     /// Command to run in the guest; without one, a shell.
     #[arg(last = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
+}
+
+impl RunArgs {
+    /// Whether it ends with a command's status, not with a shell's.
+    pub(crate) const fn runs_a_command(&self) -> bool {
+        self.entrypoint || !self.command.is_empty()
+    }
 }
 
 #[derive(Debug, Args)]

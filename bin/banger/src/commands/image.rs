@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use banger_api::{BuildImageRequest, Image, Operation, PullImageRequest, RegisterImageRequest};
+use banger_api::{
+    BuildImageRequest, Image, Operation, PullFromCatalogRequest, PullImageRequest,
+    RegisterImageRequest,
+};
 use banger_client::Client;
 use banger_core::{ByteSize, ErrorCode, ImageName, ImageRef};
 
@@ -57,6 +60,10 @@ pub(crate) async fn show(context: &Context<'_>, name: &str) -> CommandResult {
             (
                 "from",
                 image.reference.clone().unwrap_or_else(|| "-".into()),
+            ),
+            (
+                "catalog",
+                image.catalog.clone().unwrap_or_else(|| "-".into()),
             ),
             ("command", command_of(image)),
             ("rootfs", image.rootfs.clone()),
@@ -146,21 +153,27 @@ fn command_of(image: &Image) -> String {
 
 /// `image pull`.
 pub(crate) async fn pull(context: &Context<'_>, args: PullArgs) -> CommandResult {
-    let reference = match args.image {
-        ImageArg::Reference(reference) => reference,
-        // No catalog has it: the recipe of that name is built.
-        ImageArg::Name(name) if args.name.is_none() => {
-            return build(context, Some(name), false).await;
-        }
-        ImageArg::Name(name) => {
-            let what =
-                format!("`{name}` is the name of a recipe, which makes an image of that name");
-            return Err(CommandError::new(ErrorCode::InvalidArgument, what)
-                .hint("leave --name out, or give a reference with `/`, `:` or `@`"));
-        }
-    };
     let client = context.client(Needs::Daemon).await?;
     let mut interrupts = Interrupts::watch()?;
+    let reference = match args.image {
+        ImageArg::Reference(reference) => reference,
+        ImageArg::Name(_) if args.plain_http => {
+            let what = "--plain-http is for registries; the catalog's place is in config.toml";
+            return Err(CommandError::new(ErrorCode::InvalidArgument, what));
+        }
+        ImageArg::Name(name) => {
+            let request = PullFromCatalogRequest {
+                name: args.name,
+                kernel: args.kernel_ref,
+            };
+            let operation = client.pull_from_catalog(name.as_str(), &request).await?;
+            let cancel = OnInterrupt::Cancel;
+            let operation =
+                follow(context.ui, &client, &operation, &mut interrupts, cancel).await?;
+            let image = client.image(&operation.subject).await?;
+            return pulled(context, &image);
+        }
+    };
     let request = PullImageRequest {
         reference,
         name: args.name,
@@ -168,7 +181,12 @@ pub(crate) async fn pull(context: &Context<'_>, args: PullArgs) -> CommandResult
         plain_http: args.plain_http,
     };
     let image = follow_pull(context, &client, request, &mut interrupts).await?;
-    context.ui.result(&image, |image| {
+    pulled(context, &image)
+}
+
+/// What came, and how to use it.
+fn pulled(context: &Context<'_>, image: &Image) -> CommandResult {
+    context.ui.result(image, |image| {
         let digest = image.digest.get(..12).unwrap_or_default();
         let notes = image.contents.join("; ");
         format!(

@@ -1,7 +1,7 @@
-//! `kernel list`, `kernel show`, `kernel import`.
+//! `kernel list`, `kernel show`, `kernel pull`, `kernel import`.
 
 use banger_api::{ImportKernelRequest, Kernel, KernelSource};
-use banger_core::ErrorCode;
+use banger_core::{ErrorCode, KernelName};
 
 use super::show::table;
 use super::{CommandResult, Context};
@@ -58,6 +58,20 @@ pub(crate) async fn show(context: &Context<'_>, name: &str) -> CommandResult {
         rows.iter()
             .map(|(key, value)| format!("{key:<8} {value}\n"))
             .collect()
+    });
+    Ok(0)
+}
+
+/// `kernel pull`.
+pub(crate) async fn pull(context: &Context<'_>, name: &KernelName) -> CommandResult {
+    let client = context.client(Needs::Daemon).await?;
+    let mut interrupts = Interrupts::watch()?;
+    let operation = client.pull_kernel(name.as_str()).await?;
+    let cancel = OnInterrupt::Cancel;
+    follow(context.ui, &client, &operation, &mut interrupts, cancel).await?;
+    let kernel = client.kernel(name.as_str()).await?;
+    context.ui.result(&kernel, |kernel| {
+        format!("{} ({}, {})", kernel.name, kernel.release, kernel.source)
     });
     Ok(0)
 }

@@ -2,11 +2,13 @@
 
 mod acp;
 mod bench;
+mod catalog;
 mod config;
 mod cp;
 mod daemon;
 mod delete;
 mod doctor;
+mod entrypoint;
 mod exec;
 mod forward;
 mod image;
@@ -34,7 +36,8 @@ use banger_core::ErrorCode;
 use banger_install::{RECORD, Record};
 
 use crate::cli::{
-    BenchCommand, Cli, Command, ConfigCommand, ImageCommand, KernelCommand, VmCommand,
+    BenchCommand, CatalogCommand, Cli, Command, ConfigCommand, ImageCommand, KernelCommand,
+    VmCommand,
 };
 use crate::error::CommandError;
 use crate::paths::{CHECKOUT, Paths};
@@ -87,7 +90,14 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> CommandResult {
     let context = Context { ui, paths };
     match cli.command {
         Command::Vm(command) => vm(&context, command).await,
-        Command::Image(ImageCommand::List) => image::list(&context).await,
+        Command::Image(ImageCommand::List { available: true }) => catalog::images(&context).await,
+        Command::Image(ImageCommand::List { .. }) => image::list(&context).await,
+        Command::Image(ImageCommand::Catalog(CatalogCommand::Build(args))) => {
+            catalog::build(&context, args).await
+        }
+        Command::Image(ImageCommand::Catalog(CatalogCommand::Publish(args))) => {
+            catalog::publish(&context, args).await
+        }
         Command::Image(ImageCommand::Show { name }) => image::show(&context, &name).await,
         Command::Image(ImageCommand::Pull(args)) => image::pull(&context, args).await,
         Command::Image(ImageCommand::Build { name, force }) => {
@@ -97,7 +107,11 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> CommandResult {
         Command::Image(ImageCommand::Promote { name }) => image::promote(&context, &name).await,
         Command::Image(ImageCommand::Delete { names }) => delete::images(&context, &names).await,
         Command::Kernel(KernelCommand::Delete { names }) => delete::kernels(&context, &names).await,
-        Command::Kernel(KernelCommand::List) => kernel::list(&context).await,
+        Command::Kernel(KernelCommand::List { available: true }) => {
+            catalog::kernels(&context).await
+        }
+        Command::Kernel(KernelCommand::List { .. }) => kernel::list(&context).await,
+        Command::Kernel(KernelCommand::Pull { name }) => kernel::pull(&context, &name).await,
         Command::Kernel(KernelCommand::Show { name }) => kernel::show(&context, &name).await,
         Command::Kernel(KernelCommand::Import(args)) => kernel::import(&context, args).await,
         Command::Config(ConfigCommand::Show) => config::show(&context).await,

@@ -1,12 +1,12 @@
 //! `vm run` and `vm create`.
 
-use banger_api::{CreateVmRequest, Operation, Readiness, SpecLine};
+use banger_api::{CreateVmRequest, Image, Operation, Readiness, SpecLine};
 use banger_client::Client;
-use banger_core::{ByteSize, ErrorCode, SpecOrigin};
+use banger_core::{ByteSize, ErrorCode, ImageName, SpecOrigin};
 use banger_guest_proto::ExecRequest;
 
 use super::workspace::Repo;
-use super::{CommandResult, Context, INTERRUPTED, exec, image, unpulled, workspace};
+use super::{CommandResult, Context, INTERRUPTED, entrypoint, exec, image, unpulled, workspace};
 use crate::cli::{CreateArgs, RunArgs, VmFlags, WaitFor};
 use crate::error::CommandError;
 use crate::interrupt::Interrupts;
@@ -93,17 +93,18 @@ pub(crate) async fn create(context: &Context<'_>, args: CreateArgs) -> CommandRe
 
 /// `vm run`.
 pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
-    let is_shell = args.command.is_empty() && !args.detach;
+    let runs_a_command = args.runs_a_command();
+    let is_shell = !runs_a_command && !args.detach;
     let env = args.env.variables()?;
     if args.detach && !env.is_empty() {
         let what = "variables are for a command or a shell, and with -d there is neither";
         return Err(CommandError::new(ErrorCode::InvalidArgument, what)
             .hint("give them to `banger vm exec` when you run something"));
     }
-    let default_wait = if args.command.is_empty() {
-        Readiness::Ready
-    } else {
+    let default_wait = if runs_a_command {
         Readiness::Reachable
+    } else {
+        Readiness::Ready
     };
     let image = args.vm.image.clone();
     let mut request = CreateVmRequest {
@@ -128,6 +129,17 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
     request.image = match image::name_of(context, &client, image, &mut interrupts).await {
         Err(error) if error.0.code == ErrorCode::Cancelled => return Ok(INTERRUPTED),
         named => named?,
+    };
+    let mut command = match &request.image {
+        _ if !args.entrypoint => {
+            let mut command = ExecRequest::new(args.command);
+            command.env = env;
+            command
+        }
+        image => {
+            let image = of_container(&client, image.as_ref()).await?;
+            entrypoint::request(&image, args.command, env)?
+        }
     };
     let operation = begin(context, &client, &request).await?;
     let name = operation.subject.clone();
@@ -158,8 +170,6 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
         delete(&client, &vm).await?;
         return Ok(INTERRUPTED);
     }
-    let mut command = ExecRequest::new(args.command);
-    command.env = env;
     let with_checkout = matches!(checkout, Ok(Some(_)));
     let sent = match checkout {
         Ok(Some(checkout)) => checkout.send(context, &client, &vm).await,
@@ -174,7 +184,7 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
             "the VM `{name}` is kept: `banger vm workspace prepare {name}` tries again"
         )));
     }
-    if with_checkout {
+    if with_checkout && !args.entrypoint {
         command.cwd = Some(workspace::GUEST_PATH.to_owned());
     }
     if args.detach {
@@ -214,6 +224,23 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
         }
     }
     code
+}
+
+/// The image whose entry point is asked for; it must be here before anything is made.
+async fn of_container(client: &Client, name: Option<&ImageName>) -> Result<Image, CommandError> {
+    let Some(name) = name else {
+        let what = "--entrypoint runs what an image runs as a container, and no image is named";
+        return Err(CommandError::new(ErrorCode::InvalidArgument, what)
+            .hint("name one: --image debian:trixie"));
+    };
+    let found = client
+        .image(name.as_str())
+        .await
+        .map_err(CommandError::from);
+    found.map_err(|error| match error.0.code {
+        ErrorCode::ImageNotFound => error.hint(format!("`banger image pull {name}` comes first")),
+        _ => error,
+    })
 }
 
 /// Says so when the guest was still booting as its command failed: what talks to the init or to a

@@ -1,7 +1,7 @@
-//! The image store as a port: the default image is built when it is missing.
+//! The image store as a port: an image that is missing is taken from the catalog, or built.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use banger_core::{Digest, ErrorCode, ImageName, nearest};
@@ -9,15 +9,17 @@ use banger_engine::ports::{Failure, Images, Progress, ResolvedImage};
 use banger_image::{BuildError, BuildWatch, Image, ImageStore, Recipe};
 
 use crate::builds::Builder;
+use crate::catalogs::Catalogs;
 
 /// The store, and what to build when it is empty.
 #[derive(Debug)]
 pub(crate) struct LocalImages {
     pub(crate) store: ImageStore,
     pub(crate) builder: Builder,
+    pub(crate) catalogs: Arc<Catalogs>,
     pub(crate) default: ImageName,
     pub(crate) logs: PathBuf,
-    /// One build at a time: the second finds what the first has made.
+    /// One pull or build at a time: the second finds what the first has made.
     pub(crate) building: Mutex<()>,
 }
 
@@ -40,7 +42,7 @@ impl BuildWatch for Watch<'_> {
 }
 
 impl LocalImages {
-    /// The image of that name; one with a recipe is built when it is missing.
+    /// The image of that name. When it is missing it is taken from the catalog, or built where there is a recipe.
     pub(crate) fn find_or_build(
         &self,
         name: &ImageName,
@@ -49,9 +51,6 @@ impl LocalImages {
         if let Some(image) = self.store.get(name) {
             return Ok(image);
         }
-        let Ok(recipe) = Recipe::load(name) else {
-            return Err(unknown_image(&self.store, name));
-        };
         let _one = self
             .building
             .lock()
@@ -59,6 +58,14 @@ impl LocalImages {
         if let Some(image) = self.store.get(name) {
             return Ok(image);
         }
+        let recipe = Recipe::load(name).ok();
+        let or_else = recipe.as_ref().map(|_| "building the image");
+        if let Some(catalog) = self.catalogs.with_image(name, or_else, progress)? {
+            return self
+                .catalogs
+                .take_image(&catalog, name, name, None, progress);
+        }
+        let recipe = recipe.ok_or_else(|| unknown_image(&self.store, name))?;
         let log = self.logs.join(format!("image-{name}.log"));
         self.builder
             .build(&self.store, &recipe, &log, &Watch(progress))?;

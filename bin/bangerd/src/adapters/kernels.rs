@@ -1,17 +1,20 @@
-//! The kernel catalog as a port: the default kernel is imported when there is none.
+//! The kernel store as a port: a kernel that is missing is taken from the catalog; the default one is imported.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use banger_core::{ErrorCode, KernelName, nearest};
 use banger_engine::ports::{Failure, Kernels, Progress, ResolvedKernel};
 use banger_kernel::{ImportError, ImportRequest, Kernel, KernelStore, Source, ensure_initrd};
 
-/// The catalog, and what the initramfs is made with.
+use crate::catalogs::Catalogs;
+
+/// The kernels here, and what the initramfs is made with.
 #[derive(Debug)]
 pub(crate) struct LocalKernels {
     pub(crate) store: KernelStore,
+    pub(crate) catalogs: Arc<Catalogs>,
     pub(crate) initrds: PathBuf,
     pub(crate) agent: PathBuf,
     /// One import at a time: the second finds what the first has made.
@@ -25,10 +28,13 @@ impl LocalKernels {
         progress: &dyn Progress,
     ) -> Result<Kernel, Failure> {
         match name {
-            Some(name) => self
-                .store
-                .get(name)
-                .ok_or_else(|| unknown_kernel(&self.store, name)),
+            Some(name) => {
+                if let Some(kernel) = self.store.get(name) {
+                    return Ok(kernel);
+                }
+                let taken = self.catalogs.find_kernel(name, progress)?;
+                taken.ok_or_else(|| unknown_kernel(&self.store, name))
+            }
             None => {
                 let _one = self
                     .importing
@@ -37,11 +43,14 @@ impl LocalKernels {
                 let broken = |error: std::io::Error| {
                     Failure::because(
                         ErrorCode::Internal,
-                        "the kernel catalog cannot be read",
+                        "the kernel store cannot be read",
                         &error,
                     )
                 };
                 if let Some(kernel) = self.store.default_kernel().map_err(broken)? {
+                    return Ok(kernel);
+                }
+                if let Some(kernel) = self.catalogs.take_default_kernel(progress)? {
                     return Ok(kernel);
                 }
                 let request = ImportRequest {

@@ -48,16 +48,15 @@ pub(crate) const KEYS: &[Key] = &[
     value("vm_defaults.vcpu", "from the host"),
     value("vm_defaults.memory_mib", "from the host"),
     value("vm_defaults.disk_size", "8G"),
+    value("catalog.location", "none"),
+    value("catalog.public_key", "none"),
     part("file_sync.host"),
     part("file_sync.guest"),
     part("file_sync.mode"),
 ];
 
 /// Keys of what is to come: refused, with a better word than that they are unknown.
-pub(crate) const LATER: &[(&str, &str)] = &[
-    ("web_listen_addr", "the web page"),
-    ("catalog", "image catalogs"),
-];
+pub(crate) const LATER: &[(&str, &str)] = &[("web_listen_addr", "the web page")];
 
 impl Key {
     /// The variable that goes before the file.

@@ -8,6 +8,7 @@ mod places;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use banger_catalog::{Location, TrustedKey};
 use banger_core::{
     ByteSize, Choice, ImageName, MemoryMib, NetworkPlan, NetworkPlanError, NetworkSettings,
     RootStorage, TimeSpan, VmmKind,
@@ -87,6 +88,28 @@ pub(crate) struct Config {
     pub(crate) disk_reserve: Option<ByteSize>,
     pub(crate) vm_defaults: VmDefaults,
     pub(crate) file_sync: Vec<FileSync>,
+    pub(crate) catalog: CatalogKeys,
+}
+
+/// `[catalog]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct CatalogKeys {
+    pub(crate) location: Option<Location>,
+    pub(crate) public_key: Option<TrustedKey>,
+}
+
+impl CatalogKeys {
+    /// One without the other is of no use.
+    fn check(&self) -> Result<(), &'static str> {
+        match (&self.location, &self.public_key) {
+            (Some(_), None) => Err(
+                "catalog.location needs catalog.public_key: nothing is taken from a catalog whose maker is not known",
+            ),
+            (None, Some(_)) => Err("catalog.public_key needs catalog.location"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// How much is logged.
@@ -224,6 +247,8 @@ fn parse(
         variables.push((key.path, name, given));
     }
     let config: Config = table.try_into().map_err(malformed)?;
+    let checked = config.catalog.check();
+    checked.map_err(|what| wrong(what.to_owned()))?;
     let line = |path: &str| {
         places
             .iter()
@@ -292,6 +317,35 @@ mod tests {
     fn with(text: &str, name: &str, value: &str) -> Result<Loaded, ConfigError> {
         let get = |asked: &str| (asked == name).then(|| value.to_owned());
         parse(Path::new("config.toml"), text, HOME.as_ref(), get)
+    }
+
+    #[test]
+    fn a_catalog_has_a_place_and_a_key() {
+        let key = "RWRCR2pW0tEHpLm8NdmW0r8mWXgkCSBHxvTwWRmtDfuDJp38p+Ol3HKB";
+        let full =
+            format!("[catalog]\nlocation = \"https://images.example/c\"\npublic_key = \"{key}\"");
+        let config = parsed(&full).unwrap();
+        assert_eq!(
+            config.catalog.location.unwrap().to_string(),
+            "https://images.example/c"
+        );
+        assert_eq!(config.catalog.public_key.unwrap().as_str(), key);
+        let without = "[catalog]\nlocation = \"/srv/c\"";
+        let error = parsed(without).unwrap_err().to_string();
+        assert!(error.contains("catalog.public_key"), "{error}");
+        let given = with(without, "BANGER_CATALOG_PUBLIC_KEY", key).unwrap();
+        assert!(given.config.catalog.public_key.is_some());
+        for bad in [
+            "[catalog]\npublic_key = \"RW\"\nlocation = \"/srv\"",
+            "[catalog]\nlocation = \"http://images.example\"",
+            "[catalog]\nlocation = \"c\"",
+            "[catalog]\nlocation = 1",
+            "[catalog]\nlocations = \"/srv\"",
+            "catalog = \"/srv\"",
+            &format!("[catalog]\npublic_key = \"{key}\""),
+        ] {
+            assert!(parsed(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

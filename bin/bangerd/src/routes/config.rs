@@ -52,7 +52,9 @@ fn default(state: &Shared, key: &Key) -> String {
             Ok(plan) => format!("\"{}\"", plan.bridge_ip),
             Err(_) => key.default.to_owned(),
         },
-        "firecracker_bin" | "default_dns" => key.default.to_owned(),
+        "firecracker_bin" | "default_dns" | "catalog.location" | "catalog.public_key" => {
+            key.default.to_owned()
+        }
         _ => written(key.default),
     }
 }

@@ -20,7 +20,7 @@ use crate::state::Shared;
 fn broken(error: std::io::Error) -> Failure {
     Failure::because(
         ErrorCode::Internal,
-        "the kernel catalog cannot be read",
+        "the kernel store cannot be read",
         &error,
     )
 }

@@ -1,5 +1,6 @@
 //! The owner API's routes: each reads its request, asks the engine or a store, and answers.
 
+mod catalog;
 mod change;
 mod config;
 mod connect;
@@ -62,6 +63,9 @@ fn build() -> OpenApiRouter<Shared> {
         .routes(routes!(kernels::list))
         .routes(routes!(kernels::show, kernels::delete))
         .routes(routes!(kernels::import))
+        .routes(routes!(catalog::show))
+        .routes(routes!(catalog::pull_image))
+        .routes(routes!(catalog::pull_kernel))
         .routes(routes!(operations::show, operations::cancel))
         .routes(routes!(operations::events))
 }

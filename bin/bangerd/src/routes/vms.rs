@@ -12,10 +12,11 @@ use banger_engine::CreateVm;
 use banger_engine::ports::{Failure, GuestState};
 use banger_image::Recipe;
 
+use super::catalog::Unwatched;
 use super::operations::{Accepted, accepted};
 use super::problem::{Body, Query};
 use super::{Problem, guest};
-use crate::adapters::{unknown_image, unknown_kernel};
+use crate::adapters::{blocking, unknown_image, unknown_kernel};
 use crate::convert;
 use crate::sizes::{Asked, effective};
 use crate::state::Shared;
@@ -63,7 +64,7 @@ pub(crate) async fn create(
         .image
         .clone()
         .unwrap_or_else(|| state.default_image.clone());
-    known(&state, &image, &request)?;
+    known(&state, &image, &request).await?;
     let vmm = request.vmm.unwrap_or(state.config.vmm);
     let (vmm, storage) = choose(vmm, state.config.storage, &state.host_vmms().await)?;
     (spec.vmm, spec.storage) = (vmm.value, storage.value);
@@ -87,13 +88,17 @@ pub(crate) async fn create(
 }
 
 /// What is asked for exists, or can be made: looked at before anything changes.
-fn known(
+async fn known(
     state: &Shared,
     image: &banger_core::ImageName,
     request: &CreateVmRequest,
 ) -> Result<(), Failure> {
     if state.images.get(image).is_none() && Recipe::load(image).is_err() {
-        return Err(unknown_image(&state.images, image));
+        let (shared, name) = (Shared::clone(state), image.clone());
+        let asked = move || shared.catalogs.with_image(&name, None, &Unwatched);
+        if blocking(asked).await?.is_none() {
+            return Err(unknown_image(&state.images, image));
+        }
     }
     match &request.kernel {
         Some(kernel) if state.kernels.get(kernel).is_none() => {
