@@ -162,6 +162,9 @@ struct World<'a> {
     random: Random,
 }
 
+/// How long somebody to kill is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 const NAMES: [&str; 3] = ["random-a", "random-b", "random-c"];
 
 impl World<'_> {
@@ -184,7 +187,7 @@ impl World<'_> {
         };
         match self.chance.below(12) {
             0 | 1 => self.ends(name)?,
-            2 => self.daemon_dies("between two commands")?,
+            2 => self.daemons_die(),
             3 => self.asked_while_daemons_die(name, ask)?,
             4 => self.asked_at_once(name, ask)?,
             _ => self.asked(name, ask)?,
@@ -352,7 +355,7 @@ impl World<'_> {
             banger.run_to_an_end(&args)
         });
         pause(Duration::from_millis(self.chance.below(2500)));
-        self.daemon_dies("in the middle of a command")?;
+        self.daemons_die();
         let finished = thread.join().expect("a client panicked")?;
         let vms = settled(self.banger)?;
         let now = vms.iter().find(|vm| vm["name"] == name);
@@ -405,7 +408,8 @@ impl World<'_> {
         }
     }
 
-    fn daemon_dies(&mut self, when: &'static str) -> Checked {
+    /// Kills daemon, helper or both. A helper that nobody needs is not there, and stays so.
+    fn daemons_die(&mut self) {
         let (what, programs): (_, &[&str]) = match self.chance.below(4) {
             0 => ("helper killed", &["bangerd-root"]),
             1 => ("both killed", &["bangerd", "bangerd-root"]),
@@ -413,22 +417,16 @@ impl World<'_> {
         };
         self.count(what);
         let start = Instant::now();
-        loop {
+        while start.elapsed() < PATIENCE {
             let pids = programs
                 .iter()
                 .flat_map(|program| running(&self.banger.program(program)));
-            // Counted, as `any` would leave the second alive.
-            if pids
-                .filter(|pid| kill_process(*pid, Signal::KILL).is_ok())
-                .count()
-                > 0
-            {
-                return Ok(());
+            // All of them: `any` would leave the second alive.
+            let killed = pids.filter(|pid| kill_process(*pid, Signal::KILL).is_ok());
+            if killed.count() > 0 {
+                return;
             }
-            if start.elapsed() > REST {
-                return Err(format!("{when}: nobody to kill for {REST:?}"));
-            }
-            // There is none yet, or no more: the next command brings it.
+            // The next command brings them.
             self.banger.run(&["vm", "list"]);
         }
     }
