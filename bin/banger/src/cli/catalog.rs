@@ -12,7 +12,7 @@ use crate::complete;
 pub(crate) enum CatalogCommand {
     /// Put images and kernels of this host into a folder that becomes a catalog.
     #[command(
-        after_help = "Examples:\n  banger image catalog build ./catalog --image debian-bookworm\n  banger image catalog build ./catalog --image mine --kernel generic-6.12\n\nEach image brings the kernel that it asks for, or the default one. What is in the folder already stays,\nunless something of that name is put in anew. `banger image catalog publish` signs it."
+        after_help = "Examples:\n  banger image catalog build ./catalog --image debian-bookworm\n  banger image catalog build ./catalog --image mine --kernel generic-6.12\n\nEach image brings the kernel that it asks for, or the default one. What is there already stays,\nunless something of that name is put in anew. `banger image catalog publish` signs it."
     )]
     Build(CatalogBuildArgs),
     /// Sign a catalog's index, and copy it to the folder that is served.

@@ -93,7 +93,7 @@ pub(crate) enum ImageCommand {
         #[arg(add = ArgValueCandidates::new(complete::images))]
         name: String,
     },
-    /// Pull an image from the catalog, a registry, an OCI layout or an archive; it boots as it is.
+    /// Pull an image from the catalog, a registry, an OCI layout or an archive.
     #[command(
         after_help = "Examples:\n  banger image pull debian-bookworm                   from the catalog, or built where it has none\n  banger image pull debian:trixie                     from docker.io, as `debian-trixie`\n  banger image pull ghcr.io/me/tool:1 --name tool\n  banger image pull oci:./layout:latest               a layout directory\n  banger image pull docker-archive:./saved.tar        what `docker save` wrote\n\nCredentials are those of `docker login` and `podman login`. A bare word is a name in the\ncatalog, with its kernel; banger's own images are built when the catalog does not have them."
     )]
@@ -121,7 +121,10 @@ pub(crate) enum ImageCommand {
         names: Vec<ImageName>,
     },
     /// Make a catalog of images and kernels for others.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  banger image catalog build ./catalog --image debian-bookworm\n  banger image catalog publish ./catalog"
+    )]
     Catalog(CatalogCommand),
     /// Build an image from its recipe.
     #[command(

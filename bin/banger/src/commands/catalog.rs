@@ -410,3 +410,28 @@ impl Watch for Steps {
         self.cancelled.load(Ordering::Acquire)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documented::assert_documented;
+
+    #[test]
+    fn the_json_is_the_documented_one() {
+        let built = Built {
+            folder: "./catalog".into(),
+            images: vec!["debian-bookworm".into()],
+            kernels: vec!["6.1".into()],
+            size: 1,
+        };
+        assert_documented("built", &serde_json::to_value(built).unwrap());
+        let published = Published {
+            folder: "/srv".into(),
+            public_key: "RW".into(),
+            images: 1,
+            kernels: 1,
+            size: 1,
+        };
+        assert_documented("published", &serde_json::to_value(published).unwrap());
+    }
+}

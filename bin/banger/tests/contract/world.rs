@@ -1,11 +1,12 @@
 //! A host with a few VMs, the same each time.
 
 use banger_api::{
-    ApiError, Check, CheckResult, ConfigEntry, ConfigOrigin, ConfigView, DaemonStatus, Deleted,
-    DiskFigures, Doctor, EffectiveDefault, FileSystemFigures, GuestFigures, HostFigures, Image,
-    ImageList, ImageRunConfig, Kernel, KernelList, Operation, OperationEvent, OperationKind,
-    OperationState, Port, PortList, PortProtocol, Readiness, RootFill, SpecLine, SshAccess, Stage,
-    StageState, StatsList, UnpulledList, UnpulledWorkspace, Vm, VmList, VmPaths, VmStats,
+    ApiError, Availability, AvailableImage, AvailableKernel, CatalogView, Check, CheckResult,
+    ConfigEntry, ConfigOrigin, ConfigView, DaemonStatus, Deleted, DiskFigures, Doctor,
+    EffectiveDefault, FileSystemFigures, GuestFigures, HostFigures, Image, ImageList,
+    ImageRunConfig, Kernel, KernelList, Operation, OperationEvent, OperationKind, OperationState,
+    Port, PortList, PortProtocol, Readiness, RootFill, SpecLine, SshAccess, Stage, StageState,
+    StatsList, UnpulledList, UnpulledWorkspace, Vm, VmList, VmPaths, VmStats,
 };
 use banger_core::{ByteSize, ErrorCode, MemoryMib, SpecOrigin};
 
@@ -236,6 +237,8 @@ fn images() -> [Image; 3] {
         changed: None,
         created_at: text("2026-11-01T07:00:00Z"),
         contents: vec![text("systemd 252"), text("docker 20.10.24")],
+        catalog: some("https://images.example/banger"),
+        ready: vec![text("ssh.service")],
     };
     let mine = Image {
         name: text("mine"),
@@ -248,6 +251,8 @@ fn images() -> [Image; 3] {
         stale: false,
         changed: some("/srv/images/mine.ext4"),
         contents: vec![],
+        catalog: None,
+        ready: vec![],
         ..built.clone()
     };
     let tool = Image {
@@ -274,6 +279,42 @@ fn images() -> [Image; 3] {
     [built, mine, tool]
 }
 
+fn catalog() -> CatalogView {
+    let image = AvailableImage {
+        name: text("debian-bookworm"),
+        digest: "5f2c".repeat(16),
+        created_at: text("2026-11-01T07:00:00Z"),
+        download: 300 * MIB,
+        size: 8 * GIB,
+        kernel: some("generic-6.12"),
+        contents: vec![text("systemd 252")],
+        state: Availability::Present,
+    };
+    let kernel = AvailableKernel {
+        name: text("generic-6.12"),
+        release: text("6.12.9"),
+        digest: "c0de".repeat(16),
+        source: text("/srv/vmlinux"),
+        created_at: text("2026-11-01T06:00:00Z"),
+        download: 14 * MIB,
+        state: Availability::Other,
+    };
+    CatalogView {
+        location: text("https://images.example/banger"),
+        created_at: text("2026-11-02T06:00:00Z"),
+        images: vec![
+            image.clone(),
+            AvailableImage {
+                name: text("small"),
+                kernel: None,
+                state: Availability::Absent,
+                ..image
+            },
+        ],
+        kernels: vec![kernel],
+    }
+}
+
 fn kernels() -> [Kernel; 2] {
     let cloud = Kernel {
         name: text("debian-cloud"),
@@ -282,6 +323,8 @@ fn kernels() -> [Kernel; 2] {
         source: text("linux-image-cloud-amd64"),
         vmlinux: text("/home/ann/.local/state/banger/kernels/debian-cloud/vmlinux"),
         modules: some("/home/ann/.local/state/banger/kernels/debian-cloud/modules.ext4"),
+        segment: text("/home/ann/.local/state/banger/kernels/debian-cloud/initrd-kernel.cpio"),
+        initrd: None,
         default: true,
         created_at: text("2026-11-01T06:00:00Z"),
     };
@@ -576,10 +619,23 @@ fn the_rest(answers: &mut Answers) {
             OperationKind::ImportKernel,
             "generic-6.12",
         ),
+        (
+            45,
+            "catalog/kernels/generic-6.12",
+            OperationKind::ImportKernel,
+            "generic-6.12",
+        ),
+        (
+            46,
+            "catalog/images/debian-bookworm",
+            OperationKind::PullImage,
+            "debian-bookworm",
+        ),
     ] {
         let begun = operation(answers, number, kind, subject);
         answers.status(&format!("POST /v1/{route}"), 202, &begun);
     }
+    answers.ok("GET /v1/catalog", &catalog());
     let deleted = |name: &str| Deleted {
         name: text(name),
         freed: 12 * MIB,

@@ -308,6 +308,8 @@ mod tests {
     use super::*;
 
     const HOME: &str = "/home/me";
+    /// A public key of minisign's.
+    const KEY: &str = "RWRCR2pW0tEHpLm8NdmW0r8mWXgkCSBHxvTwWRmtDfuDJp38p+Ol3HKB";
 
     fn parsed(text: &str) -> Result<Config, ConfigError> {
         parse(Path::new("config.toml"), text, HOME.as_ref(), |_| None).map(|loaded| loaded.config)
@@ -321,19 +323,18 @@ mod tests {
 
     #[test]
     fn a_catalog_has_a_place_and_a_key() {
-        let key = "RWRCR2pW0tEHpLm8NdmW0r8mWXgkCSBHxvTwWRmtDfuDJp38p+Ol3HKB";
         let full =
-            format!("[catalog]\nlocation = \"https://images.example/c\"\npublic_key = \"{key}\"");
+            format!("[catalog]\nlocation = \"https://images.example/c\"\npublic_key = \"{KEY}\"");
         let config = parsed(&full).unwrap();
         assert_eq!(
             config.catalog.location.unwrap().to_string(),
             "https://images.example/c"
         );
-        assert_eq!(config.catalog.public_key.unwrap().as_str(), key);
+        assert_eq!(config.catalog.public_key.unwrap().as_str(), KEY);
         let without = "[catalog]\nlocation = \"/srv/c\"";
         let error = parsed(without).unwrap_err().to_string();
         assert!(error.contains("catalog.public_key"), "{error}");
-        let given = with(without, "BANGER_CATALOG_PUBLIC_KEY", key).unwrap();
+        let given = with(without, "BANGER_CATALOG_PUBLIC_KEY", KEY).unwrap();
         assert!(given.config.catalog.public_key.is_some());
         for bad in [
             "[catalog]\npublic_key = \"RW\"\nlocation = \"/srv\"",
@@ -342,7 +343,7 @@ mod tests {
             "[catalog]\nlocation = 1",
             "[catalog]\nlocations = \"/srv\"",
             "catalog = \"/srv\"",
-            &format!("[catalog]\npublic_key = \"{key}\""),
+            &format!("[catalog]\npublic_key = \"{KEY}\""),
         ] {
             assert!(parsed(bad).is_err(), "{bad}");
         }
@@ -500,11 +501,19 @@ mod tests {
             ("vm_defaults.vcpu", "1"),
             ("vm_defaults.memory_mib", "512"),
             ("vm_defaults.disk_size", "16G"),
+            ("catalog.location", "/srv/catalog"),
+            ("catalog.public_key", KEY),
         ];
         for key in KEYS.iter().filter(|key| key.is_value) {
             let example = examples.iter().find(|(path, _)| *path == key.path);
             let (_, value) = example.unwrap_or_else(|| panic!("{} has no example", key.path));
-            let loaded = with("", &key.variable().unwrap(), value).unwrap();
+            // One of these says nothing without the other.
+            let rest = match key.path {
+                "catalog.location" => format!("[catalog]\npublic_key = \"{KEY}\""),
+                "catalog.public_key" => "[catalog]\nlocation = \"/srv\"".to_owned(),
+                _ => String::new(),
+            };
+            let loaded = with(&rest, &key.variable().unwrap(), value).unwrap();
             assert_ne!(loaded.config, Config::default(), "{}", key.path);
         }
     }
