@@ -27,13 +27,13 @@ fn parts(document: &str) -> Vec<Part> {
         if line.starts_with("```") {
             inside = line == "```console";
         } else if inside {
-            match (line.strip_prefix("$ "), parts.last_mut()) {
-                (Some(command), _) => {
-                    let (line, shown) = (command.to_owned(), String::new());
-                    parts.push(Part::Step(Step { line, shown }));
-                }
-                (None, Some(Part::Step(step))) => step.shown += &format!("{line}\n"),
-                (None, _) => panic!("`{line}` belongs to no command"),
+            if let Some(command) = line.strip_prefix("$ ") {
+                let (line, shown) = (command.to_owned(), String::new());
+                parts.push(Part::Step(Step { line, shown }));
+            } else if let Some(Part::Step(step)) = parts.last_mut() {
+                step.shown += &format!("{line}\n");
+            } else {
+                panic!("`{line}` belongs to no command");
             }
             continue;
         }
@@ -102,7 +102,8 @@ fn the_tour_can_be_taken() {
         if finished.code != 0 {
             said += &format!("(exit code {})\n", finished.code);
         }
-        if gist(&said) != gist(&shown) {
+        // Nothing is shown below a line that was not recorded yet.
+        if !shown.is_empty() && gist(&said) != gist(&shown) {
             wrong.push(format!("$ {line}\n{said}instead of\n{shown}"));
         }
         written += &format!("$ {line}\n{}\n", said.trim());
