@@ -1,0 +1,179 @@
+//! What is brought into a guest, or out of it, while daemon, client, guest or VMM end in the middle of it: it is
+//! said, the same command said again brings it whole, and nothing half-done is taken for whole.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use banger_e2e::{Banger, Client, Vm, until};
+use rustix::process::Signal;
+use sha2::{Digest, Sha256};
+
+/// Bytes that nothing compresses, the same each time.
+fn noise(size: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let word = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    word.flatten().take(size).collect()
+}
+
+fn digest(bytes: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(bytes))
+}
+
+fn git(at: &Path, args: &[&str]) -> String {
+    let mut command = Command::new("git");
+    command.arg("-C").arg(at).args(args);
+    for who in ["AUTHOR", "COMMITTER"] {
+        command.env(format!("GIT_{who}_NAME"), "Ann");
+        command.env(format!("GIT_{who}_EMAIL"), "ann@example.com");
+    }
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "git {args:?}: {said}");
+    String::from_utf8_lossy(&output.stdout)
+        .trim_end()
+        .to_owned()
+}
+
+/// A repository that takes a while: some large files, many small ones.
+fn repository() -> tempfile::TempDir {
+    let place = tempfile::tempdir().unwrap();
+    let repo = place.path();
+    git(repo, &["init", "-q", "-b", "main"]);
+    for number in 0..4 {
+        fs::write(
+            repo.join(format!("large-{number}")),
+            noise(24 << 20, number + 1),
+        )
+        .unwrap();
+    }
+    for number in 0..1500 {
+        let folder = repo.join(format!("d{}", number % 30));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(
+            folder.join(format!("f{number}")),
+            format!("file {number}\n"),
+        )
+        .unwrap();
+    }
+    git(repo, &["add", "-A"]);
+    git(repo, &["commit", "-qm", "first"]);
+    place
+}
+
+/// How something ends in the middle of a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Daemon,
+    Client,
+    Stop,
+    Vmm,
+}
+
+/// Starts the command, waits until bytes of it are in the guest, has something end, and gives how the command ended.
+fn cut(banger: &Banger, vm: &Vm, args: &[&str], begun: &str, end: End) -> i32 {
+    let client = Client::start(banger, args);
+    let is_begun = || vm.exec(&["sh", "-c", begun]).code == 0;
+    until("the transfer has begun", Duration::from_secs(60), is_begun);
+    match end {
+        End::Daemon => banger.kill_daemon(),
+        End::Client => client.signal(Signal::KILL),
+        End::Stop => drop(banger.ok(&["vm", "stop", "--grace", "20", &vm.name])),
+        End::Vmm => drop(banger.ok(&["vm", "kill", &vm.name])),
+    }
+    let start = Instant::now();
+    let finished = client.end();
+    assert!(
+        start.elapsed() < Duration::from_secs(60),
+        "{end:?}: it hangs"
+    );
+    assert!(
+        !finished.stderr.contains("panicked"),
+        "{end:?}: {}",
+        finished.stderr
+    );
+    if finished.code != 0 && end != End::Client {
+        assert!(
+            finished.stderr.contains("error"),
+            "{end:?}: {}",
+            finished.stderr
+        );
+    }
+    if vm.phase() != "running" {
+        banger.ok(&["vm", "start", "--wait", "reachable", &vm.name]);
+    }
+    finished.code
+}
+
+#[test]
+fn a_checkout_that_is_cut_off_is_whole_when_it_is_sent_again() {
+    let banger = Banger::from_env();
+    let place = repository();
+    let path = place.path().to_str().unwrap();
+    let head = git(place.path(), &["rev-parse", "HEAD"]);
+    let vm = banger.vm(&["--wait", "reachable"]);
+    for end in [End::Daemon, End::Client, End::Stop, End::Vmm] {
+        vm.sh("rm -rf /root/repo; sync");
+        let prepare = ["vm", "workspace", "prepare", &vm.name, path];
+        let begun = "test -d /root/repo && test $(du -sk /root/repo | cut -f1) -gt 2000";
+        let code = cut(&banger, &vm, &prepare, begun, end);
+        let again = banger.run(&prepare);
+        assert_eq!(again.code, 0, "{end:?} ({code}): {}", again.stderr);
+        let state = vm.sh(
+            "cd /root/repo && git fsck --strict --no-dangling 2>&1 && git status --porcelain && git rev-parse HEAD",
+        );
+        assert_eq!(state, head, "{end:?}");
+        let left = vm.sh("find /root -name '*.banger-part*' -o -name '.banger-tmp*'");
+        assert_eq!(left, "", "{end:?}");
+    }
+    // The user's own side was only read.
+    assert_eq!(git(place.path(), &["status", "--porcelain"]), "");
+    git(place.path(), &["fsck", "--strict", "--no-dangling"]);
+}
+
+#[test]
+fn a_file_that_is_cut_off_is_the_old_one_or_none_until_it_is_whole() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(&[
+        "--wait",
+        "reachable",
+        "--image",
+        "debian-minimal",
+        "--memory",
+        "256",
+    ]);
+    let place = tempfile::tempdir().unwrap();
+    let (old, new) = (noise(1 << 20, 7), noise(160 << 20, 8));
+    let (file, sum) = (place.path().join("file"), digest(&new));
+    fs::write(&file, &new).unwrap();
+    let to = format!("{}:/root/file", vm.name);
+    let small = place.path().join("old");
+    fs::write(&small, &old).unwrap();
+    for end in [End::Daemon, End::Client, End::Stop, End::Vmm] {
+        banger.ok(&["vm", "cp", small.to_str().unwrap(), &to]);
+        vm.sh("sync");
+        let copy = ["vm", "cp", file.to_str().unwrap(), &to];
+        let begun = "for f in /root/.banger-part* /root/file; do test -e $f && test $(stat -c %s $f) -gt 2000000 && exit 0; done; exit 1";
+        let code = cut(&banger, &vm, &copy, begun, end);
+        let there = vm.sh("sha256sum /root/file");
+        let is = |bytes: &str| there.starts_with(bytes);
+        assert!(
+            is(&sum) || (code != 0 && is(&digest(&old))),
+            "{end:?} ({code}): half a file under its name"
+        );
+        banger.ok(&copy);
+        assert!(vm.sh("sha256sum /root/file").starts_with(&sum), "{end:?}");
+        assert_eq!(
+            vm.sh("ls -A /root | grep banger-part || true"),
+            "",
+            "{end:?}"
+        );
+    }
+}
