@@ -1,6 +1,5 @@
 //! `docs/tour.md`: its command lines are run, and each still ends as it is shown there. `BANGER_UPDATE=1` writes what
 //! they print now below them.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::path::Path;
