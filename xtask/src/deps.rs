@@ -94,7 +94,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "banger-store",
         ],
     ),
-    ("banger-host-vm", &[]),
+    ("banger-host-vm", &["banger-vmm"]),
     ("xtask", &[]),
 ];
 
