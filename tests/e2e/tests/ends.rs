@@ -11,8 +11,17 @@ const PATIENCE: Duration = Duration::from_secs(120);
 fn keep_busy(banger: &Banger, vm: &Vm) {
     let stubborn = "trap '' TERM HUP INT; cd /root; exec 9>>/root/busy; while :; do date >&9; sleep 0.05; done";
     let session = [
-        "vm", "session", "start", &vm.name, "--name", "busy", "--cwd", "/root",
+        "vm",
+        "session",
+        "start",
+        &vm.name,
+        "--replace",
+        "--name",
+        "busy",
+        "--cwd",
+        "/root",
     ];
+    vm.sh("rm -f /root/busy");
     banger.ok(&[&session[..], &["--", "sh", "-c", stubborn]].concat());
     vm.sh("cd /root && setsid sh -c 'trap \"\" TERM HUP; while :; do sleep 1; done' >/dev/null 2>&1 </dev/null &");
     until("it writes", PATIENCE, || {
