@@ -7,6 +7,7 @@ use banger_store::Store;
 use serde_json::Value;
 
 use crate::Banger;
+use crate::links::links;
 use crate::processes::{command_lines, pause};
 
 /// How long the world may take to come to rest.
@@ -50,9 +51,7 @@ pub(crate) fn aftermath(banger: &Banger, vms: &[Value]) -> Vec<String> {
 
 fn leaks(banger: &Banger, ids: &[&str]) -> Vec<String> {
     let mut left = vec![];
-    let links = fs::read_dir("/sys/class/net").expect("the links").flatten();
-    let links = links.map(|link| link.file_name().to_string_lossy().into_owned());
-    for link in links.filter(|link| link.starts_with("bgr")) {
+    for link in links().iter().filter(|link| link.starts_with("bgr")) {
         left.push(format!("the link {link} is left behind"));
     }
     let folders = fs::read_dir(banger.state_dir().join("vms")).expect("the folders");

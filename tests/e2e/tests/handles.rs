@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use banger_e2e::{Banger, SMALL, Vm, until};
+use banger_e2e::{Banger, SMALL, Vm, links, until};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -143,9 +143,8 @@ fn the_database_holds_neither_process_ids_nor_names_of_devices() {
     let vm = banger.vm(SMALL);
     let shown = vm.show();
     let id = shown["id"].as_str().unwrap();
-    let links = fs::read_dir("/sys/class/net").unwrap();
-    let names = links.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let taps: Vec<String> = names.filter(|name| name.contains(&id[..8])).collect();
+    let mut taps = links();
+    taps.retain(|name| name.contains(&id[..8]));
     assert_eq!(taps.len(), 1, "the VM's tap");
     let mut bytes = vec![];
     for name in ["banger.db", "banger.db-wal"] {
