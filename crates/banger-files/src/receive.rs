@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use banger_guest_proto::{Entry, EntryKind, FileTime, FilesDone, Record, RelPath};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
@@ -53,8 +54,8 @@ pub enum ReceiveError {
 struct Open {
     file: File,
     path: RelPath,
-    /// It replaces what has its name, when it is whole.
-    replaces: bool,
+    /// Where it is until it is whole.
+    place: Place,
     mode: u16,
     mtime: FileTime,
     linked: bool,
@@ -80,8 +81,47 @@ pub struct Receiver {
     done: FilesDone,
 }
 
-/// The name of a file that is not whole yet.
-const TEMPORARY: &str = ".banger-part";
+/// Where a file is that is not whole yet. Nobody else is in its way: what somebody began before, or begins at the
+/// same time, has another one.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// At its name, which nothing had.
+    Own,
+    /// Nowhere (`O_TMPFILE`, open(2)): it goes with the last descriptor. It replaces what has its name.
+    Nowhere,
+    /// Beside what it replaces, where a file system cannot do without a name.
+    Beside(PathBuf),
+}
+
+/// Of a file that is not whole yet, or just become so.
+fn temporary() -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!(".banger-part-{}-{number}", std::process::id()).into()
+}
+
+/// The path by which a descriptor can be given a name (open(2), `O_TMPFILE`).
+fn path_of(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
+/// Opens a file that will replace another one.
+fn open_anew(
+    folder: BorrowedFd<'_>,
+    flags: OFlags,
+    mode: Mode,
+) -> rustix::io::Result<(OwnedFd, Place)> {
+    let unnamed = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+    if let Ok(file) = rustix::fs::openat(folder, ".", unnamed, mode) {
+        let file = File::from(file);
+        if path_of(&file).symlink_metadata().is_ok() {
+            return Ok((file.into(), Place::Nowhere));
+        }
+    }
+    let name = temporary();
+    let file = rustix::fs::openat(folder, &name, flags, mode)?;
+    Ok((file, Place::Beside(name)))
+}
 
 fn name_of(name: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(name))
@@ -288,23 +328,18 @@ impl Receiver {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let at_first = Mode::from_raw_mode((mode & 0o777 | 0o200).into());
-        let (file, replaces) = match rustix::fs::openat(folder, name, flags, at_first) {
-            Ok(file) => (file, false),
+        let (file, place) = match rustix::fs::openat(folder, name, flags, at_first) {
+            Ok(file) => (file, Place::Own),
             Err(Errno::EXIST) => {
                 clear(folder, name, exact, false)?;
-                let temporary = Path::new(TEMPORARY);
-                let _ = rustix::fs::unlinkat(folder, temporary, AtFlags::empty());
-                (
-                    rustix::fs::openat(folder, temporary, flags, at_first)?,
-                    true,
-                )
+                open_anew(folder.as_fd(), flags, at_first)?
             }
             Err(error) => return Err(error),
         };
         self.open = Some(Open {
             file: file.into(),
             path: path.clone(),
-            replaces,
+            place,
             mode,
             mtime,
             linked,
@@ -358,13 +393,24 @@ impl Receiver {
     }
 
     fn discard(&mut self, open: &Open) {
-        if let Ok((folder, name)) = self.place(&open.path) {
-            let name = if open.replaces {
-                Path::new(TEMPORARY)
-            } else {
-                name
-            };
-            let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
+        let Ok((folder, name)) = self.place(&open.path) else {
+            return;
+        };
+        match &open.place {
+            Place::Nowhere => {}
+            Place::Beside(temporary) => {
+                let _ = rustix::fs::unlinkat(folder, temporary, AtFlags::empty());
+            }
+            // Somebody else may have put another one in its place meanwhile.
+            Place::Own => {
+                let there = beneath::stat(folder.as_fd(), name);
+                let ours = rustix::fs::fstat(&open.file);
+                if let (Ok(there), Ok(ours)) = (there, ours)
+                    && (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+                {
+                    let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
+                }
+            }
         }
     }
 
@@ -396,9 +442,20 @@ impl Receiver {
             self.linked
                 .insert(open.path.clone(), (stat.st_dev, stat.st_ino));
         }
-        if open.replaces {
-            let (folder, name) = self.place(&open.path)?;
-            rustix::fs::renameat(folder, Path::new(TEMPORARY), folder, name)?;
+        let (folder, name) = self.place(&open.path)?;
+        match &open.place {
+            Place::Own => {}
+            Place::Beside(temporary) => rustix::fs::renameat(folder, temporary, folder, name)?,
+            Place::Nowhere => {
+                let (from, temporary) = (path_of(&open.file), temporary());
+                let follow = AtFlags::SYMLINK_FOLLOW;
+                rustix::fs::linkat(rustix::fs::CWD, &from, folder, &temporary, follow)?;
+                let renamed = rustix::fs::renameat(folder, &temporary, folder, name);
+                if renamed.is_err() {
+                    let _ = rustix::fs::unlinkat(folder, &temporary, AtFlags::empty());
+                }
+                renamed?;
+            }
         }
         Ok(())
     }
