@@ -60,14 +60,14 @@ fn assert_clean(banger: &Banger, vm: &Vm, what: &str) {
 }
 
 #[test]
-fn a_stop_and_a_poweroff_from_inside_are_clean_though_somebody_is_busy() {
+fn a_stop_is_clean_though_somebody_is_busy_and_so_is_a_poweroff_from_inside() {
     let banger = Banger::from_env();
     let vm = banger.vm(&[]);
     vm.sh("mkdir -p /var/log/journal && systemctl restart systemd-journald && journalctl --flush");
     for (what, busy, inside) in [
         ("vm stop", false, false),
         ("vm stop, busy", true, false),
-        ("poweroff, busy", true, true),
+        ("poweroff", false, true),
     ] {
         if busy {
             keep_busy(&banger, &vm);
