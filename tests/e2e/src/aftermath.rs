@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::Banger;
 use crate::links::links;
-use crate::processes::{command_lines, pause};
+use crate::processes::{command_lines, lineage, pause};
 
 /// How long the world may take to come to rest.
 pub(crate) const REST: Duration = Duration::from_secs(120);
@@ -58,15 +58,12 @@ fn leaks(banger: &Banger, ids: &[&str]) -> Vec<String> {
     for folder in folders.flatten() {
         left.push(format!("{} is left behind", folder.path().display()));
     }
-    // The daemon's programs have names of their own; this one may lie beside them.
-    let programs = ["bangerd", "bangerd-root", "banger-vhost-vsock"].map(|it| banger.program(it));
+    // Anything that names a program under test, but whoever runs this, told where the programs are.
+    let bin = banger.program("").to_string_lossy().into_owned();
+    let lineage = lineage();
     for (pid, line) in command_lines() {
-        let begins = |program: &std::path::PathBuf| {
-            line.split(' ')
-                .next()
-                .is_some_and(|first| program.as_os_str() == first)
-        };
-        if programs.iter().any(begins) || ids.iter().any(|id| line.contains(id)) {
+        let is_under_test = line.contains(&bin) && !lineage.contains(&pid);
+        if is_under_test || ids.iter().any(|id| line.contains(id)) {
             left.push(format!("process {pid} is left behind: {line}"));
         }
     }

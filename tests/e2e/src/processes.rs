@@ -1,13 +1,13 @@
 //! The machine's processes, and time.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// The processes of that program, when it is the file of this build.
-pub(crate) fn running(program: &Path) -> Vec<Pid> {
+fn running(program: &Path) -> Vec<Pid> {
     let mut found = vec![];
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry
@@ -22,6 +22,15 @@ pub(crate) fn running(program: &Path) -> Vec<Pid> {
     found
 }
 
+/// Kills every process of these programs; true when there was one.
+pub(crate) fn kill_all(programs: &[PathBuf]) -> bool {
+    let pids = programs.iter().flat_map(|program| running(program));
+    // Counted: `any` would leave the rest alive.
+    pids.filter(|pid| kill_process(*pid, Signal::KILL).is_ok())
+        .count()
+        > 0
+}
+
 /// Ids and command lines of all.
 pub(crate) fn command_lines() -> Vec<(String, String)> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -31,6 +40,16 @@ pub(crate) fn command_lines() -> Vec<(String, String)> {
         Some((entry.file_name().to_string_lossy().into_owned(), line))
     };
     entries.filter_map(line).collect()
+}
+
+/// The ids of this process and of those that it descends from.
+pub(crate) fn lineage() -> Vec<String> {
+    let parent = |pid: &String| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        line.map(|pid| pid.trim().to_owned())
+    };
+    std::iter::successors(Some(std::process::id().to_string()), parent).collect()
 }
 
 /// Waits that long: of something that is random by design, not for something to happen.

@@ -3,6 +3,7 @@
 //! this one asks whether the model is right.
 
 use std::collections::BTreeMap;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use banger_core::{Answer, ErrorCode, Phase, Situation, Verb, VmmState, answer};
@@ -11,7 +12,7 @@ use serde_json::Value;
 
 use crate::aftermath::{REST, aftermath, settled};
 use crate::chance::Chance;
-use crate::processes::{pause, running};
+use crate::processes::{kill_all, pause};
 use crate::{Banger, Finished, SMALL};
 
 /// How it went.
@@ -227,11 +228,14 @@ impl World<'_> {
         args
     }
 
-    fn run(&mut self, name: &str, ask: Ask) -> Result<Finished, String> {
-        self.count(ask.title());
+    /// Asks it beside whatever else goes on.
+    fn begin(&self, name: &str, ask: Ask) -> JoinHandle<Result<Finished, String>> {
         let args = self.args(name, ask);
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        self.banger.run_to_an_end(&args)
+        let banger = self.banger.clone();
+        std::thread::spawn(move || {
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            banger.run_to_an_end(&args)
+        })
     }
 
     /// What must come of it, by the table of phases and verbs.
@@ -252,8 +256,21 @@ impl World<'_> {
 
     /// One thing, waited for.
     fn asked(&mut self, name: &'static str, ask: Ask) -> Checked {
+        self.count(ask.title());
         let expected = self.answer(name, ask);
-        let finished = self.run(name, ask)?;
+        let asked = self.begin(name, ask);
+        self.answered(name, ask, expected, asked)
+    }
+
+    /// Waits for the answer, which must be the expected one.
+    fn answered(
+        &mut self,
+        name: &'static str,
+        ask: Ask,
+        expected: Answer,
+        asked: JoinHandle<Result<Finished, String>>,
+    ) -> Checked {
+        let finished = asked.join().expect("a client panicked")?;
         let is = match (expected, finished.code) {
             (Answer::Does | Answer::Nothing, 0) => true,
             (Answer::Refused(code), 1..) => finished.error_code() == code.as_str(),
@@ -317,27 +334,13 @@ impl World<'_> {
                 true => ask,
                 false => self.pick(&Ask::ALL),
             };
-            let args = self.args(name, ask);
-            let banger = self.banger.clone();
-            let thread = std::thread::spawn(move || {
-                let args: Vec<&str> = args.iter().map(String::as_str).collect();
-                banger.run_to_an_end(&args)
-            });
-            running.push((name, ask, self.answer(name, ask), thread));
+            running.push((name, ask, self.answer(name, ask), self.begin(name, ask)));
         }
-        let mut problems = vec![];
-        for (name, ask, expected, thread) in running {
-            let finished = thread.join().expect("a client panicked")?;
-            match (expected, finished.code) {
-                (Answer::Does, 0) => self.done(name, ask),
-                (Answer::Nothing, 0) => {}
-                (Answer::Refused(code), 1..) if finished.error_code() == code.as_str() => {}
-                _ => problems.push(format!(
-                    "{ask:?} of {name} beside others: expected {expected:?}, got {} {}",
-                    finished.code, finished.stderr
-                )),
-            }
-        }
+        let answered = running
+            .into_iter()
+            .map(|(name, ask, expected, asked)| self.answered(name, ask, expected, asked));
+        // All are waited for.
+        let problems: Vec<String> = answered.filter_map(Checked::err).collect();
         match problems.is_empty() {
             true => Ok(()),
             false => Err(problems.join("; ")),
@@ -348,15 +351,10 @@ impl World<'_> {
     /// failed; nothing is lost.
     fn asked_while_daemons_die(&mut self, name: &'static str, ask: Ask) -> Checked {
         self.count("killed in the middle");
-        let args = self.args(name, ask);
-        let banger = self.banger.clone();
-        let thread = std::thread::spawn(move || {
-            let args: Vec<&str> = args.iter().map(String::as_str).collect();
-            banger.run_to_an_end(&args)
-        });
+        let asked = self.begin(name, ask);
         pause(Duration::from_millis(self.chance.below(2500)));
         self.daemons_die();
-        let finished = thread.join().expect("a client panicked")?;
+        let finished = asked.join().expect("a client panicked")?;
         let vms = settled(self.banger)?;
         let now = vms.iter().find(|vm| vm["name"] == name);
         let before = self.known.remove(name);
@@ -416,16 +414,10 @@ impl World<'_> {
             _ => ("daemon killed", &["bangerd"]),
         };
         self.count(what);
+        let programs = programs.iter().map(|program| self.banger.program(program));
+        let programs: Vec<_> = programs.collect();
         let start = Instant::now();
-        while start.elapsed() < PATIENCE {
-            let pids = programs
-                .iter()
-                .flat_map(|program| running(&self.banger.program(program)));
-            // All of them: `any` would leave the second alive.
-            let killed = pids.filter(|pid| kill_process(*pid, Signal::KILL).is_ok());
-            if killed.count() > 0 {
-                return;
-            }
+        while !kill_all(&programs) && start.elapsed() < PATIENCE {
             // The next command brings them.
             self.banger.run(&["vm", "list"]);
         }
@@ -473,9 +465,7 @@ impl World<'_> {
             let now = shown["phase"].as_str().and_then(Phase::from_word);
             let again = now == Some(phase)
                 && (phase != Phase::Running
-                    || self
-                        .boot_id(name)
-                        .is_some_and(|boot| Some(boot) != known.boot));
+                    || boot_id(self.banger, name).is_some_and(|boot| Some(boot) != known.boot));
             if again {
                 break;
             }
@@ -493,39 +483,24 @@ impl World<'_> {
         Ok(())
     }
 
-    fn boot_id(&self, name: &str) -> Option<String> {
-        let line = [
-            "vm",
-            "exec",
-            name,
-            "--",
-            "cat",
-            "/proc/sys/kernel/random/boot_id",
-        ];
-        let asked = self.banger.run(&line);
-        (asked.code == 0).then(|| asked.stdout.trim().to_owned())
-    }
-
     /// What is there is what the model has: no VM more or less, each in its phase, with its sizes, in the boot
     /// that it was in, with what was written.
     fn check_all(&mut self) -> Checked {
         let vms = settled(self.banger)?;
-        let known: Vec<&str> = self.known.keys().copied().collect();
+        let known: Vec<&'static str> = self.known.keys().copied().collect();
         let mut found: Vec<&str> = vms.iter().filter_map(|vm| vm["name"].as_str()).collect();
         found.sort_unstable();
         if found != known {
             return Err(format!("there are {found:?}, not {known:?}"));
         }
-        for name in known.iter().copied().map(str::to_owned).collect::<Vec<_>>() {
-            let vm = vms.iter().find(|vm| vm["name"] == name.as_str());
-            self.check(&name, vm.unwrap_or(&Value::Null))?;
+        for name in known {
+            let vm = vms.iter().find(|vm| vm["name"] == name);
+            self.check(name, vm.unwrap_or(&Value::Null))?;
         }
         Ok(())
     }
 
     fn check(&mut self, name: &str, vm: &Value) -> Checked {
-        let boot = self.boot_id(name);
-        let marks = ["vm", "exec", name, "--", "cat", "/root/mark", "/mark"];
         let Some(known) = self.known.get_mut(name) else {
             return Ok(());
         };
@@ -539,7 +514,7 @@ impl World<'_> {
         if known.phase != Phase::Running {
             return Ok(());
         }
-        let Some(boot) = boot else {
+        let Some(boot) = boot_id(self.banger, name) else {
             return Err(format!("{name} runs and does not answer: {vm}"));
         };
         let before = known.boot.get_or_insert_with(|| boot.clone());
@@ -547,6 +522,7 @@ impl World<'_> {
             return Err(format!("{name} has booted without being told to"));
         }
         if let Some(mark) = &known.mark {
+            let marks = ["vm", "exec", name, "--", "cat", "/root/mark", "/mark"];
             let read = self.banger.run(&marks);
             if read.stdout != format!("{mark}\n{mark}\n") {
                 let said = (read.stdout, read.stderr);
@@ -555,4 +531,11 @@ impl World<'_> {
         }
         Ok(())
     }
+}
+
+/// Which boot of its guest this is, when it answers.
+fn boot_id(banger: &Banger, name: &str) -> Option<String> {
+    let file = "/proc/sys/kernel/random/boot_id";
+    let asked = banger.run(&["vm", "exec", name, "--", "cat", file]);
+    (asked.code == 0).then(|| asked.stdout.trim().to_owned())
 }

@@ -7,12 +7,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
 use crate::aftermath::{REST, aftermath, settled};
 use crate::chance::Chance;
-use crate::processes::{pause, running};
+use crate::processes::{kill_all, pause};
 use crate::{Banger, Finished, SMALL};
 
 /// How it went.
@@ -130,14 +129,12 @@ impl World<'_> {
                 1 => ("both", &["bangerd", "bangerd-root"]),
                 _ => ("daemon", &["bangerd"]),
             };
+            let programs = programs.iter().map(|program| self.banger.program(program));
+            let programs: Vec<_> = programs.collect();
             let start = Instant::now();
             let mut killed = false;
             while !killed && start.elapsed() < REST {
-                for program in programs {
-                    for pid in running(&self.banger.program(program)) {
-                        killed |= kill_process(pid, Signal::KILL).is_ok();
-                    }
-                }
+                killed = kill_all(&programs);
                 if !killed {
                     pause(Duration::from_millis(20));
                 }

@@ -1,10 +1,9 @@
 //! What dies, and what lives on.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{BufRead, BufReader, Write};
 use std::time::Duration;
 
-use banger_e2e::{Banger, SMALL, until};
+use banger_e2e::{Banger, Client, SMALL, until};
 
 fn kill_9(pid: u64) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
@@ -19,14 +18,10 @@ fn kill_9(pid: u64) {
 fn open_streams_and_vms_survive_the_death_of_daemon_and_helper() {
     let banger = Banger::from_env();
     let vm = banger.vm(SMALL);
-    let mut open = banger.spawn(&["vm", "exec", "-i", &vm.name, "--", "cat"]);
-    let mut stdin = open.stdin.take().unwrap();
-    let mut stdout = BufReader::new(open.stdout.take().unwrap());
+    let mut open = Client::start(&banger, &["vm", "exec", "-i", &vm.name, "--", "cat"]);
     let mut echo = |text: &str| {
-        stdin.write_all(text.as_bytes()).unwrap();
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        assert_eq!(line, text);
+        open.say(text.as_bytes());
+        assert_eq!(open.hear_bytes(text.len()), text.as_bytes());
     };
     echo("before\n");
     let pid = vm.show()["vmm_pid"].as_u64().unwrap();
@@ -41,8 +36,7 @@ fn open_streams_and_vms_survive_the_death_of_daemon_and_helper() {
         assert_eq!(vm.phase(), "running");
     }
     echo("after\n");
-    drop(stdin);
-    assert!(open.wait().unwrap().success());
+    assert_eq!(open.end().code, 0);
 }
 
 #[test]

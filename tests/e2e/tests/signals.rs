@@ -1,10 +1,9 @@
 //! SIGTERM, SIGHUP and SIGINT to each process, and many commands at once: no VM is lost, and the next command works.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{BufRead, BufReader, Write};
 use std::time::Duration;
 
-use banger_e2e::{Banger, SMALL, Vm, until};
+use banger_e2e::{Banger, Client, SMALL, Vm, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -44,14 +43,10 @@ fn daemon_and_helper_end_and_everything_else_goes_on() {
     let banger = Banger::from_env();
     let vm = banger.vm(SMALL);
     let vmm = vm.show()["vmm_pid"].clone();
-    let mut open = banger.spawn(&["vm", "exec", "-i", &vm.name, "--", "cat"]);
-    let mut stdin = open.stdin.take().unwrap();
-    let mut stdout = BufReader::new(open.stdout.take().unwrap());
+    let mut open = Client::start(&banger, &["vm", "exec", "-i", &vm.name, "--", "cat"]);
     let mut echo = |text: &str| {
-        stdin.write_all(text.as_bytes()).unwrap();
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        assert_eq!(line, text);
+        open.say(text.as_bytes());
+        assert_eq!(open.hear_bytes(text.len()), text.as_bytes());
     };
     for signal in SIGNALS {
         for who in ["daemon", "helper"] {
@@ -65,8 +60,7 @@ fn daemon_and_helper_end_and_everything_else_goes_on() {
             assert_eq!(vm.show()["vmm_pid"], vmm, "{who} {signal:?}");
         }
     }
-    drop(stdin);
-    assert!(open.wait().unwrap().success());
+    assert_eq!(open.end().code, 0);
 }
 
 #[test]

@@ -3,11 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use banger_e2e::{Banger, Client, Vm, until};
+use banger_e2e::{Banger, Client, SMALL, Vm, git, until};
 use rustix::process::Signal;
 use sha2::{Digest, Sha256};
 
@@ -25,21 +23,6 @@ fn noise(size: usize, seed: u64) -> Vec<u8> {
 
 fn digest(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
-}
-
-fn git(at: &Path, args: &[&str]) -> String {
-    let mut command = Command::new("git");
-    command.arg("-C").arg(at).args(args);
-    for who in ["AUTHOR", "COMMITTER"] {
-        command.env(format!("GIT_{who}_NAME"), "Ann");
-        command.env(format!("GIT_{who}_EMAIL"), "ann@example.com");
-    }
-    let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "git {args:?}: {said}");
-    String::from_utf8_lossy(&output.stdout)
-        .trim_end()
-        .to_owned()
 }
 
 /// A repository that takes a while: some large files, many small ones.
@@ -141,14 +124,7 @@ fn a_checkout_that_is_cut_off_is_whole_when_it_is_sent_again() {
 #[test]
 fn a_file_that_is_cut_off_is_the_old_one_or_none_until_it_is_whole() {
     let banger = Banger::from_env();
-    let vm = banger.vm(&[
-        "--wait",
-        "reachable",
-        "--image",
-        "debian-minimal",
-        "--memory",
-        "256",
-    ]);
+    let vm = banger.vm(SMALL);
     let place = tempfile::tempdir().unwrap();
     let (old, new) = (noise(1 << 20, 7), noise(160 << 20, 8));
     let (file, sum) = (place.path().join("file"), digest(&new));

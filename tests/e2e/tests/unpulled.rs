@@ -1,22 +1,11 @@
 //! Work in a guest that was never pulled: told when the VM stops, and before it is deleted.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use banger_e2e::{Banger, Terminal};
+use banger_e2e::{Banger, Terminal, git};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn git(at: &Path, args: &[&str]) {
-    let mut git = Command::new("git");
-    git.arg("-C").arg(at);
-    git.args(["-c", "user.name=Ann", "-c", "user.email=a@example.com"]);
-    let output = git.args(args).output().expect("git runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "git {args:?}: {said}");
-}
 
 /// A repository with a commit, a change and something that git does not know.
 fn repository() -> tempfile::TempDir {

@@ -2,24 +2,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use banger_e2e::Banger;
-
-fn git(at: &Path, args: &[&str]) -> String {
-    let output = Command::new("git")
-        .arg("-C")
-        .arg(at)
-        .args(["-c", "user.name=Ann", "-c", "user.email=ann@example.com"])
-        .args(args)
-        .output()
-        .expect("git runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "git {args:?}: {said}");
-    String::from_utf8_lossy(&output.stdout)
-        .trim_end()
-        .to_owned()
-}
+use banger_e2e::{Banger, git};
 
 /// A repository with two commits, something that is ignored and something untracked.
 fn repository(at: &Path) {
