@@ -68,10 +68,7 @@ impl Catalogs {
     /// The catalog, which must be there.
     pub(crate) fn require(&self, progress: &dyn Progress) -> Result<Catalog, Failure> {
         let opened = self.open(progress).map_err(|error| failure(&error))?;
-        opened.ok_or_else(|| {
-            Failure::new(ErrorCode::CatalogNotFound, "no catalog is configured")
-                .hint("[catalog] in config.toml says where one is and who signs it: docs/images.md")
-        })
+        opened.ok_or_else(not_configured)
     }
 
     /// The catalog, when there is one with an image of that name for this machine. One that cannot be reached has
@@ -257,6 +254,12 @@ impl Catalogs {
         };
         self.take_kernel(&catalog, name, None, progress).map(Some)
     }
+}
+
+/// There is none to ask.
+pub(crate) fn not_configured() -> Failure {
+    Failure::new(ErrorCode::CatalogNotFound, "no catalog is configured")
+        .hint("[catalog] in config.toml says where one is and who signs it: docs/images.md")
 }
 
 /// The catalog has nothing of that name for this machine.

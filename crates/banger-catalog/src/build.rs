@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use banger_core::{Digest, ImageName, KernelName};
 use banger_oci::Watch;
 
-use crate::catalog::{ensure_folder, read_small};
+use crate::catalog::{ensure_folder, percent, read_small};
 use crate::error::{CatalogError, Context};
 use crate::index::{CatalogImage, CatalogKernel, FORMAT, INDEX_MAX, Index, Packed, Provenance};
 use crate::squeeze::compress;
@@ -201,14 +201,7 @@ impl Draft {
         let to = tempfile::Builder::new().prefix(HALF).tempfile_in(&blobs);
         let to = to.context("write to", &blobs)?;
         let shown = path.file_name().unwrap_or_default().to_string_lossy();
-        let said = std::cell::Cell::new(0);
-        let tell = |at: u64| {
-            let percent = u128::from(at) * 100 / u128::from(size.max(1));
-            if said.replace(percent) != percent {
-                watch.line(&format!("{shown}: {percent} %"));
-            }
-            !watch.cancelled()
-        };
+        let tell = percent(&shown, size, watch);
         let packed = compress(&from, to.as_file(), &tell).context("pack", path)?;
         let packed = packed.ok_or(CatalogError::Cancelled)?;
         to.as_file()

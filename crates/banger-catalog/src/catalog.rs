@@ -1,6 +1,7 @@
 //! Taking from a catalog: nothing of its index is read before the signature was checked, and no file is used before
 //! its size and digest were.
 
+use std::cell::Cell;
 use std::fs::{self, File, Permissions};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -248,19 +249,23 @@ fn unpack_to(
     watch: &dyn Watch,
 ) -> Result<(), CatalogError> {
     let file = File::create_new(to).context("make", to)?;
-    let said = std::cell::Cell::new(0);
-    let tell = |at: u64| {
-        // Once for each hundredth is enough.
-        let percent = u128::from(at) * 100 / u128::from(packed.size.max(1));
-        if said.replace(percent) != percent {
-            watch.line(&format!("unpacking: {percent} %"));
-        }
-        !watch.cancelled()
-    };
+    let tell = percent("unpacking", packed.size, watch);
     unpack(from, packed, &file, &tell).map_err(|error| told(error, packed, "write", to))?;
     file.set_permissions(Permissions::from_mode(0o644))
         .and_then(|()| file.sync_all())
         .context("write", to)
+}
+
+/// Tells how far something is, once for each hundredth of `size`; false when nobody wants it any more.
+pub(crate) fn percent(what: &str, size: u64, watch: &dyn Watch) -> impl Fn(u64) -> bool {
+    let said = Cell::new(0);
+    move |at| {
+        let percent = u128::from(at) * 100 / u128::from(size.max(1));
+        if said.replace(percent) != percent {
+            watch.line(&format!("{what}: {percent} %"));
+        }
+        !watch.cancelled()
+    }
 }
 
 /// A failure of (un)packing, with the file that it was about.

@@ -20,19 +20,9 @@ use banger_catalog::{
     Settings, SigningKey, publish,
 };
 use banger_core::Digest;
-use banger_oci::{Patience, PullError, RegistryError, Watch};
+use banger_oci::{Patience, PullError, RegistryError, Unwatched, Watch};
 use banger_testkit::SmallDisk;
 use server::{After, Answer, Request, Server};
-
-struct Quiet;
-
-impl Watch for Quiet {
-    fn step(&self, _: &str) {}
-    fn line(&self, _: &str) {}
-    fn cancelled(&self) -> bool {
-        false
-    }
-}
 
 /// Wants nothing any more after a first word.
 struct Fickle(AtomicBool);
@@ -124,10 +114,10 @@ impl Shop {
 
     fn make(&self) {
         let mut draft = Draft::open(&self.folder()).unwrap();
-        draft.add_image(self.image("small"), &Quiet).unwrap();
-        draft.add_kernel(self.kernel(), &Quiet).unwrap();
+        draft.add_image(self.image("small"), &Unwatched).unwrap();
+        draft.add_kernel(self.kernel(), &Unwatched).unwrap();
         draft.finish().unwrap();
-        publish(&self.folder(), &self.key, None, &Quiet).unwrap();
+        publish(&self.folder(), &self.key, None, &Unwatched).unwrap();
     }
 
     /// Changes the index and signs it again, as a maker by mistake or another banger would.
@@ -196,13 +186,13 @@ fn is_blob(request: &Request) -> bool {
 
 /// Takes everything of the image `small`.
 fn take(settings: Settings, to: &Path) -> Result<(), CatalogError> {
-    let catalog = Catalog::open(settings, &Quiet)?;
+    let catalog = Catalog::open(settings, &Unwatched)?;
     let image = catalog.image(&"small".parse().unwrap()).unwrap();
     let files = [
         (&image.rootfs, to.join("rootfs")),
         (image.work_seed.as_ref().unwrap(), to.join("seed")),
     ];
-    catalog.take(&files, &Quiet)
+    catalog.take(&files, &Unwatched)
 }
 
 /// Takes it into a new folder and compares.
@@ -232,7 +222,7 @@ fn what_was_put_in_comes_out_of_a_folder_and_of_a_server() {
     assert_eq!(server.count("/c/blobs/"), 2);
     let left = fs::read_dir(shop.path("state/blobs")).unwrap().count();
     assert_eq!(left, 0, "what was unpacked is not kept twice");
-    let catalog = Catalog::open(shop.at(&server), &Quiet).unwrap();
+    let catalog = Catalog::open(shop.at(&server), &Unwatched).unwrap();
     let image = catalog.image(&"small".parse().unwrap()).unwrap();
     assert_eq!(image.ready, ["ssh.service"]);
     assert_eq!(catalog.default_kernel().unwrap().name.as_str(), "6.1");
@@ -240,7 +230,7 @@ fn what_was_put_in_comes_out_of_a_folder_and_of_a_server() {
     let to = tempfile::tempdir().unwrap();
     let file = to.path().join("vmlinux");
     let files = [(&kernel.vmlinux, file.clone())];
-    catalog.take(&files, &Quiet).unwrap();
+    catalog.take(&files, &Unwatched).unwrap();
     assert!(fs::read(file).unwrap() == fs::read(shop.path("vmlinux")).unwrap());
 }
 
@@ -298,7 +288,7 @@ fn signed_indexes_may_still_be_wrong_newer_or_older() {
     assert!(matches!(error, CatalogError::Malformed(_)), "{error}");
     let foreign = String::from_utf8(first).unwrap().replace("x86_64", "s390x");
     shop.sign(foreign.replace("\"serial\": 1", "\"serial\": 2").as_bytes());
-    let catalog = Catalog::open(shop.here(), &Quiet).unwrap();
+    let catalog = Catalog::open(shop.here(), &Unwatched).unwrap();
     let others = catalog.image(&"small".parse().unwrap()).unwrap_err();
     assert_eq!(others, ["s390x"]);
     assert!(
@@ -388,7 +378,7 @@ fn changed_and_missing_files_of_a_folder_are_refused() {
     fs::remove_file(&path).unwrap();
     let error = blob_error(refused(&shop, shop.here()));
     assert!(matches!(error, BlobError::Missing), "{error}");
-    let error = publish(&shop.folder(), &shop.key, None, &Quiet).unwrap_err();
+    let error = publish(&shop.folder(), &shop.key, None, &Unwatched).unwrap_err();
     assert!(matches!(blob_error(error), BlobError::Missing));
 }
 
@@ -515,7 +505,7 @@ fn what_nobody_wants_any_more_ends() {
         let half = answer.body.len() / 2;
         is_blob(request).then(|| answer.clone().cut(half, After::Stall))
     });
-    let catalog = Catalog::open(shop.at(&server), &Quiet).unwrap();
+    let catalog = Catalog::open(shop.at(&server), &Unwatched).unwrap();
     let image = catalog.image(&"small".parse().unwrap()).unwrap();
     let to = tempfile::tempdir().unwrap();
     let files = [(&image.rootfs, to.path().join("rootfs"))];
@@ -547,7 +537,9 @@ fn a_full_file_system_is_told_of() {
     let error = refused(&shop, settings);
     assert!(error.is_disk_full(), "{error:?}");
     let mut draft = Draft::open(&disk.path().join("catalog")).unwrap();
-    let error = draft.add_image(shop.image("small"), &Quiet).unwrap_err();
+    let error = draft
+        .add_image(shop.image("small"), &Unwatched)
+        .unwrap_err();
     assert!(error.is_disk_full(), "{error:?}");
     let blobs = fs::read_dir(disk.path().join("catalog/blobs")).unwrap();
     assert_eq!(blobs.count(), 0, "no half file is left");
@@ -559,14 +551,14 @@ fn a_catalog_grows_and_forgets_what_it_does_not_name() {
     let names = |folder: &Path| fs::read_dir(folder.join("blobs")).unwrap().count();
     assert_eq!(names(&shop.folder()), 4);
     let served = shop.path("served");
-    publish(&shop.folder(), &shop.key, Some(&served), &Quiet).unwrap();
+    publish(&shop.folder(), &shop.key, Some(&served), &Unwatched).unwrap();
     taken(&shop, shop.settings(Location::Folder(served.clone()))).unwrap();
     // What an interrupted build has left.
     fs::write(shop.folder().join("blobs/.half-x"), b"x").unwrap();
     shop.write("rootfs", 8 << 20);
     let mut draft = Draft::open(&shop.folder()).unwrap();
-    draft.add_image(shop.image("small"), &Quiet).unwrap();
-    draft.add_image(shop.image("twin"), &Quiet).unwrap();
+    draft.add_image(shop.image("small"), &Unwatched).unwrap();
+    draft.add_image(shop.image("twin"), &Unwatched).unwrap();
     let index = draft.finish().unwrap();
     assert_eq!((index.images.len(), index.kernels.len()), (2, 1));
     assert_eq!(
@@ -579,7 +571,7 @@ fn a_catalog_grows_and_forgets_what_it_does_not_name() {
         matches!(error, CatalogError::Missing { .. }),
         "not signed: {error}"
     );
-    let published = publish(&shop.folder(), &shop.key, Some(&served), &Quiet).unwrap();
+    let published = publish(&shop.folder(), &shop.key, Some(&served), &Unwatched).unwrap();
     assert_eq!((published.images, published.kernels), (2, 1));
     assert_eq!(names(&served), 4);
     taken(&shop, shop.settings(Location::Folder(served))).unwrap();
@@ -596,12 +588,12 @@ fn a_build_that_is_given_up_leaves_the_catalog_as_it_was() {
     let mut gone = shop.image("small");
     gone.rootfs = shop.path("nowhere");
     assert!(matches!(
-        draft.add_image(gone, &Quiet),
+        draft.add_image(gone, &Unwatched),
         Err(CatalogError::Io { .. })
     ));
     let mut odd = shop.kernel();
     odd.release = "../6".to_owned();
-    draft.add_kernel(odd, &Quiet).unwrap();
+    draft.add_kernel(odd, &Unwatched).unwrap();
     assert!(matches!(draft.finish(), Err(CatalogError::Malformed(_))));
     assert_eq!(fs::read(shop.folder().join("index.json")).unwrap(), before);
     shop.write("rootfs", 12 << 20);

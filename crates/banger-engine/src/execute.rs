@@ -9,7 +9,8 @@ use futures_util::future::join_all;
 use crate::inner::Inner;
 use crate::operation::TaskContext;
 use crate::ports::{
-    Failure, GuestIdentity, LaunchRequest, Progress, ResolvedImage, ResolvedKernel, VmmFacts,
+    Failure, GuestIdentity, LaunchRequest, Progress, ResolvedImage, ResolvedKernel, Unwatched,
+    VmmFacts,
 };
 use crate::step::Step;
 
@@ -39,20 +40,6 @@ fn put<T>(value: &Mutex<Option<T>>, found: T) {
 pub(crate) struct FailedStep {
     pub(crate) step: Step,
     pub(crate) failure: Failure,
-}
-
-/// Progress that nobody watches.
-#[derive(Debug)]
-pub(crate) struct Unwatched;
-
-impl Progress for Unwatched {
-    fn line(&self, _text: &str) {}
-
-    fn part(&self, _title: &str) {}
-
-    fn cancelled(&self) -> bool {
-        false
-    }
 }
 
 /// Runs one group of steps side by side.

@@ -90,6 +90,20 @@ pub trait Progress: Send + Sync {
     fn cancelled(&self) -> bool;
 }
 
+/// Progress that nobody watches.
+#[derive(Debug)]
+pub struct Unwatched;
+
+impl Progress for Unwatched {
+    fn line(&self, _text: &str) {}
+
+    fn part(&self, _title: &str) {}
+
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
 /// An image, resolved to files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolvedImage {

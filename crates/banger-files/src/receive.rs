@@ -442,22 +442,26 @@ impl Receiver {
             self.linked
                 .insert(open.path.clone(), (stat.st_dev, stat.st_ino));
         }
+        self.put_in_place(open)
+    }
+
+    /// Gives a whole file its name. What has none needs one of its own first: only a rename replaces another file.
+    fn put_in_place(&mut self, open: &Open) -> rustix::io::Result<()> {
+        let named = match &open.place {
+            Place::Own => return Ok(()),
+            Place::Beside(temporary) => temporary.clone(),
+            Place::Nowhere => temporary(),
+        };
         let (folder, name) = self.place(&open.path)?;
-        match &open.place {
-            Place::Own => {}
-            Place::Beside(temporary) => rustix::fs::renameat(folder, temporary, folder, name)?,
-            Place::Nowhere => {
-                let (from, temporary) = (path_of(&open.file), temporary());
-                let follow = AtFlags::SYMLINK_FOLLOW;
-                rustix::fs::linkat(rustix::fs::CWD, &from, folder, &temporary, follow)?;
-                let renamed = rustix::fs::renameat(folder, &temporary, folder, name);
-                if renamed.is_err() {
-                    let _ = rustix::fs::unlinkat(folder, &temporary, AtFlags::empty());
-                }
-                renamed?;
-            }
+        if open.place == Place::Nowhere {
+            let (from, follow) = (path_of(&open.file), AtFlags::SYMLINK_FOLLOW);
+            rustix::fs::linkat(rustix::fs::CWD, &from, folder, &named, follow)?;
         }
-        Ok(())
+        let renamed = rustix::fs::renameat(folder, &named, folder, name);
+        if renamed.is_err() {
+            let _ = rustix::fs::unlinkat(folder, &named, AtFlags::empty());
+        }
+        renamed
     }
 
     fn make_folder(

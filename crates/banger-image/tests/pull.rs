@@ -6,19 +6,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use banger_image::{BuildError, DeleteError, FileError, Image, ImageStore, PullRequest};
-use banger_oci::{AuthFiles, PullError, Watch};
+use banger_oci::{AuthFiles, PullError, Unwatched, Watch};
 use banger_testkit::SmallDisk;
 use sha2::{Digest as _, Sha256};
-
-struct Quiet;
-
-impl Watch for Quiet {
-    fn step(&self, _: &str) {}
-    fn line(&self, _: &str) {}
-    fn cancelled(&self) -> bool {
-        false
-    }
-}
 
 /// Cancels as soon as the layers come.
 struct Impatient(AtomicBool);
@@ -104,7 +94,7 @@ fn an_image_is_made_once_and_replaced_when_it_changes() {
     let (at, root) = (dir.path().join("layout"), dir.path().join("store"));
     let store = ImageStore::open(&root).unwrap();
     layout(&at, b"first");
-    let first = store.pull(&request(&at), &Quiet).unwrap();
+    let first = store.pull(&request(&at), &Unwatched).unwrap();
     assert!(first.rootfs().exists() && first.work_seed().is_some());
     let origin = first.record.origin.clone().unwrap();
     assert_eq!(
@@ -117,15 +107,15 @@ fn an_image_is_made_once_and_replaced_when_it_changes() {
     assert!(origin.manifest.is_some());
     let inode =
         |image: &Image| std::os::unix::fs::MetadataExt::ino(&fs::metadata(image.rootfs()).unwrap());
-    let again = store.pull(&request(&at), &Quiet).unwrap();
+    let again = store.pull(&request(&at), &Unwatched).unwrap();
     assert_eq!(inode(&again), inode(&first), "it was made again");
     let mut with_kernel = request(&at);
     with_kernel.kernel = Some("6.1".parse().unwrap());
-    store.pull(&with_kernel, &Quiet).unwrap();
+    store.pull(&with_kernel, &Unwatched).unwrap();
     let kept = store.get(&with_kernel.name).unwrap().record;
     assert_eq!(kept.kernel, with_kernel.kernel);
     layout(&at, b"second");
-    let second = store.pull(&request(&at), &Quiet).unwrap();
+    let second = store.pull(&request(&at), &Unwatched).unwrap();
     assert_ne!(second.record.digest, first.record.digest);
     assert_eq!(
         store.get(&request(&at).name).unwrap().record.digest,
@@ -161,7 +151,7 @@ fn a_pull_that_fails_or_is_cancelled_leaves_the_store_as_it_was() {
     let mut bytes = fs::read(&layer).unwrap();
     bytes[520] ^= 1;
     fs::write(&layer, bytes).unwrap();
-    let failed = store.pull(&request(&at), &Quiet);
+    let failed = store.pull(&request(&at), &Unwatched);
     assert!(matches!(failed, Err(PullError::Flatten(_))), "{failed:?}");
     assert_eq!(left(&root), Vec::<String>::new());
     // What a killed pull has left goes when the store is opened the next time.
@@ -176,7 +166,7 @@ fn a_deleted_image_is_gone_with_its_layers_unless_somebody_uses_it() {
     let (at, root) = (dir.path().join("layout"), dir.path().join("store"));
     let store = ImageStore::open(&root).unwrap();
     layout(&at, b"content");
-    let image = store.pull(&request(&at), &Quiet).unwrap();
+    let image = store.pull(&request(&at), &Unwatched).unwrap();
     let name = &image.record.name;
     let layer = root.join(".blobs").join("0".repeat(64));
     fs::write(&layer, "a layer of nobody's").unwrap();
@@ -189,7 +179,7 @@ fn a_deleted_image_is_gone_with_its_layers_unless_somebody_uses_it() {
     let again = store.delete(name, Vec::new);
     assert!(matches!(again, Err(DeleteError::NotFound(_))), "{again:?}");
     // One that was cut short is finished when the store is opened the next time.
-    store.pull(&request(&at), &Quiet).unwrap();
+    store.pull(&request(&at), &Unwatched).unwrap();
     fs::rename(root.join("pulled"), root.join(".going-x")).unwrap();
     ImageStore::open(&root).unwrap();
     assert_eq!(left(&root), Vec::<String>::new());
@@ -210,7 +200,7 @@ fn a_full_disk_is_told_as_one_and_leaves_nothing() {
     let content: Vec<u8> = (0..30_000_000_u32).map(|at| (at % 251) as u8).collect();
     layout(&at, &content);
     let store = ImageStore::open(disk.path()).unwrap();
-    let failed = store.pull(&request(&at), &Quiet).unwrap_err();
+    let failed = store.pull(&request(&at), &Unwatched).unwrap_err();
     assert!(failed.is_disk_full(), "{failed:?}");
     assert_eq!(left(disk.path()), Vec::<String>::new());
     // The same where the image itself finds room, and what is written last does not.
@@ -236,7 +226,7 @@ fn two_pulls_of_one_name_wait_for_each_other() {
     layout(&at, &[7; 100_000]);
     let digests: Vec<_> = std::thread::scope(|scope| {
         let pulls: Vec<_> = (0..3)
-            .map(|_| scope.spawn(|| store.pull(&request(&at), &Quiet).unwrap()))
+            .map(|_| scope.spawn(|| store.pull(&request(&at), &Unwatched).unwrap()))
             .collect();
         pulls
             .into_iter()

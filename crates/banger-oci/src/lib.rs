@@ -38,4 +38,4 @@ pub use manifest::{Descriptor, ImageConfig};
 pub use path::Shown;
 pub use pull::{PullOptions, Resolved};
 pub use remote::Remote;
-pub use watch::Watch;
+pub use watch::{Unwatched, Watch};

@@ -20,6 +20,7 @@ use crate::manifest::{
 };
 use crate::member::Members;
 use crate::registry::{Registry, Trust};
+use crate::remote::runtime;
 use crate::watch::Watch;
 
 /// Part of what file systems are identified by: another number means other bytes for the same image.
@@ -246,10 +247,7 @@ fn in_registry(
         authorities: authorities(reference.host(), &options.certificates)?,
         plain: options.plain_http,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = runtime.context("start", "the network's event loop")?;
+    let runtime = runtime()?;
     let asked = async {
         let registry =
             Registry::connect(reference, credentials, &trust, options.patience.clone()).await?;

@@ -100,7 +100,8 @@ impl Remote {
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, PullError> {
+/// The event loop of one pull.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, PullError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

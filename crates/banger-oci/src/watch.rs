@@ -9,3 +9,17 @@ pub trait Watch: Sync {
     /// Whether the pull shall end early.
     fn cancelled(&self) -> bool;
 }
+
+/// Nobody watches.
+#[derive(Debug)]
+pub struct Unwatched;
+
+impl Watch for Unwatched {
+    fn step(&self, _: &str) {}
+
+    fn line(&self, _: &str) {}
+
+    fn cancelled(&self) -> bool {
+        false
+    }
+}

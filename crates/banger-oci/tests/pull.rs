@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 
 use banger_core::ImageRef;
 use banger_oci::{
-    AuthFiles, BlobStore, Patience, PullError, PullOptions, RegistryError, Resolved, Watch,
+    AuthFiles, BlobStore, Patience, PullError, PullOptions, RegistryError, Resolved, Unwatched,
+    Watch,
 };
 use common::server::{After, Answer, Request, Server};
-use common::{Layer, Packing, Quiet, fingerprint, has, pack, run, said, sha256, write_layout};
+use common::{Layer, Packing, fingerprint, has, pack, run, said, sha256, write_layout};
 
 /// An image's documents by the end of their paths.
 struct Image {
@@ -145,7 +146,7 @@ fn pulled(
         wrong(&image, request, n).unwrap_or_else(|| image.answer(request))
     });
     let dir = tempfile::tempdir().unwrap();
-    let result = pull(dir.path(), &reference(&server.host), &Quiet);
+    let result = pull(dir.path(), &reference(&server.host), &Unwatched);
     (result, server, dir)
 }
 
@@ -177,7 +178,7 @@ fn is_layer(image: &Image, request: &Request) -> bool {
 fn an_image_comes_and_its_layer_is_fetched_once() {
     let (result, server, dir) = pulled(|_, _, _| None);
     let first = fingerprint(&result.unwrap());
-    let again = pull(dir.path(), &reference(&server.host), &Quiet).unwrap();
+    let again = pull(dir.path(), &reference(&server.host), &Unwatched).unwrap();
     assert_eq!(fingerprint(&again), first);
     assert_eq!(
         server.count("blobs/"),
@@ -338,7 +339,7 @@ fn what_is_not_there_and_what_is_for_others() {
     assert!(matches!(error, RegistryError::NotFound { .. }));
     let server = Server::start(|request| Image::of("s390x", 10).answer(request));
     let dir = tempfile::tempdir().unwrap();
-    let result = pull(dir.path(), &reference(&server.host), &Quiet);
+    let result = pull(dir.path(), &reference(&server.host), &Unwatched);
     assert!(
         matches!(&result, Err(PullError::Platform { available, .. }) if available == "linux/s390x"),
         "{result:?}"
@@ -373,7 +374,7 @@ fn an_index_leads_to_the_image_for_this_machine() {
             }
         });
         let dir = tempfile::tempdir().unwrap();
-        let result = pull(dir.path(), &reference(&server.host), &Quiet);
+        let result = pull(dir.path(), &reference(&server.host), &Unwatched);
         match result {
             Ok(_) => assert!(works),
             Err(PullError::Platform { available, .. }) => {
@@ -409,7 +410,7 @@ fn credentials_get_a_token_and_go_nowhere_else() {
         }
     });
     let dir = tempfile::tempdir().unwrap();
-    let result = pull(dir.path(), &reference(&server.host), &Quiet);
+    let result = pull(dir.path(), &reference(&server.host), &Unwatched);
     assert!(
         matches!(
             result,
@@ -422,7 +423,7 @@ fn credentials_get_a_token_and_go_nowhere_else() {
         server.host
     );
     fs::write(dir.path().join("auth.json"), auth).unwrap();
-    pull(dir.path(), &reference(&server.host), &Quiet).unwrap();
+    pull(dir.path(), &reference(&server.host), &Unwatched).unwrap();
 }
 
 #[test]
@@ -433,7 +434,7 @@ fn two_pulls_at_once_fetch_a_layer_once() {
     std::thread::scope(|scope| {
         let pulls = ["one", "two"].map(|name| {
             let (dir, host) = (dir.path(), &server.host);
-            scope.spawn(move || pull_as(dir, &reference(host), &Quiet, name))
+            scope.spawn(move || pull_as(dir, &reference(host), &Unwatched, name))
         });
         for pull in pulls {
             pull.join().unwrap().unwrap();
@@ -487,7 +488,7 @@ fn a_cancelled_pull_ends_soon_and_the_next_one_goes_on() {
     assert!(matches!(result, Err(PullError::Cancelled)), "{result:?}");
     assert!(start.elapsed() < Duration::from_secs(3));
     is_slow.store(false, Ordering::Release);
-    pull(dir.path(), &reference(&server.host), &Quiet).unwrap();
+    pull(dir.path(), &reference(&server.host), &Unwatched).unwrap();
     let seen = server.seen.lock().unwrap();
     assert_eq!(
         seen.last()
@@ -605,24 +606,24 @@ fn the_same_image_from_debians_registry_a_layout_and_archives() {
     );
     let mut seen = Vec::new();
     for reference in [from, in_registry, format!("oci-archive:{}", at("oci.tar"))] {
-        let path = pull(dir.path(), &reference.parse().unwrap(), &Quiet)
+        let path = pull(dir.path(), &reference.parse().unwrap(), &Unwatched)
             .unwrap_or_else(|error| panic!("{reference}: {error:?}"));
         seen.push(fingerprint(&path));
     }
     assert!(seen.iter().all(|one| *one == seen[0]), "{seen:?}");
     // Another configuration, as the archive's form wants it, but the same files.
     let reference = format!("docker-archive:{}", at("docker.tar"));
-    pull(dir.path(), &reference.parse().unwrap(), &Quiet).unwrap();
+    pull(dir.path(), &reference.parse().unwrap(), &Unwatched).unwrap();
     for missing in [
         "oci:/nowhere",
         "oci-archive:/nowhere",
         "docker-archive:/nowhere",
     ] {
-        let result = pull(dir.path(), &missing.parse().unwrap(), &Quiet);
+        let result = pull(dir.path(), &missing.parse().unwrap(), &Unwatched);
         assert!(matches!(result, Err(PullError::Io { .. })), "{result:?}");
     }
     let wrong = format!("oci:{}:other", layout.display());
-    let result = pull(dir.path(), &wrong.parse().unwrap(), &Quiet);
+    let result = pull(dir.path(), &wrong.parse().unwrap(), &Unwatched);
     assert!(
         matches!(&result, Err(PullError::WhichImage { available, .. }) if available == "image"),
         "{result:?}"
@@ -644,7 +645,7 @@ fn damaged_archives_are_refused() {
         fs::write(&path, bytes).unwrap();
         for kind in ["oci-archive", "docker-archive"] {
             let reference = format!("{kind}:{}", path.display());
-            let result = pull(dir.path(), &reference.parse().unwrap(), &Quiet);
+            let result = pull(dir.path(), &reference.parse().unwrap(), &Unwatched);
             assert!(
                 matches!(result, Err(PullError::Malformed { .. })),
                 "{reference}: {result:?}"

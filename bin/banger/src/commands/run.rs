@@ -130,16 +130,13 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
         Err(error) if error.0.code == ErrorCode::Cancelled => return Ok(INTERRUPTED),
         named => named?,
     };
-    let mut command = match &request.image {
-        _ if !args.entrypoint => {
-            let mut command = ExecRequest::new(args.command);
-            command.env = env;
-            command
-        }
-        image => {
-            let image = of_container(&client, image.as_ref()).await?;
-            entrypoint::request(&image, args.command, env)?
-        }
+    let mut command = if args.entrypoint {
+        let image = of_container(&client, request.image.as_ref()).await?;
+        entrypoint::request(&image, args.command, env)?
+    } else {
+        let mut command = ExecRequest::new(args.command);
+        command.env = env;
+        command
     };
     let operation = begin(context, &client, &request).await?;
     let name = operation.subject.clone();

@@ -8,7 +8,7 @@ use banger_api::{
 use banger_catalog::{Catalog, CatalogImage, CatalogKernel};
 use banger_core::{ImageName, KernelName};
 use banger_engine::OpKind;
-use banger_engine::ports::{Failure, Progress};
+use banger_engine::ports::{Failure, Progress, Unwatched};
 use banger_image::Recipe;
 
 use super::Problem;
@@ -16,19 +16,9 @@ use super::name::parse;
 use super::operations::{Accepted, accepted};
 use super::problem::Body;
 use crate::adapters::{Watch, blocking, unknown_kernel};
+use crate::catalogs;
 use crate::keeping;
 use crate::state::{Shared, State as Daemon};
-
-/// Nobody watches.
-pub(super) struct Unwatched;
-
-impl Progress for Unwatched {
-    fn line(&self, _: &str) {}
-    fn part(&self, _: &str) {}
-    fn cancelled(&self) -> bool {
-        false
-    }
-}
 
 /// What the catalog has for this machine. It is read anew each time.
 #[utoipa::path(get, path = "/v1/catalog", responses((status = 200, body = CatalogView)))]
@@ -116,14 +106,8 @@ pub(crate) async fn pull_image(
         .run_task(OpKind::PullImage, &subject, move |context| async move {
             tokio::task::block_in_place(|| {
                 context.begin("image", &format!("pulling {name}"));
-                let found = shared.catalogs.with_image(&name, None, &context);
-                let pulled = found.and_then(|catalog| match catalog {
-                    Some(catalog) => shared
-                        .catalogs
-                        .take_image(&catalog, &name, &to, request.kernel, &context)
-                        .map(drop),
-                    None => built(&shared, &name, is_plain, &context),
-                });
+                let recipe = Recipe::load(&name).ok().filter(|_| is_plain);
+                let pulled = take_or_build(&shared, &name, &to, request.kernel, recipe, &context);
                 context.end("image", pulled.is_ok());
                 // A kernel of an image that did not come, or of its older self.
                 keeping::discard_kernels_of(&shared, &to);
@@ -136,32 +120,33 @@ pub(crate) async fn pull_image(
     Ok(accepted(&state, &view))
 }
 
-/// Builds the recipe of that name, when there is one and its image is missing or older.
-fn built(
+/// Takes what the catalog has; what it does not have is built, when there is a recipe and its image is missing or
+/// older.
+fn take_or_build(
     state: &Daemon,
     name: &ImageName,
-    is_plain: bool,
+    to: &ImageName,
+    kernel: Option<KernelName>,
+    recipe: Option<Recipe>,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
-    let Some(recipe) = Recipe::load(name).ok().filter(|_| is_plain) else {
-        // That there is none, or none of that name.
-        let catalog = state.catalogs.require(progress)?;
-        let taken = state
-            .catalogs
-            .take_image(&catalog, name, name, None, progress);
-        return taken.map(drop);
-    };
-    if state
-        .images
-        .get(name)
-        .is_some_and(|image| !image.is_stale())
-    {
-        return Ok(());
+    let opened = state.catalogs.open(progress);
+    let opened = opened.map_err(|error| catalogs::failure(&error))?;
+    let has = |catalog: &Catalog| catalog.image(name).is_ok();
+    if let Some(recipe) = recipe.filter(|_| !opened.as_ref().is_some_and(has)) {
+        let here = state.images.get(name);
+        if here.is_some_and(|image| !image.is_stale()) {
+            return Ok(());
+        }
+        let log = state.build_log(&format!("image-{name}"));
+        let watch = Watch(progress);
+        return state.builder.build(&state.images, &recipe, &log, &watch);
     }
-    let log = state.build_log(&format!("image-{name}"));
-    state
-        .builder
-        .build(&state.images, &recipe, &log, &Watch(progress))
+    let catalog = opened.ok_or_else(catalogs::not_configured)?;
+    let taken = state
+        .catalogs
+        .take_image(&catalog, name, to, kernel, progress);
+    taken.map(drop)
 }
 
 /// Takes a kernel from the catalog.

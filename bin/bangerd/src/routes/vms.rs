@@ -9,10 +9,9 @@ use banger_api::{
     VmList,
 };
 use banger_engine::CreateVm;
-use banger_engine::ports::{Failure, GuestState};
+use banger_engine::ports::{Failure, GuestState, Unwatched};
 use banger_image::Recipe;
 
-use super::catalog::Unwatched;
 use super::operations::{Accepted, accepted};
 use super::problem::{Body, Query};
 use super::{Problem, guest};

@@ -13,19 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use banger_core::Digest;
-use banger_oci::{FlattenError, FlattenOptions, Flattened, LayerBlob, Watch, flatten};
+use banger_oci::{FlattenError, FlattenOptions, Flattened, LayerBlob, Unwatched, flatten};
 use sha2::{Digest as _, Sha256};
-
-/// Nobody watches.
-pub(crate) struct Quiet;
-
-impl Watch for Quiet {
-    fn step(&self, _: &str) {}
-    fn line(&self, _: &str) {}
-    fn cancelled(&self) -> bool {
-        false
-    }
-}
 
 pub(crate) fn sha256(bytes: &[u8]) -> Digest {
     let hash = Sha256::digest(bytes);
@@ -271,7 +260,7 @@ pub(crate) fn flattened(
         time: 1_500_000_000,
     };
     let layers = layers.into_iter().map(Ok);
-    let made = flatten(layers, root, seed, &options, &Quiet)?;
+    let made = flatten(layers, root, seed, &options, &Unwatched)?;
     for path in [&root_path, &seed_path] {
         let checked = run(Command::new("e2fsck").arg("-fn").arg(path));
         assert!(
