@@ -6,6 +6,7 @@
 //! - process 1, as `/shutdown`: systemd executes it last of all ([`farewell`]);
 //! - `modprobe`: the kernel calls it where the image has none ([`modprobe`]);
 //! - `mark-ready`: a unit calls it when the image's default target is reached ([`agent::ready`]);
+//! - `end-programs`: a unit calls it when the guest's end begins ([`agent::end_programs`]);
 //! - `connect`: joins standard input and output to a port of the guest ([`connect`]);
 //! - `as-user`: becomes another user and executes a program ([`agent::user`]);
 //! - `in-group`: enters a control group and executes a program ([`agent::in_group`]);
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
             }
         }
         (_, Some("mark-ready")) => agent::mark_ready(),
+        (_, Some("end-programs")) => agent::end_programs(),
         (_, Some("connect")) => connect::main(&args[2..]),
         (_, Some("as-user")) => agent::as_user(&args[2..]),
         (_, Some("in-group")) => agent::in_group(&args[2..]),

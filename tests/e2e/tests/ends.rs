@@ -68,6 +68,7 @@ fn a_stop_is_clean_though_somebody_is_busy_and_so_is_a_poweroff_from_inside() {
         ("vm stop", false, false),
         ("vm stop, busy", true, false),
         ("poweroff", false, true),
+        ("poweroff, busy", true, true),
     ] {
         if busy {
             keep_busy(&banger, &vm);

@@ -4,17 +4,47 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use banger_guest_proto::{InitKind, ShutdownVerb};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use super::cgroup;
 use super::ready::FOLDER;
 use super::state::State;
 use crate::pid1;
+
+/// A unit whose end comes before anything is unmounted, also when the shutdown was begun in the guest:
+/// clients' programs are no units, and systemd alone would end them after its mounts' (bootup(7),
+/// "Shutdown"). There is nothing to start: it only has to be active (systemd.service(5), `Type=oneshot`).
+pub(crate) const PROGRAMS_UNIT: &str = "\
+[Unit]
+Description=Programs started through banger
+DefaultDependencies=no
+After=local-fs.target
+Conflicts=shutdown.target
+Before=shutdown.target
+RefuseManualStart=yes
+RefuseManualStop=yes
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStop=/run/banger/agent end-programs
+TimeoutStopSec=10
+";
+
+/// What makes the agent end its clients' programs.
+pub(super) const END_PROGRAMS: i32 = libc::SIGUSR1;
+
+/// Where the agent's process id is, for [`end_programs`].
+const PID: &str = "/run/banger/agent.pid";
+
+/// How long [`end_programs`] waits for what the agent does.
+const LONGEST: Duration = Duration::from_secs(3);
 
 /// What systemd-shutdown executes when all is unmounted (bootup(7)).
 const LAST_PROGRAM: &str = "/run/initramfs/shutdown";
@@ -36,6 +66,7 @@ pub(super) fn install_last_program() -> io::Result<()> {
     fs::copy("/proc/self/exe", &temporary)?;
     fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755))?;
     fs::rename(&temporary, &agent)?;
+    fs::write(PID, rustix::process::getpid().to_string())?;
     for link in [LAST_PROGRAM, "/run/banger/modprobe"] {
         match fs::hard_link(&agent, link) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -43,6 +74,57 @@ pub(super) fn install_last_program() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// `end-programs`: has the agent end its clients' programs, and waits for that.
+pub(crate) fn end_programs() -> ExitCode {
+    let text = fs::read_to_string(PID).unwrap_or_default();
+    let agent = text.parse().ok().and_then(Pid::from_raw);
+    let Some(agent) = agent.filter(|pid| is_agent(*pid)) else {
+        // It has ended, and its last deed is to end them.
+        return ExitCode::SUCCESS;
+    };
+    crate::sys::kill_raw(agent, END_PROGRAMS);
+    let deadline = Instant::now() + LONGEST;
+    loop {
+        let left = ours(agent);
+        if left.is_empty() {
+            return ExitCode::SUCCESS;
+        }
+        let time = deadline.saturating_duration_since(Instant::now());
+        if time.is_zero() {
+            return ExitCode::FAILURE;
+        }
+        wait_for_one(&left, time);
+    }
+}
+
+/// Waits until one of them has ended.
+fn wait_for_one(pids: &[Pid], longest: Duration) {
+    let handles = pids.iter().map(|pid| pidfd_open(*pid, PidfdFlags::empty()));
+    // One that cannot be opened has ended.
+    let Ok(handles) = handles.collect::<Result<Vec<_>, _>>() else {
+        return;
+    };
+    let ends = handles.iter().map(|it| PollFd::new(it, PollFlags::IN));
+    let longest = Timespec::try_from(longest).ok();
+    let _ = rustix::event::poll(&mut ends.collect::<Vec<_>>(), longest.as_ref());
+}
+
+fn is_agent(pid: Pid) -> bool {
+    let name = fs::read(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default();
+    name.trim_ascii_end() == super::NAME.to_bytes()
+}
+
+/// Ends what clients have started, beside whatever else happens.
+pub(super) fn end_all_beside(state: &Arc<State>) {
+    let shared = Arc::clone(state);
+    let started = std::thread::Builder::new()
+        .name("end-programs".to_owned())
+        .spawn(move || end_all(&shared));
+    if let Err(error) = started {
+        state.problem(format!("failed to end programs: {error}"));
+    }
 }
 
 /// Begins the guest's end; the rest happens behind the answer.
@@ -113,25 +195,24 @@ pub(super) fn end_all(state: &State) {
     for signal in [Signal::HUP, Signal::TERM, Signal::CONT] {
         kill_ours(signal);
     }
-    if !state.wait_for_sessions(GRACE) || !ours().is_empty() {
+    if !state.wait_for_sessions(GRACE) || !ours(rustix::process::getpid()).is_empty() {
         kill_ours(Signal::KILL);
         state.wait_for_sessions(GRACE);
     }
 }
 
 fn kill_ours(signal: Signal) {
-    for pid in ours() {
+    for pid in ours(rustix::process::getpid()) {
         let _ = kill_process(pid, signal);
     }
 }
 
-/// Every process that descends from a client's program, told by its control group.
-fn ours() -> Vec<Pid> {
-    let own = rustix::process::getpid();
+/// Every process that descends from a client's program of that agent, told by its control group.
+fn ours(agent: Pid) -> Vec<Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter_map(Pid::from_raw)
-        .filter(|pid| *pid != own && *pid != Pid::INIT)
+        .filter(|pid| *pid != agent && *pid != Pid::INIT)
         .filter(|pid| {
             let folder = format!("/proc/{}", pid.as_raw_nonzero());
             // A kernel thread has no program.

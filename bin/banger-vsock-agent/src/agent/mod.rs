@@ -31,6 +31,7 @@ use std::sync::Arc;
 use banger_guest_proto::{InitKind, Readiness};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+pub(crate) use ending::{PROGRAMS_UNIT, end_programs};
 pub(crate) use ready::{READY_UNIT, mark_ready};
 pub(crate) use user::{as_user, in_group};
 
@@ -53,7 +54,7 @@ const SESSIONS: &str = "/var/lib/banger/sessions";
 pub(crate) fn main(listener: OwnedFd, booted: Booted) -> ExitCode {
     let _ = rustix::process::setsid();
     let _ = rustix::thread::set_name(NAME);
-    let signals = match sys::signal_fd(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]) {
+    let signals = match sys::signal_fd(&SIGNALS) {
         Ok(signals) => signals,
         Err(error) => {
             console::complain(&format!("the agent cannot watch signals: {error}"));
@@ -84,6 +85,15 @@ pub(crate) fn main(listener: OwnedFd, booted: Booted) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// What the agent listens to. SIGINT and SIGHUP are read away: they are not for a program without a
+/// terminal.
+const SIGNALS: [i32; 4] = [
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGHUP,
+    ending::END_PROGRAMS,
+];
+
 /// What `ps` shows.
 const NAME: &CStr = c"banger-agent";
 
@@ -112,16 +122,19 @@ fn serve(
         }
         let longest: Option<Timespec> = watcher.as_ref().and_then(ReadyWatcher::interval);
         let _ = rustix::event::poll(&mut fds, longest.as_ref());
-        let asked_to_end = !fds[0].revents().is_empty();
+        let told = !fds[0].revents().is_empty();
         let called = !fds[1].revents().is_empty();
         if watcher.as_mut().is_some_and(|watcher| watcher.check(state)) {
             state.reached(Readiness::Ready);
             sessions::start_again(state);
             watcher = None;
         }
-        // SIGINT and SIGHUP are read away: they are not for a program without a terminal.
-        if asked_to_end && sys::read_signal(signals.as_fd()) == Some(libc::SIGTERM) {
-            return;
+        if told {
+            match sys::read_signal(signals.as_fd()) {
+                Some(libc::SIGTERM) => return,
+                Some(ending::END_PROGRAMS) => ending::end_all_beside(state),
+                _ => {}
+            }
         }
         if called {
             accept(listener, state);

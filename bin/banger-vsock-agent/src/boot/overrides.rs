@@ -80,15 +80,19 @@ fn write_all(root: &Root, config: &GuestConfig) -> io::Result<()> {
         b"d /tmp 1777 root root -\nd /var/tmp 1777 root root 30d\n",
         0o644,
     )?;
-    let unit = "banger-ready.service";
-    root.write(
-        &format!("/run/systemd/system/{unit}"),
-        agent::READY_UNIT.as_bytes(),
-        0o644,
-    )?;
+    let ready = ("banger-ready.service", agent::READY_UNIT);
+    let programs = ("banger-programs.service", agent::PROGRAMS_UNIT);
+    add_unit(root, ready, "multi-user.target")?;
+    add_unit(root, programs, "sysinit.target")
+}
+
+/// Adds a unit that a target wants.
+fn add_unit(root: &Root, (name, text): (&str, &str), target: &str) -> io::Result<()> {
+    let folder = "/run/systemd/system";
+    root.write(&format!("{folder}/{name}"), text.as_bytes(), 0o644)?;
     root.link(
-        &format!("/run/systemd/system/multi-user.target.wants/{unit}"),
-        &format!("../{unit}"),
+        &format!("{folder}/{target}.wants/{name}"),
+        &format!("../{name}"),
     )
 }
 
