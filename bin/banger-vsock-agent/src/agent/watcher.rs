@@ -13,8 +13,8 @@ use super::state::State;
 use crate::boot;
 use crate::root::Root;
 
-/// How often to look for the ssh server's listener, once the rest is there: the kernel has no event
-/// for it. Nothing on the way of `run -- CMD` waits for it.
+/// How often to look for a service's listener, once the rest is there: the kernel has no event for
+/// it. Nothing on the way of `run -- CMD` waits for it.
 const LOOK: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 50_000_000,
@@ -26,16 +26,23 @@ const LOOK_RARELY: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-/// How long the ssh server may take after everything else.
-const SSHD_PATIENCE: Duration = Duration::from_secs(10);
+/// How long services may take after everything else.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A service that the image promises.
+#[derive(Debug)]
+struct Promise {
+    what: &'static str,
+    port: u16,
+}
 
 /// What is still missing.
 #[derive(Debug)]
 pub(super) struct ReadyWatcher {
     marks: Option<OwnedFd>,
     needs_mark: bool,
-    needs_sshd: bool,
-    /// Since when only the ssh server is missing.
+    promises: Vec<Promise>,
+    /// Since when only services are missing.
     alone: Option<Instant>,
     reported: bool,
 }
@@ -44,10 +51,10 @@ impl ReadyWatcher {
     /// Starts to watch for what the image promises. One that promises nothing is ready at the first
     /// check.
     pub(super) fn prepare(state: &State) -> Self {
-        let needs_mark = state.init() == InitKind::Systemd;
-        let root = Root::open("/").ok();
-        let promised = state.init() != InitKind::Banger;
-        let needs_sshd = promised && root.as_ref().is_some_and(boot::has_sshd);
+        let promises = match Root::open("/") {
+            Ok(root) => promises(&root, state.init()),
+            Err(_) => vec![],
+        };
         let _ = std::fs::create_dir(FOLDER);
         let marks = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK);
         let marks = marks
@@ -55,8 +62,8 @@ impl ReadyWatcher {
             .filter(|fd| inotify::add_watch(fd, FOLDER, inotify::WatchFlags::CREATE).is_ok());
         Self {
             marks,
-            needs_mark,
-            needs_sshd,
+            needs_mark: state.init() == InitKind::Systemd,
+            promises,
             alone: None,
             reported: false,
         }
@@ -74,14 +81,14 @@ impl ReadyWatcher {
     pub(super) fn interval(&self) -> Option<Timespec> {
         match (self.needs_mark, &self.marks) {
             (true, Some(_)) => None,
-            (false, _) if !self.needs_sshd => Some(Timespec::default()),
+            (false, _) if self.promises.is_empty() => Some(Timespec::default()),
             _ if self.reported => Some(LOOK_RARELY),
             _ => Some(LOOK),
         }
     }
 
-    /// Whether the guest is ready now. An ssh server that does not come is told as a problem: the
-    /// guest is not ready then, and a client that gives up waiting can say why.
+    /// Whether the guest is ready now. A service that does not come is told as a problem: the guest is
+    /// not ready then, and a client that gives up waiting can say why.
     pub(super) fn check(&mut self, state: &State) -> bool {
         if let Some(marks) = &self.marks {
             let mut events = [0; 1024];
@@ -91,14 +98,30 @@ impl ReadyWatcher {
         if self.needs_mark {
             return false;
         }
-        let ready = !self.needs_sshd || listens(22);
+        self.promises.retain(|promise| !listens(promise.port));
         let since = *self.alone.get_or_insert_with(Instant::now);
-        if !ready && !self.reported && since.elapsed() > SSHD_PATIENCE {
+        if !self.promises.is_empty() && !self.reported && since.elapsed() > PATIENCE {
             self.reported = true;
-            state.problem("the image's ssh server has not come up".to_owned());
+            for Promise { what, .. } in &self.promises {
+                state.problem(format!("{what} has not come up"));
+            }
         }
-        ready
+        self.promises.is_empty()
     }
+}
+
+/// The services that an image with that init starts at boot.
+fn promises(root: &Root, init: InitKind) -> Vec<Promise> {
+    let mut promises = vec![];
+    if init != InitKind::Banger && boot::has_sshd(root) {
+        let what = "the image's ssh server";
+        promises.push(Promise { what, port: 22 });
+    }
+    if init == InitKind::Systemd && boot::opencode::is_served(root) {
+        let (what, port) = ("the image's opencode server", boot::opencode::PORT);
+        promises.push(Promise { what, port });
+    }
+    promises
 }
 
 /// Whether something listens on that TCP port, on any address (proc_pid_net(5)).

@@ -3,7 +3,7 @@
 use crate::root::Root;
 
 /// Where systemd looks for units that a target wants, of those that an image can have.
-const UNIT_FOLDERS: [&str; 3] = [
+pub(super) const UNIT_FOLDERS: [&str; 3] = [
     "/etc/systemd/system",
     "/usr/lib/systemd/system",
     "/lib/systemd/system",

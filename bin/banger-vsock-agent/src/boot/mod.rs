@@ -11,6 +11,7 @@ mod init;
 mod modules;
 mod mounts;
 mod network;
+pub(crate) mod opencode;
 mod overrides;
 mod report;
 

@@ -80,6 +80,7 @@ fn write_all(root: &Root, config: &GuestConfig) -> io::Result<()> {
         b"d /tmp 1777 root root -\nd /var/tmp 1777 root root 30d\n",
         0o644,
     )?;
+    super::opencode::offer(root)?;
     let ready = ("banger-ready.service", agent::READY_UNIT);
     let programs = ("banger-programs.service", agent::PROGRAMS_UNIT);
     add_unit(root, ready, "multi-user.target")?;
