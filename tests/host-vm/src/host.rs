@@ -18,6 +18,9 @@ use crate::{qmp, wait};
 /// How long a line may take unless the test says more.
 const LIMIT: Duration = Duration::from_secs(180);
 
+/// How long a boot of the host may take.
+const REBOOT: Duration = Duration::from_secs(300);
+
 /// The checkout in the host, built.
 const CHECKOUT: &str = "/home/dev/checkout";
 
@@ -88,6 +91,7 @@ impl Finished {
 #[derive(Debug, Clone)]
 pub(crate) struct Host {
     ssh: Ssh,
+    console: PathBuf,
     qmp: Option<PathBuf>,
     figures: Arc<Mutex<Vec<(String, Duration)>>>,
 }
@@ -97,6 +101,7 @@ impl Host {
     pub(crate) fn new(folder: &Path, qmp: Option<PathBuf>) -> Self {
         Self {
             ssh: Ssh::new(folder),
+            console: folder.join("console.log"),
             qmp,
             figures: Arc::default(),
         }
@@ -245,12 +250,39 @@ impl Host {
         })
     }
 
+    /// How often its kernel has panicked so far.
+    pub(crate) fn panics(&self) -> usize {
+        let console = fs::read(&self.console).unwrap_or_default();
+        let text = String::from_utf8_lossy(&console);
+        text.matches("Kernel panic - not syncing").count()
+    }
+
+    /// Waits for the boot after a panic, and deletes what VMs there are: those of the test that it cut off.
+    pub(crate) fn recover(&self) -> Result<()> {
+        self.ssh.hang_up();
+        wait::until("the host is up again", REBOOT, || {
+            let up = self.answers();
+            if !up {
+                self.ssh.hang_up();
+            }
+            Ok(up.then_some(()))
+        })?;
+        let list = self.json(&["vm", "list"])?;
+        let vms = list["vms"].as_array().into_iter().flatten();
+        let names: Vec<&str> = vms.filter_map(|vm| vm["name"].as_str()).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let delete = [&["vm", "delete", "--force"], names.as_slice()].concat();
+        self.banger(&delete)?.ok().map(drop)
+    }
+
     fn through_a_boot(&self, end: impl FnOnce() -> Result<()>) -> Result<()> {
         let boot_id = "cat /proc/sys/kernel/random/boot_id";
         let before = self.root(boot_id)?;
         end()?;
         self.ssh.hang_up();
-        wait::until("the host is up again", Duration::from_secs(300), || {
+        wait::until("the host is up again", REBOOT, || {
             let asked = self.ssh.run("root", boot_id, Duration::from_secs(15))?;
             let now = String::from_utf8_lossy(&asked.stdout).trim_end().to_owned();
             let again = asked.status.success() && now != before;

@@ -22,6 +22,7 @@ pub(crate) struct Report {
     stages: Vec<(String, Duration)>,
     tests: Vec<(String, Duration, Outcome)>,
     figures: Vec<(String, Duration)>,
+    crashes: Vec<String>,
 }
 
 impl Report {
@@ -42,6 +43,12 @@ impl Report {
             Outcome::Skipped(why) => println!("SKIPPED {name}: {why}"),
         }
         self.tests.push((name.to_owned(), took, outcome));
+    }
+
+    /// Notes that the host's kernel panicked during a test, which is run again.
+    pub(crate) fn crash(&mut self, name: &str) {
+        println!("the host's kernel panicked during {name}: it is run once more");
+        self.crashes.push(name.to_owned());
     }
 
     /// Takes what tests have measured, for a table of its own.
@@ -109,6 +116,9 @@ impl Report {
         for (why, number) in reasons {
             text += &format!("NOT RUN ({number} tests): {why}\n");
         }
+        for name in &self.crashes {
+            text += &format!("RUN AGAIN after a panic of the host's kernel: {name}\n");
+        }
         text += &format!(
             "host-vm: {} passed, {} failed, {} skipped\n",
             count(|outcome| *outcome == Outcome::Passed),
@@ -134,10 +144,15 @@ mod tests {
         );
         report.test("c", Duration::ZERO, Outcome::Skipped("no binary".into()));
         report.test("d", Duration::ZERO, Outcome::Skipped("no binary".into()));
+        report.crash("a");
         report.figures(vec![("qemu: ssh".into(), Duration::from_millis(1250))]);
         let text = report.render();
         let mut last = text.lines().rev();
         assert_eq!(last.next(), Some("host-vm: 1 passed, 1 failed, 2 skipped"));
+        assert_eq!(
+            last.next(),
+            Some("RUN AGAIN after a panic of the host's kernel: a")
+        );
         assert_eq!(last.next(), Some("NOT RUN (2 tests): no binary"));
         assert!(text.contains("FAILED b\nbroken"));
         let figure = text.lines().find(|line| line.contains("qemu: ssh"));

@@ -37,13 +37,29 @@ pub(crate) fn run(
             continue;
         }
         println!("-- {}", test.name);
-        let start = Instant::now();
-        let outcome = match catch_unwind(AssertUnwindSafe(|| (test.run)(host))) {
-            Ok(Ok(())) => Outcome::Passed,
-            Ok(Err(error)) => Outcome::Failed(format!("{error:#}")),
-            Err(_) => Outcome::Failed("it panicked; see above".into()),
-        };
-        report.test(&test.name, start.elapsed(), outcome);
+        let panics = host.panics();
+        let (mut outcome, mut took) = one(host, test);
+        // Emulated, the processor's own virtualisation now and then takes the host's kernel down. That says nothing
+        // of banger; what a test that went on over it says is kept.
+        if outcome != Outcome::Passed && host.panics() > panics {
+            report.crash(&test.name);
+            match host.recover() {
+                Ok(()) => (outcome, took) = one(host, test),
+                Err(error) => outcome = Outcome::Failed(format!("{error:#}")),
+            }
+        }
+        report.test(&test.name, took, outcome);
     }
     report.figures(host.figures());
+}
+
+/// Runs a test to its end.
+fn one(host: &Host, test: &Test) -> (Outcome, Duration) {
+    let start = Instant::now();
+    let outcome = match catch_unwind(AssertUnwindSafe(|| (test.run)(host))) {
+        Ok(Ok(())) => Outcome::Passed,
+        Ok(Err(error)) => Outcome::Failed(format!("{error:#}")),
+        Err(_) => Outcome::Failed("it panicked; see above".into()),
+    };
+    (outcome, start.elapsed())
 }
