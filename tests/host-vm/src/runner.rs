@@ -1,6 +1,7 @@
-//! Runs tests one after the other: each is caught when it fails, and the host is asked between them.
+//! Runs tests, those that may two at a time: each is caught when it fails, and a host that crashed is waited for.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::host::Host;
@@ -11,6 +12,9 @@ use crate::suite::{Test, Vmm};
 /// Why tests with Firecracker are not run without one.
 const NO_FIRECRACKER: &str = "guests under Firecracker; set BANGER_TEST_FIRECRACKER to its binary";
 
+/// How many tests run at a time that may: the host has two processors.
+const LANES: usize = 2;
+
 /// Runs the selection, and notes each outcome. Stops when the host is ended.
 pub(crate) fn run(
     host: &Host,
@@ -19,38 +23,75 @@ pub(crate) fn run(
     leash: &Leash,
     report: &mut Report,
 ) {
-    for test in selection {
-        if let Some(reason) = leash.pulled() {
-            report.test(
-                &test.name,
-                Duration::ZERO,
-                Outcome::Failed(format!("not begun: {reason}")),
-            );
-            continue;
+    let mut rest: Vec<&Test> = selection.iter().collect();
+    while let Some(first) = rest.first() {
+        // All that may run beside each other do so in one go, when the first of them comes.
+        let batch: Vec<&Test> = match first.beside {
+            true => rest.extract_if(.., |test| test.beside).collect(),
+            false => vec![rest.remove(0)],
+        };
+        let (skipped, batch): (Vec<&Test>, Vec<&Test>) = batch
+            .into_iter()
+            .partition(|test| test.vmm == Some(Vmm::Firecracker) && !has_firecracker);
+        for test in skipped {
+            let outcome = Outcome::Skipped(NO_FIRECRACKER.into());
+            report.test(&test.name, Duration::ZERO, outcome);
         }
-        if test.vmm == Some(Vmm::Firecracker) && !has_firecracker {
-            report.test(
-                &test.name,
-                Duration::ZERO,
-                Outcome::Skipped(NO_FIRECRACKER.into()),
-            );
-            continue;
-        }
-        println!("-- {}", test.name);
         let panics = host.panics();
-        let (mut outcome, mut took) = one(host, test);
+        let done = side_by_side(host, &batch, leash);
         // Emulated, the processor's own virtualisation now and then takes the host's kernel down. That says nothing
-        // of banger; what a test that went on over it says is kept.
-        if outcome != Outcome::Passed && host.panics() > panics {
-            report.crash(&test.name);
-            match host.recover() {
-                Ok(()) => (outcome, took) = one(host, test),
-                Err(error) => outcome = Outcome::Failed(format!("{error:#}")),
+        // of banger; what passed in spite of it is kept.
+        let crashed = host.panics() > panics && leash.pulled().is_none();
+        let recovered = if crashed { host.recover() } else { Ok(()) };
+        for (test, outcome, took) in done {
+            if crashed && outcome != Outcome::Passed {
+                report.crash(&test.name);
+                let (outcome, took) = match &recovered {
+                    Ok(()) => one(host, test),
+                    Err(error) => (Outcome::Failed(format!("{error:#}")), took),
+                };
+                report.test(&test.name, took, outcome);
+            } else {
+                report.test(&test.name, took, outcome);
             }
         }
-        report.test(&test.name, took, outcome);
     }
     report.figures(host.figures());
+}
+
+/// Runs tests, two at a time; the outcomes are in the order in which they ended.
+fn side_by_side<'a>(
+    host: &Host,
+    tests: &[&'a Test],
+    leash: &Leash,
+) -> Vec<(&'a Test, Outcome, Duration)> {
+    let waiting = Mutex::new(tests.iter().copied());
+    let done = Mutex::new(vec![]);
+    let next = || lock(&waiting).next();
+    std::thread::scope(|scope| {
+        for _ in 0..LANES.min(tests.len()) {
+            scope.spawn(|| {
+                while let Some(test) = next() {
+                    let (outcome, took) = match leash.pulled() {
+                        Some(reason) => {
+                            let why = format!("not begun: {reason}");
+                            (Outcome::Failed(why), Duration::ZERO)
+                        }
+                        None => {
+                            println!("-- {}", test.name);
+                            one(host, test)
+                        }
+                    };
+                    lock(&done).push((test, outcome, took));
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs a test to its end.

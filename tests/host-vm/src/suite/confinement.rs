@@ -9,12 +9,12 @@ use crate::host::{Host, quote};
 
 /// The tests of this file.
 pub(super) fn tests() -> Vec<Test> {
-    let mut tests = Test::each(
+    let mut tests = Test::each_beside(
         "confinement/a-vmm-reaches-its-own-and-nothing-else",
         Length::Smoke,
         reach,
     );
-    tests.extend(Test::each(
+    tests.extend(Test::each_beside(
         "confinement/units-are-exposed-as-little-as-promised",
         Length::Whole,
         exposure,

@@ -13,12 +13,12 @@ use crate::wait;
 /// The tests of this file.
 pub(super) fn tests() -> Vec<Test> {
     [
-        Test::each(
+        Test::each_beside(
             "life/stop-start-restart-kill-and-set-keep-both-disks",
             Length::Smoke,
             change,
         ),
-        Test::each(
+        Test::each_beside(
             "life/poweroff-reboot-and-panic-are-told-apart",
             Length::Smoke,
             ends,

@@ -22,7 +22,7 @@ use crate::host::Host;
 pub(crate) use guest::Vmm;
 
 /// What a test is given, and how it says that something is wrong.
-type Run = Box<dyn Fn(&Host) -> Result<()>>;
+type Run = Box<dyn Fn(&Host) -> Result<()> + Send + Sync>;
 
 /// Which suite a test belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,15 +40,22 @@ pub(crate) struct Test {
     pub(crate) length: Length,
     /// Set for a test with guests in that VMM.
     pub(crate) vmm: Option<Vmm>,
+    /// Whether it minds nobody and nobody minds it: such tests run two at a time.
+    pub(crate) beside: bool,
     pub(crate) run: Run,
 }
 
 impl Test {
-    fn new(name: &str, length: Length, run: impl Fn(&Host) -> Result<()> + 'static) -> Self {
+    fn new(
+        name: &str,
+        length: Length,
+        run: impl Fn(&Host) -> Result<()> + Send + Sync + 'static,
+    ) -> Self {
         Self {
             name: name.to_owned(),
             length,
             vmm: None,
+            beside: false,
             run: Box::new(run),
         }
     }
@@ -59,9 +66,19 @@ impl Test {
             name: format!("{name}/{}", vmm.name()),
             length,
             vmm: Some(vmm),
+            beside: false,
             run: Box::new(move |host| run(host, vmm)),
         };
         [Vmm::Qemu, Vmm::Firecracker].map(one).into()
+    }
+
+    /// The same for tests that run beside others: they look at their own VMs alone.
+    fn each_beside(name: &str, length: Length, run: fn(&Host, Vmm) -> Result<()>) -> Vec<Self> {
+        let mut tests = Self::each(name, length, run);
+        for test in &mut tests {
+            test.beside = true;
+        }
+        tests
     }
 
     /// One test in the VMM that the host has chosen: what is tested does not depend on it.

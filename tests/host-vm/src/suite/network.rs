@@ -12,7 +12,7 @@ use crate::wait;
 /// The tests of this file.
 pub(super) fn tests() -> Vec<Test> {
     [
-        Test::each("network/names-pages-and-vm-to-vm", Length::Smoke, by_name),
+        Test::each_beside("network/names-pages-and-vm-to-vm", Length::Smoke, by_name),
         Test::each(
             "network/nat-reaches-the-world-and-without-it-nothing-does",
             Length::Smoke,
