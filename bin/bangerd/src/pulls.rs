@@ -6,7 +6,7 @@ use banger_api::PullImageRequest;
 use banger_core::{ErrorCode, ImageRef};
 use banger_engine::ports::{Failure, Progress};
 use banger_image::{PullRequest, Recipe};
-use banger_oci::{AuthFiles, PullError, RegistryError, Watch};
+use banger_oci::{AuthFiles, PullError, Registries, RegistryError, Watch};
 
 use crate::adapters::unknown_kernel;
 use crate::state::State;
@@ -87,13 +87,16 @@ pub(crate) fn planned(state: &State, request: PullImageRequest) -> Result<PullRe
             derived
         }
     };
+    let environment = |name: &str| std::env::var(name).ok();
+    let registries = Registries::usual(environment).map_err(|error| failure(&reference, &error))?;
     Ok(PullRequest {
         reference,
         name,
         kernel,
         plain_http,
-        auth: AuthFiles::usual(|name| std::env::var(name).ok()),
+        auth: AuthFiles::usual(environment),
         certificates: certificates(),
+        registries,
     })
 }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use banger_core::{Digest, ImageName, ImageRef, KernelName};
 use banger_oci::{
-    AuthFiles, BlobStore, ImageConfig, Patience, PullError, PullOptions, Resolved, Watch, facts,
+    AuthFiles, BlobStore, ImageConfig, Patience, PullError, PullOptions, Registries, Resolved,
+    Watch, facts,
 };
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,8 @@ pub struct PullRequest {
     pub auth: AuthFiles,
     /// Folders of registries' certificates.
     pub certificates: Vec<PathBuf>,
+    /// Mirrors and other addresses of registries.
+    pub registries: Registries,
 }
 
 impl ImageStore {
@@ -83,6 +86,7 @@ impl ImageStore {
             blobs,
             auth: request.auth.clone(),
             certificates: request.certificates.clone(),
+            registries: request.registries.clone(),
             plain_http: request.plain_http,
             patience: Patience::default(),
         };

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use banger_image::{BuildError, DeleteError, FileError, Image, ImageStore, PullRequest};
-use banger_oci::{AuthFiles, PullError, Unwatched, Watch};
+use banger_oci::{AuthFiles, PullError, Registries, Unwatched, Watch};
 use banger_testkit::SmallDisk;
 use sha2::{Digest as _, Sha256};
 
@@ -70,6 +70,7 @@ fn request(dir: &Path) -> PullRequest {
         plain_http: false,
         auth: AuthFiles::at(vec![]),
         certificates: vec![],
+        registries: Registries::default(),
     }
 }
 

@@ -23,6 +23,7 @@ pub const UNITS: &[&str] = &[
     "bangerd-root.socket",
     "bangerd-build.socket",
     "bangerd.service",
+    "banger-guests.service",
     "bangerd-root.service",
     "bangerd-build@.service",
     "banger.slice",

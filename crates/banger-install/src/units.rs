@@ -22,6 +22,10 @@ const TEMPLATES: &[(&str, &str)] = &[
         include_str!("../units/bangerd-build@.service"),
     ),
     ("bangerd.service", include_str!("../units/bangerd.service")),
+    (
+        "banger-guests.service",
+        include_str!("../units/banger-guests.service"),
+    ),
 ];
 
 /// Every unit's name and text. The values hold nothing that a unit file would interpret: both
@@ -40,6 +44,7 @@ pub(crate) fn render(spec: &InstallSpec) -> Vec<(&'static str, String)> {
         template
             .replace("@OWNER@", &spec.owner.name)
             .replace("@LIB@", &lib_dir(&spec.prefix).display().to_string())
+            .replace("@BIN@", &spec.prefix.join("bin").display().to_string())
             .replace("@CONFIG@", &config.display().to_string())
             .replace("@KVM@\n", &kvm)
     };
@@ -66,6 +71,7 @@ mod tests {
             for line in text.lines().filter(|line| !line.starts_with('#')) {
                 let placeholder = line.contains("@OWNER@")
                     || line.contains("@LIB@")
+                    || line.contains("@BIN@")
                     || line.contains("@CONFIG@")
                     || line.contains("@KVM@");
                 assert!(!placeholder, "{name}: {line}");

@@ -195,9 +195,12 @@ fn ask(helper: &str, server: &str) -> Result<Option<Credentials>, MalformedError
     if helper.is_empty() || !helper.bytes().all(is_plain) {
         return Err(MalformedError::new("a helper's name is malformed"));
     }
-    let program = format!("docker-credential-{helper}");
+    ask_program(&format!("docker-credential-{helper}"), server)
+}
+
+fn ask_program(program: &str, server: &str) -> Result<Option<Credentials>, MalformedError> {
     let failed = |why: String| MalformedError::new(format!("`{program} get` failed: {why}"));
-    let mut child = Command::new(&program)
+    let mut child = Command::new(program)
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -233,6 +236,37 @@ fn ask(helper: &str, server: &str) -> Result<Option<Credentials>, MalformedError
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_helper_is_told_the_server_and_its_answer_is_not_believed_blindly() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let asked = |script: &str| {
+            let path = dir.path().join("docker-credential-test");
+            let next = dir.path().join("next");
+            std::fs::write(&next, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&next, std::fs::Permissions::from_mode(0o755)).unwrap();
+            std::fs::rename(&next, &path).unwrap();
+            ask_program(path.to_str().unwrap(), "example.org:5000").map_err(|it| it.to_string())
+        };
+        let answer = r#"[ "$1" = get ] && printf '{"Username":"me","Secret":"for %s"}' "$(cat)""#;
+        let expected = Credentials::Basic {
+            user: "me".into(),
+            password: "for example.org:5000".into(),
+        };
+        assert_eq!(asked(answer), Ok(Some(expected)));
+        let token = r#"echo '{"Username":"<token>","Secret":"t"}'"#;
+        assert_eq!(asked(token), Ok(Some(Credentials::Refresh("t".into()))));
+        let unknown = "echo credentials not found in native keychain; exit 1";
+        assert_eq!(asked(unknown), Ok(None));
+        assert!(
+            asked("echo no bus; exit 1")
+                .unwrap_err()
+                .ends_with("no bus")
+        );
+        assert!(asked("echo me secret").unwrap_err().ends_with("malformed"));
+        assert!(asked("exit 0").unwrap_err().ends_with("malformed"));
+    }
 
     fn found(text: &str, host: &str, repository: &str) -> Option<Credentials> {
         let dir = tempfile::tempdir().unwrap();

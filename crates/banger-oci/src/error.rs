@@ -133,6 +133,12 @@ pub enum RegistryError {
 /// A failed pull. Nothing of it is in the image store; layers that came whole are kept for the next try.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
+    /// It is not to be asked.
+    #[error("`{prefix}` is blocked in registries.conf")]
+    Blocked {
+        /// What is blocked.
+        prefix: String,
+    },
     /// The registry.
     #[error("the registry has not delivered the image")]
     Registry(#[source] RegistryError),

@@ -1,5 +1,6 @@
 //! Pulling: what a reference means, and its layers as file systems.
 
+use std::error::Error as _;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::manifest::{
     CONFIG_MAX, Choice, Config, Descriptor, Document, ImageConfig, MANIFEST_MAX, Manifest, Platform,
 };
 use crate::member::Members;
+use crate::mirrors::{Endpoint, Registries};
 use crate::registry::{Registry, Trust};
 use crate::remote::runtime;
 use crate::watch::Watch;
@@ -42,6 +44,8 @@ pub struct PullOptions {
     pub auth: AuthFiles,
     /// Folders with a folder per registry, `HOST:PORT`, of its authorities' certificates (`*.crt`).
     pub certificates: Vec<PathBuf>,
+    /// Mirrors and other addresses of registries.
+    pub registries: Registries,
     /// Speak plain HTTP.
     pub plain_http: bool,
     /// How long a registry is waited for.
@@ -240,27 +244,29 @@ fn in_registry(
     watch: &dyn Watch,
 ) -> Result<Resolved, PullError> {
     let image = ImageRef::Registry(reference.clone());
-    let credentials = options
-        .auth
-        .find(reference.host(), reference.repository())?;
-    let trust = Trust {
-        authorities: authorities(reference.host(), &options.certificates)?,
-        plain: options.plain_http,
-    };
     let runtime = runtime()?;
-    let asked = async {
-        let registry =
-            Registry::connect(reference, credentials, &trust, options.patience.clone()).await?;
-        let (digest, manifest) = find_manifest(&registry, reference, &image).await?;
-        let config = registry.small_blob(&manifest.config).await?;
-        Ok::<_, PullError>((registry, digest, manifest, config))
-    };
-    let (registry, digest, manifest, config) = runtime.block_on(async {
-        tokio::select! {
-            asked = asked => asked,
-            () = cancelled(watch) => Err(PullError::Cancelled),
+    let mut endpoints = options.registries.endpoints(reference)?.into_iter();
+    let found = loop {
+        let Some(endpoint) = endpoints.next() else {
+            return Err(malformed(&image, MalformedError::new("no place has it")));
+        };
+        let asked = runtime.block_on(async {
+            tokio::select! {
+                asked = ask(&endpoint, options, &image) => asked,
+                () = cancelled(watch) => Err(PullError::Cancelled),
+            }
+        });
+        match asked {
+            Err(error) if endpoints.len() > 0 && !matches!(error, PullError::Cancelled) => {
+                let host = endpoint.reference.host();
+                let causes = std::iter::successors(error.source(), |&cause| cause.source());
+                let causes: String = causes.map(|cause| format!(": {cause}")).collect();
+                watch.line(&format!("the mirror {host} does not help: {error}{causes}"));
+            }
+            other => break other?,
         }
-    })?;
+    };
+    let (registry, digest, manifest, config) = found;
     let config = checked_config(&config, manifest.layers.len(), &image)?;
     Ok(Resolved {
         identity: identity(&manifest.config.digest),
@@ -273,6 +279,28 @@ fn in_registry(
             layers: manifest.layers,
         },
     })
+}
+
+/// Asks one place for manifest and configuration.
+async fn ask(
+    endpoint: &Endpoint,
+    options: &PullOptions,
+    image: &ImageRef,
+) -> Result<(Registry, Digest, Manifest, Vec<u8>), PullError> {
+    let reference = &endpoint.reference;
+    let credentials = options
+        .auth
+        .find(reference.host(), reference.repository())?;
+    let trust = Trust {
+        authorities: authorities(reference.host(), &options.certificates)?,
+        plain: options.plain_http,
+        may_be_plain: endpoint.insecure || reference.is_loopback(),
+    };
+    let patience = options.patience.clone();
+    let registry = Registry::connect(reference, credentials, &trust, patience).await?;
+    let (digest, manifest) = find_manifest(&registry, reference, image).await?;
+    let config = registry.small_blob(&manifest.config).await?;
+    Ok((registry, digest, manifest, config))
 }
 
 /// Returns when nobody wants the image any more.

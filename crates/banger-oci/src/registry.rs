@@ -1,6 +1,7 @@
 //! A client of the registry protocol (the distribution specification), as far as pulling needs it. Written here
 //! because nothing of a registry is believed: see [`crate::download`].
 
+use std::error::Error;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
@@ -37,6 +38,8 @@ pub(crate) struct Trust {
     pub(crate) authorities: Vec<Vec<u8>>,
     /// Plain HTTP was asked for.
     pub(crate) plain: bool,
+    /// It may be plain; one that speaks TLS is believed to do so.
+    pub(crate) may_be_plain: bool,
 }
 
 #[derive(Deserialize)]
@@ -67,15 +70,14 @@ impl Registry {
         let plain = format!("http://{host}");
         if trust.plain {
             registry.base = plain;
-        } else if image.is_loopback() {
-            // On this machine a registry may be plain; one that speaks TLS is believed to do so.
+        } else if trust.may_be_plain {
             let asked = registry
                 .downloads
                 .client
                 .get(format!("{}/v2/", registry.base))
                 .send()
                 .await;
-            if asked.is_err_and(|error| error.is_connect()) {
+            if asked.is_err_and(|error| error.is_connect() && !is_about_a_certificate(&error)) {
                 registry.base = plain;
             }
         }
@@ -270,6 +272,22 @@ impl Door for Registry {
             what: what.to_owned(),
         }
     }
+}
+
+/// Whether a connection failed because of what the server showed: it speaks TLS then.
+fn is_about_a_certificate(error: &reqwest::Error) -> bool {
+    let is = |mut error: &(dyn Error + 'static)| {
+        // What an input error holds is no source of it.
+        while let Some(inner) = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+        {
+            error = inner;
+        }
+        let tls = error.downcast_ref();
+        matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
+    };
+    std::iter::successors(error.source(), |&cause| cause.source()).any(is)
 }
 
 fn basic(user: &str, password: &str) -> String {

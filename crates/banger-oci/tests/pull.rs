@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use banger_core::ImageRef;
 use banger_oci::{
-    AuthFiles, BlobStore, Patience, PullError, PullOptions, RegistryError, Resolved, Unwatched,
-    Watch,
+    AuthFiles, BlobStore, Patience, PullError, PullOptions, Registries, RegistryError, Resolved,
+    Unwatched, Watch,
 };
 use common::server::{After, Answer, Request, Server};
 use common::{Layer, Packing, fingerprint, has, pack, run, said, sha256, write_layout};
@@ -90,7 +90,8 @@ fn options(dir: &Path) -> PullOptions {
     PullOptions {
         blobs: BlobStore::open(dir.join("blobs")).unwrap(),
         auth: AuthFiles::at(vec![dir.join("auth.json")]),
-        certificates: vec![],
+        certificates: vec![dir.join("certs.d")],
+        registries: registries(dir),
         plain_http: false,
         patience: Patience {
             connect: Duration::from_secs(5),
@@ -99,6 +100,13 @@ fn options(dir: &Path) -> PullOptions {
             pause: Duration::from_millis(10),
         },
     }
+}
+
+/// What `registries.conf` says, where a test has written one.
+fn registries(dir: &Path) -> Registries {
+    let path = dir.join("registries.conf");
+    let files = if path.exists() { vec![path] } else { vec![] };
+    Registries::load(&files).unwrap()
 }
 
 fn reference(host: &str) -> ImageRef {
@@ -528,6 +536,11 @@ struct DockerRegistry {
 
 impl DockerRegistry {
     fn start(dir: &Path) -> Self {
+        Self::with(dir, "")
+    }
+
+    /// With more lines of its configuration's `http` part.
+    fn with(dir: &Path, more: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -536,7 +549,7 @@ impl DockerRegistry {
         let host = format!("127.0.0.1:{port}");
         let config = dir.join("registry.yml");
         let text = format!(
-            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{host}\"}}\n",
+            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp:\n  addr: \"{host}\"\n{more}",
             dir.join("registry").display()
         );
         fs::write(&config, text).unwrap();
@@ -561,6 +574,118 @@ impl Drop for DockerRegistry {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[test]
+fn a_mirror_is_asked_first_and_one_that_does_not_help_is_passed_over() {
+    let told = |text: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("registries.conf"), text).unwrap();
+        dir
+    };
+    let image = Image::new();
+    let mirror = Server::start(move |request| {
+        let path = request.path.replace("/cache/team/", "/team/");
+        image.answer(&Request {
+            path,
+            ..request.clone()
+        })
+    });
+    let empty = Server::start(|request| match request.path.as_str() {
+        "/v2/" => Answer::ok(b"{}"),
+        _ => Answer::status(404),
+    });
+    let dir = told(&format!(
+        "[[registry]]\nlocation = \"{0}\"\n[[registry.mirror]]\nlocation = \"{0}/none\"\n\
+         [[registry.mirror]]\nlocation = \"{1}/cache\"\n",
+        empty.host, mirror.host
+    ));
+    pull(dir.path(), &reference(&empty.host), &Unwatched).unwrap();
+    assert_eq!(empty.count("/v2/team/"), 0, "a mirror had it");
+    assert!(
+        empty.count("/v2/none/team/") > 0,
+        "the first mirror was not asked"
+    );
+
+    // The registry itself comes last, and what it says counts.
+    let dir = told(&format!(
+        "[[registry]]\nlocation = \"{}\"\n[[registry.mirror]]\nlocation = \"127.0.0.1:1\"\n",
+        empty.host
+    ));
+    let result = pull(dir.path(), &reference(&empty.host), &Unwatched);
+    assert!(
+        matches!(&result, Err(PullError::Registry(RegistryError::NotFound { host, .. })) if *host == empty.host),
+        "{result:?}"
+    );
+    let dir = told(&format!(
+        "[[registry]]\nprefix = \"{}\"\nblocked = true\n",
+        empty.host
+    ));
+    let result = pull(dir.path(), &reference(&empty.host), &Unwatched);
+    assert!(
+        matches!(result, Err(PullError::Blocked { .. })),
+        "{result:?}"
+    );
+}
+
+/// An authority's certificate, and certificate and key of a server at 127.0.0.1, in PEM.
+fn certificates() -> (String, String, String) {
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new(vec![]).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let certificate = authority.self_signed(&authority_key).unwrap();
+    let issuer = rcgen::Issuer::from_params(&authority, &authority_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let server = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let server = server.signed_by(&key, &issuer).unwrap();
+    (certificate.pem(), server.pem(), key.serialize_pem())
+}
+
+#[test]
+fn a_registry_with_a_certificate_of_ones_own_authority() {
+    if !has("docker-registry", &["docker-registry", "skopeo", "e2fsck"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (authority, certificate, key) = certificates();
+    fs::write(at("server.pem"), certificate).unwrap();
+    fs::write(at("server.key"), key).unwrap();
+    let registry = DockerRegistry::with(
+        dir.path(),
+        &format!(
+            "  tls:\n    certificate: {}\n    key: {}\n",
+            at("server.pem").display(),
+            at("server.key").display()
+        ),
+    );
+    write_layout(
+        &at("layout"),
+        &[(Layer::default().file("sh", b"x").finish(), Packing::Gzip)],
+    );
+    let copied = run(Command::new("skopeo")
+        .args([
+            "--insecure-policy",
+            "copy",
+            "--quiet",
+            "--dest-tls-verify=false",
+        ])
+        .arg(format!("oci:{}:image", at("layout").display()))
+        .arg(format!("docker://{}/team/image:tag", registry.host)));
+    assert!(copied.status.success(), "{}", said(&copied));
+
+    let result = pull(dir.path(), &reference(&registry.host), &Unwatched);
+    assert!(
+        matches!(
+            &result,
+            Err(PullError::Registry(RegistryError::Unreachable { .. }))
+        ),
+        "a stranger's certificate is believed: {result:?}"
+    );
+    let folder = at("certs.d").join(&registry.host);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("ca.crt"), authority).unwrap();
+    pull(dir.path(), &reference(&registry.host), &Unwatched).unwrap();
 }
 
 #[test]

@@ -154,6 +154,8 @@ impl UnitSpec<'_> {
 const FIXED: &[&str] = &[
     "Type=exec",
     "CollectMode=inactive-or-failed",
+    // When the host goes down, they are stopped cleanly first, and the daemon sees none of them end otherwise.
+    "Before=banger-guests.service bangerd.service",
     "KillMode=control-group",
     "TimeoutStopSec=5",
     "TasksMax=512",

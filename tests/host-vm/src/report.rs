@@ -22,7 +22,7 @@ pub(crate) struct Report {
     stages: Vec<(String, Duration)>,
     tests: Vec<(String, Duration, Outcome)>,
     figures: Vec<(String, Duration)>,
-    crashes: Vec<String>,
+    again: Vec<(String, String)>,
 }
 
 impl Report {
@@ -45,10 +45,10 @@ impl Report {
         self.tests.push((name.to_owned(), took, outcome));
     }
 
-    /// Notes that the host's kernel panicked during a test, which is run again.
-    pub(crate) fn crash(&mut self, name: &str) {
-        println!("the host's kernel panicked during {name}: it is run once more");
-        self.crashes.push(name.to_owned());
+    /// Notes that a test is run once more, and why.
+    pub(crate) fn again(&mut self, name: &str, why: &str) {
+        println!("{name} is run once more: {why}");
+        self.again.push((name.to_owned(), why.to_owned()));
     }
 
     /// Takes what tests have measured, for a table of its own.
@@ -116,8 +116,8 @@ impl Report {
         for (why, number) in reasons {
             text += &format!("NOT RUN ({number} tests): {why}\n");
         }
-        for name in &self.crashes {
-            text += &format!("RUN AGAIN after a panic of the host's kernel: {name}\n");
+        for (name, why) in &self.again {
+            text += &format!("RUN AGAIN, as {why}: {name}\n");
         }
         text += &format!(
             "host-vm: {} passed, {} failed, {} skipped\n",
@@ -144,14 +144,14 @@ mod tests {
         );
         report.test("c", Duration::ZERO, Outcome::Skipped("no binary".into()));
         report.test("d", Duration::ZERO, Outcome::Skipped("no binary".into()));
-        report.crash("a");
+        report.again("a", "the host's kernel panicked");
         report.figures(vec![("qemu: ssh".into(), Duration::from_millis(1250))]);
         let text = report.render();
         let mut last = text.lines().rev();
         assert_eq!(last.next(), Some("host-vm: 1 passed, 1 failed, 2 skipped"));
         assert_eq!(
             last.next(),
-            Some("RUN AGAIN after a panic of the host's kernel: a")
+            Some("RUN AGAIN, as the host's kernel panicked: a")
         );
         assert_eq!(last.next(), Some("NOT RUN (2 tests): no binary"));
         assert!(text.contains("FAILED b\nbroken"));

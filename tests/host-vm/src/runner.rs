@@ -12,6 +12,11 @@ use crate::suite::{Test, Vmm};
 /// Why tests with Firecracker are not run without one.
 const NO_FIRECRACKER: &str = "guests under Firecracker; set BANGER_TEST_FIRECRACKER to its binary";
 
+/// How a guest ends that the processor has reset. As the host's is an emulated processor, which virtualises not quite
+/// reliably, this happens now and then early in a boot, and sometimes to the host itself. It says nothing of
+/// banger: a test that it cut off is run once more, and that is told.
+const RESET: &str = "the VMM ended without a farewell from the guest [boot_failed]";
+
 /// How many tests run at a time that may: the host has two processors.
 const LANES: usize = 2;
 
@@ -39,21 +44,23 @@ pub(crate) fn run(
         }
         let panics = host.panics();
         let done = side_by_side(host, &batch, leash);
-        // Emulated, the processor's own virtualisation now and then takes the host's kernel down. That says nothing
-        // of banger; what passed in spite of it is kept.
         let crashed = host.panics() > panics && leash.pulled().is_none();
         let recovered = if crashed { host.recover() } else { Ok(()) };
         for (test, outcome, took) in done {
-            if crashed && outcome != Outcome::Passed {
-                report.crash(&test.name);
-                let (outcome, took) = match &recovered {
-                    Ok(()) => one(host, test),
-                    Err(error) => (Outcome::Failed(format!("{error:#}")), took),
-                };
-                report.test(&test.name, took, outcome);
-            } else {
-                report.test(&test.name, took, outcome);
-            }
+            let why = match &outcome {
+                Outcome::Failed(_) if crashed => Some("the host's kernel panicked"),
+                Outcome::Failed(why) if why.contains(RESET) => Some("a guest's kernel was reset"),
+                _ => None,
+            };
+            let (outcome, took) = match (why, &recovered) {
+                (None, _) => (outcome, took),
+                (Some(why), Ok(())) => {
+                    report.again(&test.name, why);
+                    one(host, test)
+                }
+                (Some(_), Err(error)) => (Outcome::Failed(format!("{error:#}")), took),
+            };
+            report.test(&test.name, took, outcome);
         }
     }
     report.figures(host.figures());

@@ -73,7 +73,9 @@ pub(crate) enum VmCommand {
     #[command(after_help = "Example:\n  banger vm logs -f demo")]
     Logs(LogsArgs),
     /// Stop VMs: cleanly, and by force when the deadline passes. Their disks stay.
-    #[command(after_help = "Examples:\n  banger vm stop demo\n  banger vm stop --grace 5s web db")]
+    #[command(
+        after_help = "Examples:\n  banger vm stop demo\n  banger vm stop --grace 5s web db\n  banger vm stop --all"
+    )]
     Stop(StopArgs),
     /// Start VMs that are stopped.
     #[command(after_help = "Example:\n  banger vm start demo")]
@@ -245,8 +247,12 @@ pub(crate) struct SshConfigArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {
-    #[command(flatten)]
-    pub(crate) vms: VmRefs,
+    /// VMs, by name, id or unambiguous prefix.
+    #[arg(required_unless_present = "all", value_name = "VM", add = ArgValueCandidates::new(complete::vms))]
+    pub(crate) vms: Vec<String>,
+    /// All that are not stopped.
+    #[arg(long, conflicts_with = "vms")]
+    pub(crate) all: bool,
     /// How long until force: seconds, or a span like 30s or 2m; 0 ends the VMM at once.
     #[arg(long, value_name = "SPAN", value_parser = seconds)]
     pub(crate) grace: Option<u32>,

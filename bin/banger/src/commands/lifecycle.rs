@@ -30,11 +30,28 @@ pub(crate) async fn stop(context: &Context<'_>, args: StopArgs) -> CommandResult
         grace_s: args.grace,
     };
     let begin = async |vm: &str| client.stop_vm(vm, &request).await;
-    let code = each(context, &client, &args.vms, "stopped", begin).await?;
-    for sentence in unpulled::sentences(&client, &args.vms.vms).await {
+    let vms = match args.all {
+        true => going(&client).await?,
+        false => args.vms,
+    };
+    if vms.is_empty() {
+        context.ui.note("no VM runs");
+    }
+    let vms = VmRefs { vms };
+    let code = each(context, &client, &vms, "stopped", begin).await?;
+    for sentence in unpulled::sentences(&client, &vms.vms).await {
         context.ui.note(&format!("note: {sentence}"));
     }
     Ok(code)
+}
+
+/// The VMs that a stop would change.
+async fn going(client: &Client) -> Result<Vec<String>, CommandError> {
+    let list = client.vms().await?;
+    let goes = ["starting", "running", "paused", "stopping"];
+    let going = list.vms.into_iter();
+    let going = going.filter(|vm| goes.contains(&vm.phase.as_str()));
+    Ok(going.map(|vm| vm.name.to_string()).collect())
 }
 
 /// `vm start`.

@@ -28,7 +28,11 @@ pub(crate) const ENABLED: &[&str] = &[
     "bangerd-root.socket",
     "bangerd-build.socket",
     "bangerd.service",
+    GUESTS,
 ];
+
+/// Its end is that of all VMs.
+pub(crate) const GUESTS: &str = "banger-guests.service";
 
 /// `system …`.
 pub(crate) fn system(ui: &Ui, command: &SystemCommand) -> CommandResult {

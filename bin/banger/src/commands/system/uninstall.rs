@@ -13,7 +13,7 @@ use banger_install::{
 use serde::Serialize;
 
 use super::owner_call::{Running, running, stop_vms};
-use super::{ENABLED, installed, need_root, need_systemd, stop_units, systemd};
+use super::{ENABLED, GUESTS, installed, need_root, need_systemd, stop_units, systemd};
 use crate::cli::UninstallArgs;
 use crate::commands::CommandResult;
 use crate::error::CommandError;
@@ -33,6 +33,8 @@ pub(crate) fn uninstall(ui: &Ui, args: &UninstallArgs) -> CommandResult {
     need_systemd()?;
     let record = installed()?;
     let stopped_vms = end_vms(ui, &record, args.force)?;
+    // While there is a daemon that can say that nothing runs. What it fails in has been told.
+    let _ = Systemctl.run(&["stop", "--", GUESTS]);
     stop_units()?;
     if let Err(error) = clear(&record) {
         if !args.force {
