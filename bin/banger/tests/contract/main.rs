@@ -124,6 +124,9 @@ fn errors_and_their_exit_codes() {
     let cases: &[&[&str]] = &[
         &["vm", "show", "demu"],
         &["vm", "show", "demu", "-o", "json"],
+        &["vm", "stop"],
+        &["vm", "stop", "--all", "demo"],
+        &["vm", "stop", "--all"],
         &["vm", "stop", "demo", "demu"],
         &["vm", "stop", "demo", "demu", "-o", "json"],
         &["vm", "set", "demo", "--memory", "8G"],
