@@ -159,6 +159,7 @@ impl Catalogs {
             }),
             elsewhere: None,
             catalog: Some(catalog.location().to_string()),
+            built: None,
         };
         incoming.keep(record).map_err(|error| broken(&error))
     }

@@ -96,6 +96,7 @@ impl Builder<'_> {
             origin: None,
             elsewhere: None,
             catalog: None,
+            built: None,
         };
         Ok((next, record))
     }

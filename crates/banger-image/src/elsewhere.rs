@@ -161,6 +161,7 @@ impl ImageStore {
             origin: None,
             elsewhere: Some(files),
             catalog: None,
+            built: None,
         };
         // What VMs were made from is in the store, and stays there under its digest.
         if let Some(held) = self.artefact(&record.name, &record.digest)

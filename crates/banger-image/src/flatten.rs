@@ -17,12 +17,7 @@ const LARGEST_UNIT: u64 = 2 << 20;
 ///
 /// # Errors
 /// A file cannot be read or written, or the disk is not what it should be.
-pub(crate) fn flatten(
-    storage: RootStorage,
-    base: &File,
-    disk: &File,
-    to: &File,
-) -> io::Result<()> {
+pub(crate) fn flatten(storage: RootStorage, base: &File, disk: &File, to: &File) -> io::Result<()> {
     match storage {
         RootStorage::Copy | RootStorage::Reflink => sparse::copy(disk, to),
         RootStorage::Qcow2 => {
@@ -87,7 +82,11 @@ impl<'a> Units<'a> {
     /// How much of a unit is within the whole; `None` when nothing is.
     fn length(&self, at: u64) -> Option<usize> {
         let left = self.size.checked_sub(at).filter(|left| *left > 0)?;
-        Some(self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX)))
+        Some(
+            self.buffer
+                .len()
+                .min(usize::try_from(left).unwrap_or(usize::MAX)),
+        )
     }
 }
 
@@ -158,7 +157,9 @@ fn cow_store(store: &File, to: &File) -> io::Result<()> {
     let chunk = match cow_store_state(&header) {
         CowStoreState::Fresh => return Ok(()),
         CowStoreState::Valid { chunk_sectors } => u64::from(chunk_sectors) * SECTOR,
-        CowStoreState::GivenUp => return Err(wrong("the kernel has given it up: the disk was full")),
+        CowStoreState::GivenUp => {
+            return Err(wrong("the kernel has given it up: the disk was full"));
+        }
         CowStoreState::Foreign => return Err(wrong("it is no store of changes")),
     };
     if !chunk.is_power_of_two() || chunk > LARGEST_UNIT {
@@ -183,7 +184,10 @@ fn cow_store(store: &File, to: &File) -> io::Result<()> {
                 return Err(wrong("it names a chunk beyond its end"));
             }
             let whole = old.checked_mul(chunk);
-            units.take(new * chunk, whole.ok_or_else(|| wrong("it names a place beyond every disk"))?)?;
+            units.take(
+                new * chunk,
+                whole.ok_or_else(|| wrong("it names a place beyond every disk"))?,
+            )?;
         }
         area_at += per_area + 1;
     }
@@ -236,7 +240,10 @@ mod tests {
     fn clusters_of_an_overlay_lie_over_the_base() {
         let data = |at: u64| (at << 16) | 1 << 63;
         let entries = [(0, data(16)), (1, ZERO), (127, data(17))];
-        let (disk, to) = (file(&overlay(8 * MIB - 4096, &entries)), tempfile::tempfile().unwrap());
+        let (disk, to) = (
+            file(&overlay(8 * MIB - 4096, &entries)),
+            tempfile::tempfile().unwrap(),
+        );
         flatten(RootStorage::Qcow2, &base(8 * MIB - 4096), &disk, &to).unwrap();
         assert_eq!(to.metadata().unwrap().len(), 8 * MIB - 4096);
         let seen = [0, 64 << 10, 3 * MIB, 8 * MIB - 4097].map(|at| read(&to, at));
@@ -279,7 +286,9 @@ mod tests {
             let entry = chunk + at * 16;
             bytes[entry..][..8].copy_from_slice(&old.to_le_bytes());
             bytes[entry + 8..][..8].copy_from_slice(&new.to_le_bytes());
-            if let Some(data) = bytes.get_mut(usize::try_from(*new).unwrap().saturating_mul(chunk)..) {
+            if let Some(data) =
+                bytes.get_mut(usize::try_from(*new).unwrap().saturating_mul(chunk)..)
+            {
                 data.iter_mut().take(chunk).for_each(|b| *b = *byte);
             }
         }

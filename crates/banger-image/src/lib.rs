@@ -1,6 +1,8 @@
 //! The image store: building images from recipes on the host, pulling others, and the disks that VMs get from them.
 
 mod build;
+mod built;
+mod cache;
 mod command;
 mod delete;
 mod digest;
@@ -8,6 +10,7 @@ mod disk;
 mod elsewhere;
 mod error;
 mod file_error;
+mod flatten;
 mod grow;
 mod incoming;
 mod leak;
@@ -19,6 +22,8 @@ mod sparse;
 mod store;
 
 pub use build::BuildWatch;
+pub use built::{Built, FinishError, FinishRequest};
+pub use cache::{Below, BuildCache, Cached};
 pub use delete::DeleteError;
 pub use disk::{DiskError, make_work_disk};
 pub use elsewhere::{Elsewhere, Noted, PromoteStep, RegisterError, RegisterRequest};

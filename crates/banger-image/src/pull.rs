@@ -108,6 +108,7 @@ impl ImageStore {
             }),
             elsewhere: None,
             catalog: None,
+            built: None,
         };
         let folder = tempfile::Builder::new()
             .prefix(PULLING)

@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::file_error::Context;
-use crate::{BuildError, Elsewhere, Origin, Recipe};
+use crate::{BuildError, Built, Elsewhere, Origin, Recipe};
 
 pub(crate) const RECORD: &str = "image.json";
 pub(crate) const ROOTFS: &str = "rootfs.ext4";
@@ -45,6 +45,9 @@ pub struct ImageRecord {
     /// The catalog that it was taken from.
     #[serde(default)]
     pub catalog: Option<String>,
+    /// How it was built on another image, when it was.
+    #[serde(default)]
+    pub built: Option<Built>,
 }
 
 /// An image and where its files are.
@@ -90,10 +93,18 @@ impl Image {
         Ok((metadata.len(), metadata.blocks() * 512))
     }
 
+    /// How it wants to be run.
+    #[must_use]
+    pub fn config(&self) -> Option<&banger_oci::ImageConfig> {
+        let pulled = self.record.origin.as_ref().map(|origin| &origin.config);
+        pulled.or_else(|| self.record.built.as_ref().map(|built| &built.config))
+    }
+
     /// Whether the recipe of this banger is another one by now.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        if self.record.origin.is_some() || self.record.elsewhere.is_some() {
+        let record = &self.record;
+        if record.origin.is_some() || record.elsewhere.is_some() || record.built.is_some() {
             return false;
         }
         let recipe = Recipe::load(&self.record.name)
