@@ -9,6 +9,7 @@
 //! - `end-programs`: a unit calls it when the guest's end begins ([`agent::end_programs`]);
 //! - `connect`: joins standard input and output to a port of the guest ([`connect`]);
 //! - `as-user`: becomes another user and executes a program ([`agent::user`]);
+//! - `build`: what an image build asks of its builder ([`agent::build`]);
 //! - `in-group`: enters a control group and executes a program ([`agent::in_group`]);
 //! - `serve`: serves one connection, given as standard input, or `serve SOCKET FOLDER` those of a Unix
 //!   socket, with its sessions in a folder (tests).
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         (_, Some("end-programs")) => agent::end_programs(),
         (_, Some("connect")) => connect::main(&args[2..]),
         (_, Some("as-user")) => agent::as_user(&args[2..]),
+        (_, Some("build")) => agent::build(&args[2..]),
         (_, Some("in-group")) => agent::in_group(&args[2..]),
         (_, Some("serve")) if args.len() == 4 => agent::serve_socket(&args[2], &args[3]),
         (_, Some("serve")) => match rustix::stdio::stdin().as_fd().try_clone_to_owned() {

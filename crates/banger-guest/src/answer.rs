@@ -77,10 +77,31 @@ pub enum AnswerError {
 pub async fn answer<W: AsyncWrite + Unpin>(
     stream: StdUnixStream,
     request: &ExecRequest,
-    mut input: &[u8],
+    input: &[u8],
     to: &mut W,
     bounds: Bounds,
 ) -> Result<Answer, AnswerError> {
+    let mut stderr = vec![];
+    let keep = |came: &[u8]| {
+        let room = MAX_STDERR - stderr.len();
+        stderr.extend_from_slice(&came[..came.len().min(room)]);
+    };
+    let status = follow(stream, request, input, to, keep, bounds).await?;
+    Ok(Answer { status, stderr })
+}
+
+/// The same, with all of its standard error as it comes.
+///
+/// # Errors
+/// [`AnswerError`]; the program is then ended by the agent.
+pub async fn follow<W: AsyncWrite + Unpin>(
+    stream: StdUnixStream,
+    request: &ExecRequest,
+    mut input: &[u8],
+    to: &mut W,
+    mut stderr: impl FnMut(&[u8]),
+    bounds: Bounds,
+) -> Result<ExitStatus, AnswerError> {
     stream
         .set_nonblocking(true)
         .map_err(AnswerError::Connection)?;
@@ -92,7 +113,7 @@ pub async fn answer<W: AsyncWrite + Unpin>(
     encode_control(&mut bytes, &ClientMessage::Exec(request.clone()));
     let (mut send, mut input_open) = (SendWindow::default(), !request.no_stdin);
     let mut windows = [ReceiveWindow::default(), ReceiveWindow::default()];
-    let (mut came, mut stderr) = (0_u64, vec![]);
+    let mut came = 0_u64;
     let mut deadline = Instant::now() + bounds.silence;
     loop {
         while input_open && send.left() > 0 && !input.is_empty() {
@@ -119,8 +140,7 @@ pub async fn answer<W: AsyncWrite + Unpin>(
                 let fits = window.received(data.len());
                 fits.map_err(|_| AnswerError::Unexpected)?;
                 if stream == Stream::Stderr {
-                    let room = MAX_STDERR - stderr.len();
-                    stderr.extend_from_slice(&data[..data.len().min(room)]);
+                    stderr(&data);
                 } else {
                     came += data.len() as u64;
                     if came > bounds.bytes {
@@ -141,7 +161,7 @@ pub async fn answer<W: AsyncWrite + Unpin>(
             Frame::Control(json) => match Frame::parse(&json) {
                 Ok(AgentMessage::Exited(status)) => {
                     to.flush().await.map_err(AnswerError::Write)?;
-                    return Ok(Answer { status, stderr });
+                    return Ok(status);
                 }
                 Ok(AgentMessage::Error(error)) => return Err(AnswerError::Refused(error)),
                 Ok(

@@ -1,6 +1,7 @@
 //! The agent: listens on vsock, answers questions, runs programs. A child of the boot, forked before
 //! the image's init starts, and alive until the guest's end.
 
+mod builder;
 mod cgroup;
 mod connection;
 mod ending;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use banger_guest_proto::{InitKind, Readiness};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+pub(crate) use builder::build;
 pub(crate) use ending::{PROGRAMS_UNIT, end_programs};
 pub(crate) use ready::{READY_UNIT, mark_ready};
 pub(crate) use user::{as_user, in_group};

@@ -154,6 +154,20 @@ pub fn get_stream(
     Ok(done)
 }
 
+/// Fetches trees and passes each record on as it comes, unchecked but for its form.
+///
+/// # Errors
+/// [`TransferError`] when it did not come to its end, or `each` fails.
+pub fn get_records(
+    stream: &UnixStream,
+    request: GetFiles,
+    progress: Progress<'_>,
+    each: impl FnMut(Record<'_>) -> Result<(), TransferError>,
+) -> Result<FilesDone, TransferError> {
+    let mut transfer = Transfer::begin(stream, &ClientMessage::GetFiles(request), progress)?;
+    drain(&mut transfer.records, each)
+}
+
 /// Asks for what stands at given paths, and passes each record on.
 ///
 /// # Errors
