@@ -64,6 +64,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "banger-store",
             "banger-image",
             "banger-build",
+            "banger-files",
             "banger-oci",
             "banger-kernel",
             "banger-vmm",

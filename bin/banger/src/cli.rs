@@ -18,7 +18,7 @@ use crate::ui::Output;
 
 pub(crate) use bench::{BenchCommand, BenchCreateArgs};
 pub(crate) use catalog::{CatalogBuildArgs, CatalogCommand, CatalogPublishArgs};
-pub(crate) use image::{ImageArg, ImageCommand, PullArgs, RegisterArgs};
+pub(crate) use image::{BuildArgs, ImageArg, ImageCommand, PullArgs, RegisterArgs};
 pub(crate) use kernel::{ImportArgs, KernelCommand};
 pub(crate) use sessions::{
     AcpArgs, AttachArgs, ForwardArgs, KillSessionArgs, OutputStream, Ports, Position, RestartFlag,

@@ -28,6 +28,19 @@ pub(crate) async fn follow(
     interrupts: &mut Interrupts,
     on_interrupt: OnInterrupt,
 ) -> Result<Operation, CommandError> {
+    let nothing = async |_: &Stage| Ok(());
+    follow_and(ui, client, operation, interrupts, on_interrupt, nothing).await
+}
+
+/// The same; `each` is called when it waits for somebody to look into a VM, and nothing is shown meanwhile.
+pub(crate) async fn follow_and(
+    ui: &Ui,
+    client: &Client,
+    operation: &Operation,
+    interrupts: &mut Interrupts,
+    on_interrupt: OnInterrupt,
+    mut each: impl AsyncFnMut(&Stage) -> Result<(), CommandError>,
+) -> Result<Operation, CommandError> {
     let mut stages = ui.stages();
     let mut followed = Followed::new(client, &operation.id).await?;
     let mut told = Told::default();
@@ -53,9 +66,19 @@ pub(crate) async fn follow(
             OperationEvent::Snapshot { operation } => {
                 for stage in operation.stages.iter().filter(|stage| told.is_new(stage)) {
                     stages.show(stage);
+                    if wants_somebody(stage) {
+                        stages.clear();
+                        each(stage).await?;
+                    }
                 }
             }
-            OperationEvent::Stage { stage } if told.is_new(&stage) => stages.show(&stage),
+            OperationEvent::Stage { stage } if told.is_new(&stage) => {
+                stages.show(&stage);
+                if wants_somebody(&stage) {
+                    stages.clear();
+                    each(&stage).await?;
+                }
+            }
             OperationEvent::Stage { .. } => {}
             OperationEvent::Finished { operation } => {
                 stages.clear();
@@ -63,6 +86,11 @@ pub(crate) async fn follow(
             }
         }
     }
+}
+
+/// Whether a build waits for somebody; the stage's detail is the name of its builder.
+fn wants_somebody(stage: &Stage) -> bool {
+    stage.key == "enter" && stage.state == StageState::Running && stage.detail.is_some()
 }
 
 /// Stages whose ends were shown: the next daemon tells them again.

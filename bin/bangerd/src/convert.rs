@@ -174,10 +174,7 @@ pub(crate) fn image(image: &Image) -> ApiImage {
             .origin
             .as_ref()
             .map(|origin| origin.reference.to_string()),
-        config: record
-            .origin
-            .as_ref()
-            .map(|origin| run_config(&origin.config)),
+        config: image.config().map(run_config),
         catalog: record.catalog.clone(),
         rootfs: image.rootfs().display().to_string(),
         work_seed: image.work_seed().map(|seed| seed.display().to_string()),
@@ -190,6 +187,10 @@ pub(crate) fn image(image: &Image) -> ApiImage {
         created_at: record.created_at.clone(),
         contents: record.contents.clone(),
         ready: record.ready.clone(),
+        built_on: record
+            .built
+            .as_ref()
+            .map(|built| format!("{} {}", built.base, built.base_digest.short())),
     }
 }
 

@@ -3,6 +3,7 @@
 mod adapters;
 mod args;
 mod build_service;
+mod building;
 mod builds;
 mod catalogs;
 mod config;

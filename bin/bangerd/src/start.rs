@@ -31,6 +31,7 @@ use crate::adapters::{
     NetworkNeeds, VmDrives, ZoneNames,
 };
 use crate::args::Args;
+use crate::building::{Waiting, remove_builders};
 use crate::builds::Builder;
 use crate::catalogs::Catalogs;
 use crate::config::{self, Config, Loaded, LogLevel};
@@ -160,6 +161,8 @@ async fn take_up(state: Arc<State>) {
             state.reconciled.store(true, Ordering::Release);
             tracing::info!(?report, "reconciled");
             state.note_problems(report.problems);
+            // No build goes on yet: what an earlier daemon was building has failed with it.
+            remove_builders(&state).await;
             // Where there are VMs, their addresses lead nowhere else from now on.
             if !state.engine.list().is_empty()
                 && let Err(failure) = state.helper.ensure_network().await
@@ -395,6 +398,7 @@ async fn wire(args: Args, loaded: Loaded, overruled: Vec<&'static str>) -> Resul
         dns,
         sampler: Sampler::default(),
         staleness: Staleness::new(stale_after),
+        waiting: Waiting::default(),
         build: build_id()?,
         started_at: jiff::Timestamp::now().to_string(),
         reconciled: AtomicBool::new(false),

@@ -14,6 +14,7 @@ use banger_kernel::KernelStore;
 
 use crate::adapters::HelperLink;
 use crate::args::Args;
+use crate::building::Waiting;
 use crate::builds::Builder;
 use crate::catalogs::Catalogs;
 use crate::config::{Config, Origins};
@@ -46,6 +47,8 @@ pub(crate) struct State {
     pub(crate) dns: HostDns,
     pub(crate) sampler: Sampler,
     pub(crate) staleness: Staleness,
+    /// Builds that wait for somebody.
+    pub(crate) waiting: Waiting,
     pub(crate) build: String,
     pub(crate) started_at: String,
     /// Whether what exists was compared with what is stored; it waits for the helper.

@@ -1,5 +1,7 @@
 //! Images.
 
+use std::collections::BTreeMap;
+
 use banger_core::{ImageName, ImageRef, KernelName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -44,6 +46,9 @@ pub struct Image {
     /// Units that it promises.
     #[serde(default)]
     pub ready: Vec<String>,
+    /// The image that it was built on.
+    #[serde(default)]
+    pub built_on: Option<String>,
 }
 
 /// How an image wants to be run.
@@ -83,6 +88,84 @@ pub struct BuildImageRequest {
     /// Build even when the image exists and its recipe has not changed.
     #[serde(default)]
     pub force: bool,
+}
+
+/// Body of `POST /v1/images/build-on`: builds an image on top of another one, in a VM of its own. Answers `202` with an
+/// operation, whose subject is the image's name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BuildOnRequest {
+    /// Name; an image of that name is replaced for VMs to come.
+    #[schema(value_type = String)]
+    pub name: ImageName,
+    /// What is done.
+    pub source: BuildSource,
+    /// Least size of the root file system, in bytes.
+    #[serde(default)]
+    pub size: Option<u64>,
+    /// Do every step again.
+    #[serde(default)]
+    pub no_cache: bool,
+    /// When all steps are done, wait for `POST /v1/operations/{id}/go-on`, so that somebody can enter the builder.
+    #[serde(default)]
+    pub interactive: bool,
+    /// When a step has failed, wait likewise before the builder is deleted.
+    #[serde(default)]
+    pub enter_on_failure: bool,
+}
+
+/// What an image is built of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum BuildSource {
+    /// An image, and what is added to it.
+    Image {
+        /// The image: a name, or a reference to one that is pulled when it is not there.
+        from: String,
+        /// Packages of its own distribution.
+        #[serde(default)]
+        packages: Vec<String>,
+        /// `docker`, `tmux`, `mise`, `opencode`, `claude`, `pi`.
+        #[serde(default)]
+        tools: Vec<String>,
+        /// A program that is run last.
+        #[serde(default)]
+        script: Option<BuildScript>,
+    },
+    /// A Dockerfile.
+    Dockerfile {
+        /// Its text.
+        text: String,
+        /// The folder that `COPY` copies from; absolute.
+        context: String,
+        /// Text of its `.dockerignore`.
+        #[serde(default)]
+        ignore: Option<String>,
+        /// `--build-arg`s.
+        #[serde(default)]
+        args: BTreeMap<String, String>,
+        /// The stage that is wanted; without one, the last.
+        #[serde(default)]
+        target: Option<String>,
+    },
+}
+
+/// A program that is run in a builder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BuildScript {
+    /// Its name, for people.
+    pub name: String,
+    /// Its text.
+    pub content: String,
+}
+
+/// Body of `POST /v1/operations/{id}/go-on`: what becomes of a build that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GoOnRequest {
+    /// Whether the builder, as it is, becomes the image.
+    pub keep: bool,
 }
 
 /// Body of `POST /v1/images/register`. Answers `202` with an operation, whose subject is the image's name. Paths are

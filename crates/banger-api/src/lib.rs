@@ -20,8 +20,8 @@ pub use catalog::{
 pub use config::{ConfigEntry, ConfigOrigin, ConfigView};
 pub use error::ApiError;
 pub use image::{
-    BuildImageRequest, Deleted, Image, ImageList, ImageRunConfig, PullImageRequest,
-    RegisterImageRequest,
+    BuildImageRequest, BuildOnRequest, BuildScript, BuildSource, Deleted, GoOnRequest, Image,
+    ImageList, ImageRunConfig, PullImageRequest, RegisterImageRequest,
 };
 pub use kernel::{ImportKernelRequest, Kernel, KernelList, KernelSource};
 pub use operation::{Operation, OperationEvent, OperationKind, OperationState, Stage, StageState};

@@ -4,11 +4,11 @@ use std::io;
 use std::path::PathBuf;
 
 use banger_api::{
-    ApiError, BuildImageRequest, CatalogView, ConfigView, CreateVmRequest, DaemonStatus, Deleted,
-    Doctor, Image, ImageList, ImportKernelRequest, Kernel, KernelList, KillVmRequest, Operation,
-    OperationEvent, PortList, PullFromCatalogRequest, PullImageRequest, Readiness,
-    RegisterImageRequest, RestartVmRequest, SetVmRequest, SshAccess, SshTarget, StatsList,
-    StopVmRequest, UnpulledList, Version, Vm, VmList, VmStats,
+    ApiError, BuildImageRequest, BuildOnRequest, CatalogView, ConfigView, CreateVmRequest,
+    DaemonStatus, Deleted, Doctor, GoOnRequest, Image, ImageList, ImportKernelRequest, Kernel,
+    KernelList, KillVmRequest, Operation, OperationEvent, PortList, PullFromCatalogRequest,
+    PullImageRequest, Readiness, RegisterImageRequest, RestartVmRequest, SetVmRequest, SshAccess,
+    SshTarget, StatsList, StopVmRequest, UnpulledList, Version, Vm, VmList, VmStats,
 };
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -436,6 +436,23 @@ impl Client {
     /// See [`ClientError`].
     pub async fn build_image(&self, request: &BuildImageRequest) -> Result<Operation, ClientError> {
         self.post("/v1/images/build", request).await
+    }
+
+    /// Builds an image on top of another one.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn build_on(&self, request: &BuildOnRequest) -> Result<Operation, ClientError> {
+        self.post("/v1/images/build-on", request).await
+    }
+
+    /// Lets a build that waits go on.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn go_on(&self, operation: &str, keep: bool) -> Result<Operation, ClientError> {
+        let path = format!("/v1/operations/{}/go-on", escape(operation));
+        self.post(&path, &GoOnRequest { keep }).await
     }
 
     /// Every kernel.

@@ -125,6 +125,24 @@ fn check_file_safe(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// What names of builders begin with: the VMs in which images are built.
+const BUILDER: &str = "image-build-";
+
+impl VmName {
+    /// The name of a builder.
+    #[must_use]
+    pub fn of_builder(entropy: [u8; 6]) -> Self {
+        let hex: String = entropy[..3].iter().map(|b| format!("{b:02x}")).collect();
+        Self(format!("{BUILDER}{hex}"))
+    }
+
+    /// Whether it is a builder's. Nobody else may take such a name, and such a VM belongs to the build that made it.
+    #[must_use]
+    pub fn is_of_builder(&self) -> bool {
+        self.0.starts_with(BUILDER)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use banger_core::{ImageName, ImageRef, KernelName};
+use banger_core::{ByteSize, ImageName, ImageRef, KernelName};
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
 
@@ -126,16 +126,69 @@ pub(crate) enum ImageCommand {
         after_help = "Examples:\n  banger image catalog build ./catalog --image debian-bookworm\n  banger image catalog publish ./catalog"
     )]
     Catalog(CatalogCommand),
-    /// Build an image from its recipe.
+    /// Build an image: from its recipe, on top of another image, or from a Dockerfile.
     #[command(
-        after_help = "Examples:\n  banger image build\n  banger image build debian-minimal\n  banger image build --force"
+        after_help = "Examples:\n  banger image build                                        the default image, from its recipe\n  banger image build dev --from debian-bookworm --packages jq,ripgrep --script ./setup.sh\n  banger image build dev --from debian-bookworm --docker --with mise,claude\n  banger image build dev --from debian:trixie --interactive   a shell in it; what is there afterwards is the image\n  banger image build app -f Dockerfile .\n  banger image build app --target test --build-arg VERSION=2 .\n\nOther images than banger's own are built in a VM of their own, which is deleted afterwards. What a step has made is\nkept: the same steps again take no time and give the same image. A step that fails leaves its log and no image."
     )]
-    Build {
-        /// Recipe; without it, the default image's.
-        #[arg(add = ArgValueCandidates::new(complete::images))]
-        name: Option<ImageName>,
-        /// Also when it exists and its recipe has not changed.
-        #[arg(long)]
-        force: bool,
-    },
+    Build(BuildArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// Image; without anything else a recipe's name, without it the default image's.
+    #[arg(add = ArgValueCandidates::new(complete::images))]
+    pub(crate) name: Option<ImageName>,
+    /// Folder that a Dockerfile copies from, and is looked for in.
+    #[arg(requires = "name", conflicts_with = "from")]
+    pub(crate) context: Option<PathBuf>,
+    /// Build a recipe also when its image exists and the recipe has not changed.
+    #[arg(long, conflicts_with_all = ["from", "context", "file"])]
+    pub(crate) force: bool,
+    /// Image to build on: a name, or a reference to one that is pulled when it is not there.
+    #[arg(long, alias = "from-image", value_name = "IMAGE", requires = "name", add = ArgValueCandidates::new(complete::images))]
+    pub(crate) from: Option<String>,
+    /// Packages of the image's own distribution; `@FILE` reads them from a file.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', requires = "from")]
+    pub(crate) packages: Vec<String>,
+    /// Tools: docker, tmux, mise, opencode, claude, pi.
+    #[arg(long, value_name = "TOOL,…", value_delimiter = ',', requires = "from")]
+    pub(crate) with: Vec<String>,
+    /// Docker Engine with compose; the same as `--with docker`.
+    #[arg(long, requires = "from")]
+    pub(crate) docker: bool,
+    /// Program that is run in it last, as root.
+    #[arg(long, value_name = "FILE", requires = "from")]
+    pub(crate) script: Option<PathBuf>,
+    /// Dockerfile.
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        requires = "name",
+        conflicts_with = "from"
+    )]
+    pub(crate) file: Option<PathBuf>,
+    /// Value of an `ARG`; without one, from the environment.
+    #[arg(
+        long,
+        value_name = "NAME[=VALUE]",
+        requires = "name",
+        conflicts_with = "from"
+    )]
+    pub(crate) build_arg: Vec<String>,
+    /// Stage that is wanted, by name or number; without it, the last.
+    #[arg(long, value_name = "STAGE", requires = "name", conflicts_with = "from")]
+    pub(crate) target: Option<String>,
+    /// Least size of the root file system; at least 8 GiB are free in any case.
+    #[arg(long, requires = "name")]
+    pub(crate) size: Option<ByteSize>,
+    /// Do every step again.
+    #[arg(long, requires = "name")]
+    pub(crate) no_cache: bool,
+    /// Open a shell in the builder when all else is done; what is there afterwards is the image.
+    #[arg(long, requires = "name")]
+    pub(crate) interactive: bool,
+    /// Open a shell in the builder when a step has failed.
+    #[arg(long, requires = "name")]
+    pub(crate) enter_on_failure: bool,
 }

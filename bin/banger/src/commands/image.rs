@@ -57,10 +57,7 @@ pub(crate) async fn show(context: &Context<'_>, name: &str) -> CommandResult {
             ("name", image.name.clone()),
             ("digest", image.digest.clone()),
             ("origin", image.origin.clone()),
-            (
-                "from",
-                image.reference.clone().unwrap_or_else(|| "-".into()),
-            ),
+            ("from", from_of(image)),
             (
                 "catalog",
                 image.catalog.clone().unwrap_or_else(|| "-".into()),
@@ -103,8 +100,8 @@ pub(crate) async fn show(context: &Context<'_>, name: &str) -> CommandResult {
     Ok(0)
 }
 
-/// `image build`.
-pub(crate) async fn build(
+/// `image build` of a recipe.
+pub(super) async fn build_recipe(
     context: &Context<'_>,
     name: Option<ImageName>,
     force: bool,
@@ -133,7 +130,13 @@ pub(crate) async fn build(
     Ok(0)
 }
 
-/// What a pulled image would run as a container.
+/// Where it was pulled from, or what it was built on.
+fn from_of(image: &Image) -> String {
+    let from = image.reference.as_ref().or(image.built_on.as_ref());
+    from.cloned().unwrap_or_else(|| "-".into())
+}
+
+/// What an image would run as a container.
 fn command_of(image: &Image) -> String {
     let Some(config) = &image.config else {
         return "-".to_owned();
@@ -311,7 +314,7 @@ async fn finish(
     Ok(0)
 }
 
-fn absolute(path: PathBuf) -> Result<String, CommandError> {
+pub(super) fn absolute(path: PathBuf) -> Result<String, CommandError> {
     let absolute = std::path::absolute(&path).ok();
     let text = absolute.and_then(|path| path.into_os_string().into_string().ok());
     text.ok_or_else(|| {

@@ -2,6 +2,7 @@
 
 mod acp;
 mod bench;
+mod build;
 mod catalog;
 mod config;
 mod cp;
@@ -100,9 +101,7 @@ pub(crate) async fn run(cli: Cli, ui: &Ui) -> CommandResult {
         }
         Command::Image(ImageCommand::Show { name }) => image::show(&context, &name).await,
         Command::Image(ImageCommand::Pull(args)) => image::pull(&context, args).await,
-        Command::Image(ImageCommand::Build { name, force }) => {
-            image::build(&context, name, force).await
-        }
+        Command::Image(ImageCommand::Build(args)) => build::build(&context, args).await,
         Command::Image(ImageCommand::Register(args)) => image::register(&context, args).await,
         Command::Image(ImageCommand::Promote { name }) => image::promote(&context, &name).await,
         Command::Image(ImageCommand::Delete { names }) => delete::images(&context, &names).await,

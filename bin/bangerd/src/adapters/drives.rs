@@ -64,7 +64,11 @@ impl VmDrives {
             mac: identity.vm.mac(),
             resolvers: vec![self.gateway],
             ssh_host_key: Some(host_key),
-            authorized_keys: vec![self.owner_key.clone()],
+            // What is in a builder becomes an image: nothing of the owner's goes there.
+            authorized_keys: match identity.name.is_of_builder() {
+                true => vec![],
+                false => vec![self.owner_key.clone()],
+            },
             kernel_release: Some(identity.kernel_release.clone()),
             time_unix_ns: u64::try_from(now.as_nanos()).unwrap_or(0),
         })
@@ -231,14 +235,18 @@ impl Drives for VmDrives {
             let config = drives.config_of(&identity)?;
             let path = drives.folder(&identity.vm).join("config.img");
             let mut drive = banger_guest_proto::encode(&config);
-            drives.add_files(&identity.vm, &mut drive)?;
+            if !identity.name.is_of_builder() {
+                drives.add_files(&identity.vm, &mut drive)?;
+            }
             // The last launch's may belong to its VMM: a new file, not the old one's content.
             let _ = fs::remove_file(&path);
             replace(&path, &drive).map_err(|error| in_folder(&path, &error))?;
             use std::os::unix::fs::PermissionsExt;
             let private = fs::Permissions::from_mode(0o600);
             fs::set_permissions(&path, private).map_err(|error| in_folder(&path, &error))?;
-            if let Some(key) = &config.ssh_host_key {
+            if let Some(key) = &config.ssh_host_key
+                && !identity.name.is_of_builder()
+            {
                 drives
                     .write_known_host(identity.name.as_str(), &key.public)
                     .map_err(|error| in_folder(&drives.known_hosts, &error))?;

@@ -1,5 +1,6 @@
 //! The owner API's routes: each reads its request, asks the engine or a store, and answers.
 
+mod building;
 mod catalog;
 mod change;
 mod config;
@@ -57,6 +58,8 @@ fn build() -> OpenApiRouter<Shared> {
         .routes(routes!(images::list))
         .routes(routes!(images::show, images::delete))
         .routes(routes!(images::build))
+        .routes(routes!(building::build_on))
+        .routes(routes!(building::go_on))
         .routes(routes!(images::pull))
         .routes(routes!(images::register))
         .routes(routes!(images::promote))

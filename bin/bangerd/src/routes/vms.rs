@@ -8,6 +8,7 @@ use banger_api::{
     CreateVmRequest, DeleteQuery, Operation, Readiness, SshAccess, SshTarget, StopVmRequest, Vm,
     VmList,
 };
+use banger_core::ErrorCode;
 use banger_engine::CreateVm;
 use banger_engine::ports::{Failure, GuestState, Unwatched};
 use banger_image::Recipe;
@@ -52,6 +53,10 @@ pub(crate) async fn create(
     State(state): State<Shared>,
     Body(request): Body<CreateVmRequest>,
 ) -> Result<Accepted, Problem> {
+    if let Some(name) = request.name.as_ref().filter(|name| name.is_of_builder()) {
+        let what = format!("names such as `{name}` belong to builders of images");
+        return Err(Failure::new(ErrorCode::InvalidArgument, what).into());
+    }
     let asked = Asked {
         vcpu: request.vcpu,
         memory: request.memory_mib,
