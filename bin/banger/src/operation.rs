@@ -90,7 +90,9 @@ pub(crate) async fn follow_and(
 
 /// Whether a build waits for somebody; the stage's detail is the name of its builder.
 fn wants_somebody(stage: &Stage) -> bool {
-    stage.key == "enter" && stage.state == StageState::Running && stage.detail.is_some()
+    ["enter", "enter-failed"].contains(&stage.key.as_str())
+        && stage.state == StageState::Running
+        && stage.detail.is_some()
 }
 
 /// Stages whose ends were shown: the next daemon tells them again.

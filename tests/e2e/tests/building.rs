@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use banger_e2e::{Banger, Finished, until};
+use banger_e2e::{Banger, Finished, Terminal, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -382,6 +382,45 @@ fn a_builder_whose_daemon_died_is_gone_with_the_next_one() {
     assert!(!made.exists());
     let taken = banger.run(&["vm", "create", "--name", "image-build-abc", "--no-start"]);
     taken.assert_failed("a builder's name", 2, &["builders"]);
+}
+
+#[test]
+fn somebody_enters_a_builder_and_says_what_becomes_of_it() {
+    const PATIENCE: Duration = Duration::from_secs(120);
+    let banger = Banger::from_env();
+    let dir = tempfile::tempdir().unwrap();
+    let made = Made::named(&banger, "t-entered");
+    let here = dir.path().to_str().unwrap();
+    write(
+        dir.path(),
+        "Dockerfile",
+        "FROM debian-minimal\nRUN echo the reason; exit 3\n",
+    );
+    let entered = |rest: &[&str]| {
+        let base = ["image", "build", "t-entered"];
+        let all: Vec<&str> = base.iter().chain(rest).copied().collect();
+        Terminal::start(&banger.command(&all), 24, 200)
+    };
+    let mut terminal = entered(&[here, "--enter-on-failure"]);
+    terminal.expect("a shell in image-build-", PATIENCE);
+    terminal.expect("it exited with 3: the reason", PATIENCE);
+    terminal.type_in("echo in-$((40 + 2)); exit\r");
+    terminal.expect("in-42", PATIENCE);
+    terminal.expect("could not be built", PATIENCE);
+    assert_eq!(terminal.wait(), 1);
+    assert!(!made.exists());
+
+    let flags = ["--from", "debian-minimal", "--interactive"];
+    build(&banger, "t-entered", &flags).assert_failed("no terminal", 2, &["terminal"]);
+    let mut terminal = entered(&flags);
+    terminal.expect("when you leave", PATIENCE);
+    terminal.type_in("echo mine >/etc/mine; false; exit\r");
+    terminal.expect("Keep what is there? [y/N]", PATIENCE);
+    terminal.type_in("y\r");
+    terminal.expect("vm run --image t-entered", PATIENCE);
+    assert_eq!(terminal.wait(), 0);
+    assert_eq!(made.sh("cat /etc/mine"), "mine");
+    assert_no_builder(&banger);
 }
 
 /// A package that says hello, in a repository that is a folder.

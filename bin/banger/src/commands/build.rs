@@ -94,12 +94,23 @@ async fn enter(
     stage: &Stage,
 ) -> Result<(), CommandError> {
     let vm = stage.detail.clone().unwrap_or_default();
-    context.ui.note(&format!(
-        "a shell in {vm}; `exit` keeps what is there, `exit 1` does not"
-    ));
+    let has_failed = stage.key == "enter-failed";
+    let what = match has_failed {
+        true => format!("{}; what you do in it makes no image", stage.title),
+        false => "what is there when you leave is the image".to_owned(),
+    };
+    context.ui.note(&format!("a shell in {vm}: {what}"));
     let code = in_guest(client, &vm, ExecRequest::default(), true).await;
-    // Whatever became of the shell, the build does not wait for ever.
-    let keep = matches!(code, Ok(0));
+    // Whatever became of the shell, the build does not wait for ever. Its code is often that of its last command.
+    let keep = match code {
+        _ if has_failed => false,
+        Ok(0) => true,
+        Ok(code) => {
+            let question = format!("The shell ended with {code}. Keep what is there?");
+            context.ui.confirm(&question).unwrap_or(false)
+        }
+        Err(_) => false,
+    };
     client.go_on(operation, keep).await?;
     code.map(drop)
 }

@@ -239,6 +239,7 @@ fn images() -> [Image; 3] {
         contents: vec![text("systemd 252"), text("docker 20.10.24")],
         catalog: some("https://images.example/banger"),
         ready: vec![text("ssh.service")],
+        built_on: None,
     };
     let mine = Image {
         name: text("mine"),

@@ -447,25 +447,27 @@ impl<'a> Build<'a> {
     /// Lets somebody look into the builder before it goes, when that is wanted.
     async fn entered(&mut self, failure: Failure) -> Failure {
         if self.order.enter_on_failure && failure.code != ErrorCode::Cancelled {
+            let why: Vec<&str> = failure.causes.iter().skip(1).map(String::as_str).collect();
             // What is done with it makes no image: the step has failed.
-            let _ = self.wait_for_somebody().await;
+            let _ = self
+                .wait_for_somebody("enter-failed", &why.join(": "))
+                .await;
         }
         failure
     }
 
     /// Waits until somebody who was in the builder says what becomes of it.
-    async fn wait_for_somebody(&mut self) -> Result<bool, Failure> {
+    async fn wait_for_somebody(&mut self, stage: &str, title: &str) -> Result<bool, Failure> {
         let builder = self.builder()?;
         let told = self.state.waiting.wait(&self.order.name);
-        self.context
-            .begin("enter", &format!("waiting for you in {}", builder.name));
+        self.context.begin(stage, title);
         self.context.line(builder.name.as_str());
         let keep = unless_cancelled(self.context, async {
             let gone = |_| Failure::new(ErrorCode::Cancelled, "another build took its place");
             told.await.map_err(gone)
         });
         let keep = keep.await;
-        self.context.end("enter", keep.is_ok());
+        self.context.end(stage, keep.is_ok());
         keep
     }
 
@@ -475,7 +477,8 @@ impl<'a> Build<'a> {
             if self.builder.is_none() {
                 self.boot(&last.base, last.disks.as_ref()).await?;
             }
-            if !self.wait_for_somebody().await? {
+            let title = "waiting for you in the builder";
+            if !self.wait_for_somebody("enter", title).await? {
                 return Err(Failure::new(
                     ErrorCode::Cancelled,
                     "what was in the builder is not kept",
