@@ -139,10 +139,11 @@ impl Text<'_> {
     fn title(&self, at: usize) -> String {
         let rest = self.0.get(at..).unwrap_or_default();
         let line = rest.lines().next().unwrap_or_default().trim_end();
-        let joined = line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let first = line.trim_end_matches(['\\', '`']);
+        let joined = first.split_whitespace().collect::<Vec<_>>().join(" ");
         let printable = joined.chars().filter(|c| !c.is_control());
         let mut title: String = printable.clone().take(TITLE).collect();
-        if printable.count() > TITLE {
+        if printable.count() > TITLE || first != line {
             title.push('…');
         }
         title

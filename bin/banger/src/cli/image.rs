@@ -128,14 +128,14 @@ pub(crate) enum ImageCommand {
     Catalog(CatalogCommand),
     /// Build an image: from its recipe, on top of another image, or from a Dockerfile.
     #[command(
-        after_help = "Examples:\n  banger image build                                        the default image, from its recipe\n  banger image build dev --from debian-bookworm --packages jq,ripgrep --script ./setup.sh\n  banger image build dev --from debian-bookworm --docker --with mise,claude\n  banger image build dev --from debian:trixie --interactive   a shell in it; what is there afterwards is the image\n  banger image build app -f Dockerfile .\n  banger image build app --target test --build-arg VERSION=2 .\n\nOther images than banger's own are built in a VM of their own, which is deleted afterwards. What a step has made is\nkept: the same steps again take no time and give the same image. A step that fails leaves its log and no image."
+        after_help = "Examples:\n  banger image build                                        the default image, from its recipe\n  banger image build dev --from debian-bookworm --packages jq,ripgrep --script ./setup.sh\n  banger image build dev --from debian-bookworm --docker --with mise,claude\n  banger image build dev --from debian:trixie --interactive               a shell in it\n  banger image build app -f Dockerfile .\n  banger image build app --target test --build-arg VERSION=2 .\n\nOther images than banger's own are built in a VM of their own, which is deleted afterwards. What a step has made is kept: the same steps again take no time and give the same image. A step that fails leaves its log and no image."
     )]
     Build(BuildArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct BuildArgs {
-    /// Image; without anything else a recipe's name, without it the default image's.
+    /// Name of the image; alone, that of a recipe; without it, the default image's.
     #[arg(add = ArgValueCandidates::new(complete::images))]
     pub(crate) name: Option<ImageName>,
     /// Folder that a Dockerfile copies from, and is looked for in.
