@@ -115,7 +115,7 @@ fn a_script_on_top_of_an_image_is_an_image() {
     assert_eq!(build(&banger, "t-script", &flags).code, 0);
     assert_ne!(made.digest(), digest);
     assert_eq!(
-        made.sh("cat /etc/made; cat /root/seed 2>/dev/null"),
+        made.sh("cat /etc/made /root/seed 2>/dev/null; true"),
         "other"
     );
     assert_no_builder(&banger);
@@ -478,10 +478,7 @@ fn packages_come_from_the_images_own_repositories() {
         &["--from", base.1, "--packages", "banger-hello"],
     );
     assert_eq!(built.code, 0, "{}\n{}", built.stderr, log(&banger, made.1));
-    let seen = made.sh("banger-hello; systemctl is-system-running --wait; cat /etc/hostname | wc -l; ls /var/lib/apt/lists | grep -c Packages");
-    let lines: Vec<&str> = seen.lines().collect();
-    assert_eq!(lines[0], "hello", "{seen}");
-    assert!(["running", "degraded"].contains(&lines[1]), "{seen}");
-    assert_eq!(lines[3], "0", "{seen}");
+    let seen = made.sh("banger-hello; ls /var/lib/apt/lists | grep -c Packages; true");
+    assert_eq!(seen, "hello\n0");
     assert_no_builder(&banger);
 }
