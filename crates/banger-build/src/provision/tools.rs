@@ -14,7 +14,7 @@ pub enum Tool {
     Tmux,
     /// mise, active in shells.
     Mise,
-    /// opencode, serving on port 4096.
+    /// opencode, which the agent has served on port 4096.
     Opencode,
     /// Claude Code.
     Claude,
@@ -61,7 +61,7 @@ impl Tool {
             Self::Docker => include_str!("docker.sh").to_owned(),
             Self::Tmux => include_str!("tmux.sh").to_owned(),
             Self::Mise => format!("{node}\n{}", include_str!("mise.sh")),
-            Self::Opencode => format!("{node}\n{}", include_str!("opencode.sh")),
+            Self::Opencode => format!("{node}\ntool opencode-ai 1.18.33 opencode\n"),
             Self::Claude => format!("{node}\ntool @anthropic-ai/claude-code 2.1.332 claude\n"),
             Self::Pi => format!("{node}\ntool @mariozechner/pi-coding-agent 0.73.1 pi\n"),
         }
