@@ -76,11 +76,12 @@ fn a_script_on_top_of_an_image_is_an_image() {
     let banger = Banger::from_env();
     let dir = tempfile::tempdir().unwrap();
     let made = Made::named(&banger, "t-script");
-    let script = write(
-        dir.path(),
-        "setup.sh",
-        "#!/bin/sh\nset -e\necho made here >/etc/made\necho seed >/root/seed\necho to stderr >&2\nid -u >/etc/who\n",
+    // An earlier run may have left the same state in the cache.
+    let text = format!(
+        "#!/bin/sh\n# {}\nset -e\necho made here >/etc/made\necho seed >/root/seed\necho to stderr >&2\nid -u >/etc/who\n",
+        dir.path().display()
     );
+    let script = write(dir.path(), "setup.sh", &text);
     let flags = [
         "--from",
         "debian-minimal",
@@ -156,7 +157,10 @@ fn context(dir: &Path) {
     write(dir, "one.txt", "1\n");
     write(dir, "two.txt", "2\n");
     write(dir, ".dockerignore", "**/*.o\n");
-    write(dir, "Dockerfile", DOCKERFILE);
+    // An earlier run may have left the same states in the cache.
+    let own = format!("WORKDIR /out\nRUN : {}\n", dir.display());
+    let text = DOCKERFILE.replacen("WORKDIR /out\n", &own, 1);
+    write(dir, "Dockerfile", &text);
     symlink("main.c", dir.join("src/link")).unwrap();
     let mode = fs::Permissions::from_mode(0o755);
     fs::set_permissions(dir.join("src/main.c"), mode).unwrap();
@@ -207,9 +211,10 @@ fn a_dockerfile_of_two_stages_is_built_and_cached() {
         again.stderr
     );
     // What is before a change is not done again.
-    write(dir.path(), "src/main.c", "changed\n");
-    let changed = build(&banger, "t-docker", &flags);
-    assert_eq!(changed.code, 0, "{}", changed.stderr);
+    let changed = format!("changed in {here}");
+    write(dir.path(), "src/main.c", &changed);
+    let again = build(&banger, "t-docker", &flags);
+    assert_eq!(again.code, 0, "{}", again.stderr);
     let said = log(&banger, "t-docker");
     assert!(
         said.contains("COPY --from=tools /out/deep ./deep (cached)"),
@@ -217,7 +222,7 @@ fn a_dockerfile_of_two_stages_is_built_and_cached() {
     );
     assert!(!said.contains("COPY src . (cached)"), "{said}");
     assert_ne!(made.digest(), digest);
-    assert_eq!(made.sh("cat /app/src/main.c"), "changed");
+    assert_eq!(made.sh("cat /app/src/main.c"), changed);
     // A stage of its own.
     let tools = Made::named(&banger, "t-docker3");
     let built = build(&banger, "t-docker3", &[here, "--target", "tools"]);
