@@ -1,11 +1,7 @@
 //! The only place that prints.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "this is what the others print with"
-)]
+#![expect(clippy::print_stderr, reason = "this is what the others print with")]
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,6 +22,17 @@ pub(crate) enum Output {
     Json,
 }
 
+/// Writes a line to standard output. A reader that has gone (`banger vm list | head -1`) has what it wanted.
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("warning: the result could not be written: {error}");
+        }
+        _ => {}
+    }
+}
+
 /// Where results and messages go.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ui {
@@ -44,14 +51,11 @@ impl Ui {
     /// A result: as JSON, or as what `text` makes of it.
     pub(crate) fn result<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) {
         match self.output {
-            Output::Json => println!(
-                "{}",
-                serde_json::to_string_pretty(value).unwrap_or_default()
-            ),
+            Output::Json => say(&serde_json::to_string_pretty(value).unwrap_or_default()),
             Output::Text => {
                 let text = text(value);
                 if !text.is_empty() {
-                    println!("{}", text.trim_end());
+                    say(text.trim_end());
                 }
             }
         }

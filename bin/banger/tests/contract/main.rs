@@ -119,6 +119,21 @@ fn json_is_the_documented_one() {
 }
 
 #[test]
+fn a_reader_that_has_gone_is_no_failure() {
+    let stand_in = StandIn::new(world::answers());
+    for args in [&["vm", "list"][..], &["vm", "list", "-o", "json"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = stand_in.command(args).stdout(writer).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let output = stand_in.command(args).stdout(full.unwrap()).output();
+        let said = String::from_utf8(output.unwrap().stderr).unwrap();
+        assert!(said.contains("could not be written"), "{said}");
+    }
+}
+
+#[test]
 fn errors_and_their_exit_codes() {
     let stand_in = StandIn::new(world::answers());
     let cases: &[&[&str]] = &[

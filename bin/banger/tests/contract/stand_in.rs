@@ -80,10 +80,11 @@ impl StandIn {
         Self { dir: dir.unwrap() }
     }
 
-    /// Runs `banger ARGS`, without a terminal, in an environment of its own.
-    pub(crate) fn run(&self, args: &[&str]) -> Finished {
+    /// `banger ARGS`, without a terminal, in an environment of its own.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let at = |name: &str| self.dir.path().join(name);
-        let output = Command::new(env!("CARGO_BIN_EXE_banger"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_banger"));
+        command
             .args(args)
             .env_clear()
             .env("BANGER_CHECKOUT", "1")
@@ -92,9 +93,13 @@ impl StandIn {
             .env("XDG_RUNTIME_DIR", at("run"))
             .env("XDG_STATE_HOME", at("state"))
             .env("XDG_CONFIG_HOME", at("config"))
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// The same, to its end.
+    pub(crate) fn run(&self, args: &[&str]) -> Finished {
+        let output = self.command(args).output().unwrap();
         let text = |bytes: Vec<u8>| {
             let text = String::from_utf8(bytes).unwrap();
             let programs = Path::new(env!("CARGO_BIN_EXE_banger")).parent().unwrap();
