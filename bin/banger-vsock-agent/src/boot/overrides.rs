@@ -66,6 +66,8 @@ fn write_all(root: &Root, config: &GuestConfig) -> io::Result<()> {
         "/lib/modules/{}",
         rustix::system::uname().release().to_string_lossy()
     );
+    // The drive is mounted beside this: its place may not be there yet.
+    let _ = root.ensure_folder(&modules, 0o755);
     if let Some(place) = root.real_path(&modules) {
         root.write(
             &format!("/run/systemd/system/{}.mount.d/banger.conf", escape(&place)),
