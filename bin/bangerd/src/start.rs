@@ -327,15 +327,16 @@ async fn wire(args: Args, loaded: Loaded, overruled: Vec<&'static str>) -> Resul
         images.clone(),
         kernels.clone(),
     ));
+    let local_images = Arc::new(LocalImages {
+        builder: builder.clone(),
+        catalogs: Arc::clone(&catalogs),
+        store: images.clone(),
+        default: default_image.clone(),
+        logs: state_dir.join("logs"),
+        building: Mutex::default(),
+    });
     let ports = Ports {
-        images: Arc::new(LocalImages {
-            builder: builder.clone(),
-            catalogs: Arc::clone(&catalogs),
-            store: images.clone(),
-            default: default_image.clone(),
-            logs: state_dir.join("logs"),
-            building: Mutex::default(),
-        }),
+        images: Arc::clone(&local_images) as Arc<_>,
         kernels: Arc::new(LocalKernels {
             store: kernels.clone(),
             catalogs: Arc::clone(&catalogs),
@@ -390,6 +391,7 @@ async fn wire(args: Args, loaded: Loaded, overruled: Vec<&'static str>) -> Resul
         host,
         engine,
         images,
+        local_images,
         kernels,
         helper,
         default_image,

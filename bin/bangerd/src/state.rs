@@ -12,7 +12,7 @@ use banger_guest::{AgentClient, GuestAddress, Status as GuestStatus};
 use banger_image::ImageStore;
 use banger_kernel::KernelStore;
 
-use crate::adapters::HelperLink;
+use crate::adapters::{HelperLink, LocalImages};
 use crate::args::Args;
 use crate::building::Waiting;
 use crate::builds::Builder;
@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub(crate) host: Host,
     pub(crate) engine: Engine,
     pub(crate) images: ImageStore,
+    /// The same, where a missing one is made.
+    pub(crate) local_images: Arc<LocalImages>,
     pub(crate) kernels: KernelStore,
     pub(crate) helper: Arc<HelperLink>,
     pub(crate) default_image: ImageName,

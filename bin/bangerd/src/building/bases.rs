@@ -6,10 +6,10 @@ use banger_api::PullImageRequest;
 use banger_build::Config;
 use banger_core::{Digest, ErrorCode, ImageName, ImageRef};
 use banger_engine::TaskContext;
-use banger_engine::ports::{Failure, Progress as _};
-use banger_image::{Image, Recipe};
+use banger_engine::ports::Failure;
+use banger_image::Image;
 
-use crate::adapters::{Watch, unknown_image};
+use super::still_wanted;
 use crate::pulls;
 use crate::state::State;
 
@@ -29,12 +29,7 @@ pub(super) fn resolve(
 ) -> Result<BTreeMap<String, BaseImage>, Failure> {
     let mut bases = BTreeMap::new();
     for text in texts {
-        if context.cancelled() {
-            return Err(Failure::new(
-                ErrorCode::Cancelled,
-                "the build was cancelled",
-            ));
-        }
+        still_wanted(context)?;
         let image = found(state, text, context)?;
         bases.insert(text.clone(), base(image));
     }
@@ -77,22 +72,13 @@ fn found(state: &State, text: &str, context: &TaskContext) -> Result<Image, Fail
     let name: ImageName = text.parse().map_err(|error: banger_core::ParseNameError| {
         Failure::new(ErrorCode::InvalidArgument, error.to_string())
     })?;
-    if let Some(image) = state.images.get(&name) {
-        return Ok(image);
-    }
-    let Ok(recipe) = Recipe::load(&name) else {
-        return Err(unknown_image(&state.images, &name).hint(format!(
+    let found = tokio::task::block_in_place(|| state.local_images.find_or_build(&name, context));
+    found.map_err(|failure| match failure.code {
+        ErrorCode::ImageNotFound => failure.hint(format!(
             "a reference such as `{name}:latest` is pulled from a registry"
-        )));
-    };
-    tokio::task::block_in_place(|| {
-        let log = state.build_log(&format!("image-{name}"));
-        state
-            .builder
-            .build(&state.images, &recipe, &log, &Watch(context))
-    })?;
-    let made = state.images.get(&name);
-    made.ok_or_else(|| unknown_image(&state.images, &name))
+        )),
+        _ => failure,
+    })
 }
 
 fn base(image: Image) -> BaseImage {

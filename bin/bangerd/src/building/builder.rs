@@ -2,16 +2,18 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use banger_core::{ErrorCode, OpId, RootStorage, VmId, VmName};
-use banger_engine::ports::{Clock as _, Failure, GuestState, Progress, RootHelper as _};
+use banger_engine::ports::{Clock as _, Failure, GuestState, Progress as _, RootHelper as _};
 use banger_engine::{CreateVm, OpState, OperationView, TaskContext};
 use banger_guest::answer::{Bounds, follow};
 use banger_guest::{ExecRequest, ExitStatus};
 use banger_image::{BuildCache, Cached};
 
 use super::bases::BaseImage;
+use super::cancelled;
 use super::log::{Log, LogWriter};
 use crate::adapters::{HostClock, blocking};
 use crate::sizes::{Asked, effective};
@@ -28,11 +30,19 @@ const SILENCE: Duration = Duration::from_secs(24 * 3600);
 const AGENT: &str = "/proc/self/exe";
 
 /// A VM that a build has made.
-#[derive(Debug)]
-pub(super) struct Builder {
-    pub(super) vm: VmId,
+pub(super) struct Builder<'a> {
     pub(super) name: VmName,
-    state: Shared,
+    vm: VmId,
+    of: Site<'a>,
+}
+
+/// What all builders of a build share.
+#[derive(Clone)]
+pub(super) struct Site<'a> {
+    pub(super) state: &'a Shared,
+    pub(super) context: &'a TaskContext,
+    pub(super) log: &'a Log,
+    pub(super) cache: Arc<BuildCache>,
 }
 
 /// Ends early when nobody wants it any more.
@@ -40,7 +50,7 @@ pub(super) async fn unless_cancelled<T>(
     context: &TaskContext,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    let cancelled = async {
+    let gone = async {
         let mut pace = tokio::time::interval(TICK);
         while !context.cancelled() {
             pace.tick().await;
@@ -48,7 +58,7 @@ pub(super) async fn unless_cancelled<T>(
     };
     tokio::select! {
         done = work => done,
-        () = cancelled => Err(Failure::new(ErrorCode::Cancelled, "the build was cancelled")),
+        () = gone => Err(cancelled()),
     }
 }
 
@@ -59,14 +69,14 @@ pub(super) async fn storage(state: &State) -> Result<RootStorage, Failure> {
     Ok(storage.value)
 }
 
-impl Builder {
+impl<'a> Builder<'a> {
     /// Makes a VM over the base, or with the disks of an earlier state, and waits until its guest is ready.
     pub(super) async fn start(
-        state: &Shared,
+        of: Site<'a>,
         base: &BaseImage,
         disks: Option<&Cached>,
-        context: &TaskContext,
     ) -> Result<Self, Failure> {
+        let (state, context) = (of.state, of.context);
         let nothing_asked = Asked::default();
         let (mut spec, origin) = effective(nothing_asked, &state.config.vm_defaults, state.host);
         let host = state.host_vmms().await;
@@ -95,11 +105,7 @@ impl Builder {
             .vm
             .clone()
             .ok_or_else(|| Failure::new(ErrorCode::Internal, "the builder has no identity"))?;
-        let builder = Self {
-            vm,
-            name,
-            state: Shared::clone(state),
-        };
+        let builder = Self { name, vm, of };
         let ready = unless_cancelled(context, builder.begin(&created.id, base, disks)).await;
         match ready {
             Ok(()) => Ok(builder),
@@ -116,8 +122,8 @@ impl Builder {
         base: &BaseImage,
         disks: Option<&Cached>,
     ) -> Result<(), Failure> {
-        finished(&self.state, created).await?;
-        let view = self.state.engine.get(&self.vm);
+        finished(self.of.state, created).await?;
+        let view = self.of.state.engine.get(&self.vm);
         if view.and_then(|view| view.image_digest).as_ref() != Some(&base.digest) {
             let what = format!("the image `{}` was replaced meanwhile", base.name);
             return Err(Failure::new(ErrorCode::InUse, what).hint("build again"));
@@ -127,19 +133,20 @@ impl Builder {
             blocking(move || disks.put_into(&folder).map_err(|error| internal(&error))).await?;
         }
         let started = self
+            .of
             .state
             .engine
             .start(&self.vm, Some(GuestState::Ready), None)?;
-        finished(&self.state, &started.id).await
+        finished(self.of.state, &started.id).await
     }
 
     fn folder(&self) -> PathBuf {
-        self.state.vm_folder(&self.vm)
+        self.of.state.vm_folder(&self.vm)
     }
 
     /// A connection to the guest's agent, for work that blocks.
     pub(super) async fn dial(&self) -> Result<UnixStream, Failure> {
-        let dialled = self.state.guest_address(&self.vm).dial().await;
+        let dialled = self.of.state.guest_address(&self.vm).dial().await;
         let stream = dialled.map_err(|error| unreachable_guest(&error))?;
         let stream = stream.into_std().and_then(|stream| {
             stream.set_nonblocking(false)?;
@@ -153,9 +160,8 @@ impl Builder {
         &self,
         request: &ExecRequest,
         input: &[u8],
-        log: &Log,
-        progress: &dyn Progress,
     ) -> Result<ExitStatus, Failure> {
+        let (log, progress) = (self.of.log, self.of.context);
         let stream = self.dial().await?;
         let mut writer = LogWriter { log, progress };
         let bounds = Bounds {
@@ -171,57 +177,41 @@ impl Builder {
     }
 
     /// Asks the agent's own program for something.
-    pub(super) async fn ask(
-        &self,
-        words: &[&str],
-        input: &[u8],
-        log: &Log,
-        progress: &dyn Progress,
-    ) -> Result<(), Failure> {
+    pub(super) async fn ask(&self, words: &[&str], input: &[u8]) -> Result<(), Failure> {
         let words = [AGENT, "build"].into_iter().chain(words.iter().copied());
         let mut request = ExecRequest::new(words);
         request.cwd = Some("/".to_owned());
         request.no_stdin = input.is_empty();
-        let status = self.run(&request, input, log, progress).await?;
+        let status = self.run(&request, input).await?;
         if status.success() {
             return Ok(());
         }
         let mut failure = Failure::new(ErrorCode::ImageBuildFailed, "the builder refused it");
-        failure.causes = log.tail();
+        failure.causes = self.of.log.tail();
         Err(failure)
     }
 
     /// Keeps the disks as they are now, while the guest goes on.
-    pub(super) async fn keep(
-        &self,
-        cache: &std::sync::Arc<BuildCache>,
-        key: &str,
-        log: &Log,
-        progress: &dyn Progress,
-    ) -> Result<Cached, Failure> {
-        self.ask(&["sync"], b"", log, progress).await?;
+    pub(super) async fn keep(&self, key: &str) -> Result<Cached, Failure> {
+        self.ask(&["sync"], b"").await?;
         // Nothing of it is written while it is copied.
-        self.state.helper.pause(&self.vm).await?;
-        let kept = self.copied(cache, key).await;
-        let resumed = self.state.helper.resume(&self.vm).await;
+        self.of.state.helper.pause(&self.vm).await?;
+        let kept = self.copied(key).await;
+        let resumed = self.of.state.helper.resume(&self.vm).await;
         let kept = kept?;
         resumed?;
         Ok(kept)
     }
 
-    async fn copied(
-        &self,
-        cache: &std::sync::Arc<BuildCache>,
-        key: &str,
-    ) -> Result<Cached, Failure> {
+    async fn copied(&self, key: &str) -> Result<Cached, Failure> {
         let gone = || Failure::new(ErrorCode::VmNotFound, "somebody has deleted the builder");
-        let view = self.state.engine.get(&self.vm).ok_or_else(gone)?;
+        let view = self.of.state.engine.get(&self.vm).ok_or_else(gone)?;
         let below = banger_image::Below {
             image: view.image,
             digest: view.image_digest.ok_or_else(gone)?,
             storage: view.spec.storage,
         };
-        let (cache, key, folder) = (std::sync::Arc::clone(cache), key.to_owned(), self.folder());
+        let (cache, key, folder) = (Arc::clone(&self.of.cache), key.to_owned(), self.folder());
         blocking(move || {
             cache
                 .keep(&key, below, &folder)
@@ -231,22 +221,16 @@ impl Builder {
     }
 
     /// Takes away what makes the guest itself, shuts it down, and keeps its disks.
-    pub(super) async fn seal(
-        &self,
-        cache: &std::sync::Arc<BuildCache>,
-        key: &str,
-        log: &Log,
-        progress: &dyn Progress,
-    ) -> Result<Cached, Failure> {
-        self.ask(&["seal"], b"", log, progress).await?;
-        let stopping = self.state.engine.stop(&self.vm, GRACE)?;
-        finished(&self.state, &stopping.id).await?;
-        self.copied(cache, key).await
+    pub(super) async fn seal(&self, key: &str) -> Result<Cached, Failure> {
+        self.ask(&["seal"], b"").await?;
+        let stopping = self.of.state.engine.stop(&self.vm, GRACE)?;
+        finished(self.of.state, &stopping.id).await?;
+        self.copied(key).await
     }
 
     /// Deletes it, whatever it does.
     pub(super) async fn delete(self) {
-        delete(&self.state, &self.vm).await;
+        delete(self.of.state, &self.vm).await;
     }
 }
 

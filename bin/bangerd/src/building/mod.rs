@@ -18,7 +18,7 @@ use banger_build::plan::{PlanOptions, bases as bases_of, plan};
 use banger_build::{Base, Dockerfile, DockerfileError, Plan, Provision, Stage};
 use banger_core::{ByteSize, ErrorCode, ImageName};
 use banger_engine::TaskContext;
-use banger_engine::ports::Failure;
+use banger_engine::ports::{Failure, Progress as _};
 
 use crate::state::Shared;
 
@@ -51,6 +51,17 @@ enum What {
 
 fn invalid(what: impl Into<String>) -> Failure {
     Failure::new(ErrorCode::InvalidArgument, what)
+}
+
+fn cancelled() -> Failure {
+    Failure::new(ErrorCode::Cancelled, "the build was cancelled")
+}
+
+fn still_wanted(context: &TaskContext) -> Result<(), Failure> {
+    match context.cancelled() {
+        true => Err(cancelled()),
+        false => Ok(()),
+    }
 }
 
 /// What is wrong in a Dockerfile.

@@ -9,14 +9,14 @@ use banger_core::{ByteSize, ErrorCode};
 use banger_engine::TaskContext;
 use banger_engine::ports::{Failure, Progress as _};
 use banger_guest::ExecRequest;
-use banger_image::{BuildCache, Built, Cached, FinishError, FinishRequest};
+use banger_image::{Built, Cached, FinishError, FinishRequest};
 use banger_oci::ImageConfig;
 
 use super::bases::{self, BaseImage};
-use super::builder::{Builder, storage, unless_cancelled};
+use super::builder::{Builder, Site, storage, unless_cancelled};
 use super::copying::{self, Put};
 use super::log::Log;
-use super::{Order, invalid};
+use super::{Order, invalid, still_wanted};
 use crate::adapters::blocking;
 use crate::keeping;
 use crate::state::Shared;
@@ -28,15 +28,12 @@ const SCRIPTS: &str = "/run/banger-build";
 
 /// A build.
 pub(super) struct Build<'a> {
-    state: &'a Shared,
     order: &'a Order,
-    context: &'a TaskContext,
-    log: &'a Log,
-    cache: Arc<BuildCache>,
+    site: Site<'a>,
     /// The builder in which steps are done.
-    builder: Option<Builder>,
+    builder: Option<Builder<'a>>,
     /// Builders of earlier stages, that are copied from.
-    sources: BTreeMap<usize, Builder>,
+    sources: BTreeMap<usize, Builder<'a>>,
     /// Keys of this build's states.
     keys: Vec<String>,
 }
@@ -64,12 +61,15 @@ impl<'a> Build<'a> {
                 &error,
             )
         })?;
+        let cache = Arc::new(cache);
         Ok(Self {
-            state,
             order,
-            context,
-            log,
-            cache: Arc::new(cache),
+            site: Site {
+                state,
+                context,
+                log,
+                cache,
+            },
             builder: None,
             sources: BTreeMap::new(),
             keys: vec![],
@@ -82,7 +82,7 @@ impl<'a> Build<'a> {
         for builder in self.builder.take().into_iter().chain(sources) {
             builder.delete().await;
         }
-        let (cache, keys) = (Arc::clone(&self.cache), self.keys.clone());
+        let (cache, keys) = (Arc::clone(&self.site.cache), self.keys.clone());
         let pruned = blocking(move || {
             cache.prune(CACHE, &keys).map_err(|error| {
                 Failure::because(
@@ -98,17 +98,18 @@ impl<'a> Build<'a> {
     }
 
     pub(super) async fn run(&mut self) -> Result<(), Failure> {
-        self.context
+        self.site
+            .context
             .begin("base", "looking for what it begins with");
         let bases = self.order.bases()?;
-        let bases = bases::resolve(self.state, &bases, self.context)?;
+        let bases = bases::resolve(self.site.state, &bases, self.site.context)?;
         let plan = self.order.plan(&bases)?;
-        self.context.end("base", true);
+        self.site.context.end("base", true);
         for note in &plan.notes {
-            self.log.line(&format!("note: {note}"));
-            self.context.line(note);
+            self.site.log.line(&format!("note: {note}"));
+            self.site.context.line(note);
         }
-        let storage = storage(self.state).await?.to_string();
+        let storage = storage(self.site.state).await?.to_string();
         let mut done: Vec<Done> = vec![];
         for (at, stage) in plan.stages.iter().enumerate() {
             let begin = match &stage.base {
@@ -162,7 +163,7 @@ impl<'a> Build<'a> {
         }
         self.keys
             .extend(keys.iter().map(|key| key.as_str().to_owned()));
-        let cached = |key: &Key| self.cache.get(key.as_str(), &self.state.images);
+        let cached = |key: &Key| self.site.cache.get(key.as_str(), &self.site.state.images);
         let known = match self.order.no_cache {
             true => None,
             false => (0..keys.len())
@@ -183,24 +184,24 @@ impl<'a> Build<'a> {
             let title = format!("{place} {}", step.title);
             if number < first {
                 let title = format!("{title} (cached)");
-                self.log.line(&title);
-                self.context.begin(&stage_key, &title);
-                self.context.end(&stage_key, true);
+                self.site.log.line(&title);
+                self.site.context.begin(&stage_key, &title);
+                self.site.context.end(&stage_key, true);
                 continue;
             }
             if self.builder.is_none() {
                 self.boot(&begin.base, disks.as_ref()).await?;
             }
-            self.log.line(&title);
-            self.context.begin(&stage_key, &title);
+            self.site.log.line(&title);
+            self.site.context.begin(&stage_key, &title);
             let result = self.step(step, selections[number].as_ref(), done).await;
             if let Err(failure) = result {
                 let failure = self.failed(step, &place, failure);
-                self.context.end(&stage_key, false);
+                self.site.context.end(&stage_key, false);
                 return Err(self.entered(failure).await);
             }
             disks = Some(self.keep(&keys[number]).await?);
-            self.context.end(&stage_key, true);
+            self.site.context.end(&stage_key, true);
         }
         Ok(Done {
             base: begin.base,
@@ -259,15 +260,17 @@ impl<'a> Build<'a> {
     }
 
     async fn boot(&mut self, base: &BaseImage, disks: Option<&Cached>) -> Result<(), Failure> {
-        self.context.begin("builder", "starting the builder");
-        let builder = Builder::start(self.state, base, disks, self.context).await?;
-        self.context.end("builder", true);
-        self.log.line(&format!("the builder is {}", builder.name));
+        self.site.context.begin("builder", "starting the builder");
+        let builder = Builder::start(self.site.clone(), base, disks).await?;
+        self.site.context.end("builder", true);
+        self.site
+            .log
+            .line(&format!("the builder is {}", builder.name));
         self.builder = Some(builder);
         Ok(())
     }
 
-    fn builder(&self) -> Result<&Builder, Failure> {
+    fn builder(&self) -> Result<&Builder<'a>, Failure> {
         let gone = || Failure::new(ErrorCode::Internal, "there is no builder");
         self.builder.as_ref().ok_or_else(gone)
     }
@@ -276,14 +279,12 @@ impl<'a> Build<'a> {
         if self.order.no_cache {
             self.forget(key);
         }
-        let keeping = self
-            .builder()?
-            .keep(&self.cache, key.as_str(), self.log, self.context);
-        unless_cancelled(self.context, keeping).await
+        let keeping = self.builder()?.keep(key.as_str());
+        unless_cancelled(self.site.context, keeping).await
     }
 
     fn forget(&self, key: &Key) {
-        if let Err(error) = self.cache.forget(key.as_str()) {
+        if let Err(error) = self.site.cache.forget(key.as_str()) {
             tracing::warn!(%error, "an older state could not be removed");
         }
     }
@@ -300,7 +301,7 @@ impl<'a> Build<'a> {
                 let stream = self.builder()?.dial().await?;
                 let path = path.clone();
                 let making = blocking(move || copying::make_folder(&stream, &path));
-                unless_cancelled(self.context, making).await
+                unless_cancelled(self.site.context, making).await
             }
             Action::Copy(copy) => self.copy(copy, selection, done).await,
         }
@@ -316,7 +317,7 @@ impl<'a> Build<'a> {
                 copying::make_folder(&first, SCRIPTS)?;
                 copying::given(&second, SCRIPTS, &files, 0o755)
             });
-            unless_cancelled(self.context, putting).await?;
+            unless_cancelled(self.site.context, putting).await?;
             argv.insert(0, format!("{SCRIPTS}/script"));
         }
         let mut request = ExecRequest::new(argv);
@@ -325,8 +326,8 @@ impl<'a> Build<'a> {
         request.cwd = Some(run.cwd.clone());
         request.user.clone_from(&run.user);
         request.no_stdin = true;
-        let running = builder.run(&request, b"", self.log, self.context);
-        let status = unless_cancelled(self.context, running).await?;
+        let running = builder.run(&request, b"");
+        let status = unless_cancelled(self.site.context, running).await?;
         if status.success() {
             return Ok(());
         }
@@ -335,7 +336,7 @@ impl<'a> Build<'a> {
             banger_guest::ExitStatus::Signal(number) => format!("signal {number} ended it"),
         };
         let mut failure = Failure::new(ErrorCode::ImageBuildFailed, what);
-        failure.causes = self.log.tail();
+        failure.causes = self.site.log.tail();
         Err(failure)
     }
 
@@ -358,7 +359,7 @@ impl<'a> Build<'a> {
             let (folder, files) = (parent.to_owned(), copy.inline.clone());
             debug_assert!(!name.is_empty());
             let putting = blocking(move || copying::given(&stream, &folder, &files, 0o644));
-            all.push(unless_cancelled(self.context, putting).await?);
+            all.push(unless_cancelled(self.site.context, putting).await?);
         }
         if let (Some(selection), Some(context)) = (selection, self.order.context()) {
             let folder = match selection.one_file {
@@ -379,8 +380,8 @@ impl<'a> Build<'a> {
             for put in &all {
                 let words = ["own", owner, &mode, &put.folder];
                 let input = copying::as_input(put);
-                let asking = self.builder()?.ask(&words, &input, self.log, self.context);
-                unless_cancelled(self.context, asking).await?;
+                let asking = self.builder()?.ask(&words, &input);
+                unless_cancelled(self.site.context, asking).await?;
             }
         }
         Ok(())
@@ -392,7 +393,7 @@ impl<'a> Build<'a> {
         let stream = builder.dial().await?;
         let path = folder.to_owned();
         let making = blocking(move || copying::make_folder(&stream, &path));
-        unless_cancelled(self.context, making).await?;
+        unless_cancelled(self.site.context, making).await?;
         builder.dial().await
     }
 
@@ -402,7 +403,7 @@ impl<'a> Build<'a> {
             return Ok(());
         }
         let disks = done.disks.as_ref();
-        let builder = Builder::start(self.state, &done.base, disks, self.context).await?;
+        let builder = Builder::start(self.site.clone(), &done.base, disks).await?;
         self.sources.insert(stage, builder);
         Ok(())
     }
@@ -430,7 +431,7 @@ impl<'a> Build<'a> {
         }
         let (asked, path) = (from.dial().await?, source.clone());
         let looking = blocking(move || copying::is_folder(&asked, &path));
-        let is_folder = unless_cancelled(self.context, looking).await?;
+        let is_folder = unless_cancelled(self.site.context, looking).await?;
         let (parent, name) = copying::split(dest);
         let (folder, name) = match (is_folder, name) {
             (true, _) => (folder_of(dest), None),
@@ -441,7 +442,7 @@ impl<'a> Build<'a> {
         let (folder, name) = (folder.to_owned(), name.map(str::to_owned));
         let copying =
             blocking(move || copying::from_guest(&from, &to, &source, &folder, name.as_deref()));
-        unless_cancelled(self.context, copying).await
+        unless_cancelled(self.site.context, copying).await
     }
 
     /// Lets somebody look into the builder before it goes, when that is wanted.
@@ -459,15 +460,15 @@ impl<'a> Build<'a> {
     /// Waits until somebody who was in the builder says what becomes of it.
     async fn wait_for_somebody(&mut self, stage: &str, title: &str) -> Result<bool, Failure> {
         let builder = self.builder()?;
-        let told = self.state.waiting.wait(&self.order.name);
-        self.context.begin(stage, title);
-        self.context.line(builder.name.as_str());
-        let keep = unless_cancelled(self.context, async {
+        let told = self.site.state.waiting.wait(&self.order.name);
+        self.site.context.begin(stage, title);
+        self.site.context.line(builder.name.as_str());
+        let keep = unless_cancelled(self.site.context, async {
             let gone = |_| Failure::new(ErrorCode::Cancelled, "another build took its place");
             told.await.map_err(gone)
         });
         let keep = keep.await;
-        self.context.end(stage, keep.is_ok());
+        self.site.context.end(stage, keep.is_ok());
         keep
     }
 
@@ -497,26 +498,24 @@ impl<'a> Build<'a> {
         if !fresh && self.is_there(&key) {
             return Ok(());
         }
-        let known = self.cache.get(end.as_str(), &self.state.images);
+        let known = self.site.cache.get(end.as_str(), &self.site.state.images);
         let disks = match known.filter(|_| !fresh) {
             Some(disks) => disks,
             None => {
                 if self.builder.is_none() {
                     self.boot(&last.base, last.disks.as_ref()).await?;
                 }
-                self.context.begin("seal", "shutting the builder down");
+                self.site.context.begin("seal", "shutting the builder down");
                 if fresh {
                     self.forget(&end);
                 }
-                let sealing =
-                    self.builder()?
-                        .seal(&self.cache, end.as_str(), self.log, self.context);
-                let disks = unless_cancelled(self.context, sealing).await?;
-                self.context.end("seal", true);
+                let sealing = self.builder()?.seal(end.as_str());
+                let disks = unless_cancelled(self.site.context, sealing).await?;
+                self.site.context.end("seal", true);
                 disks
             }
         };
-        self.context.begin("image", "making the image");
+        self.site.context.begin("image", "making the image");
         let request = FinishRequest {
             name: self.order.name.clone(),
             built: Built {
@@ -529,27 +528,22 @@ impl<'a> Build<'a> {
             },
             size: self.order.size,
         };
-        let (images, cache) = (self.state.images.clone(), Arc::clone(&self.cache));
-        if self.context.cancelled() {
-            return Err(Failure::new(
-                ErrorCode::Cancelled,
-                "the build was cancelled",
-            ));
-        }
+        let (images, cache) = (self.site.state.images.clone(), Arc::clone(&self.site.cache));
+        still_wanted(self.site.context)?;
         let name = self.order.name.clone();
         let made = blocking(move || {
             let made = images.finish(request, &cache, &disks);
             made.map_err(|error| finish_failure(&name, &error))
         });
         made.await?;
-        self.context.end("image", true);
-        keeping::discard_old(self.state, &self.order.name);
+        self.site.context.end("image", true);
+        keeping::discard_old(self.site.state, &self.order.name);
         Ok(())
     }
 
     /// Whether the name means what would be made.
     fn is_there(&self, key: &Key) -> bool {
-        let image = self.state.images.get(&self.order.name);
+        let image = self.site.state.images.get(&self.order.name);
         let built = image.and_then(|image| image.record.built);
         built.is_some_and(|built| built.key == key.as_str())
     }

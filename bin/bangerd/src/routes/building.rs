@@ -3,13 +3,13 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use banger_api::{BuildOnRequest, GoOnRequest, Operation};
-use banger_core::{ErrorCode, OpId};
+use banger_core::ErrorCode;
 use banger_engine::OpKind;
 use banger_engine::ports::Failure;
 use banger_image::Recipe;
 
 use super::Problem;
-use super::operations::{Accepted, accepted};
+use super::operations::{Accepted, accepted, parse};
 use super::problem::Body;
 use crate::building::{self, Order};
 use crate::convert;
@@ -45,10 +45,7 @@ pub(crate) async fn go_on(
     Path(id): Path<String>,
     Body(request): Body<GoOnRequest>,
 ) -> Result<Json<Operation>, Problem> {
-    let id: OpId = id
-        .parse()
-        .map_err(|_| Failure::new(ErrorCode::OperationNotFound, "there is no such operation"))?;
-    let view = state.engine.operation(&id).await?;
+    let view = state.engine.operation(&parse(&id)?).await?;
     state.waiting.go_on(&view.subject, request.keep)?;
     Ok(Json(convert::operation(&state, &view)))
 }

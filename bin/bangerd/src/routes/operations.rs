@@ -25,7 +25,7 @@ pub(super) fn accepted(state: &Daemon, view: &OperationView) -> Accepted {
     (StatusCode::ACCEPTED, Json(convert::operation(state, view)))
 }
 
-fn parse(id: &str) -> Result<OpId, Failure> {
+pub(super) fn parse(id: &str) -> Result<OpId, Failure> {
     let unknown = || {
         let shown: String = id.chars().take(40).flat_map(char::escape_default).collect();
         Failure::new(
