@@ -62,27 +62,19 @@ pub(crate) async fn follow_and(
                 continue;
             }
         };
-        match event {
-            OperationEvent::Snapshot { operation } => {
-                for stage in operation.stages.iter().filter(|stage| told.is_new(stage)) {
-                    stages.show(stage);
-                    if wants_somebody(stage) {
-                        stages.clear();
-                        each(stage).await?;
-                    }
-                }
-            }
-            OperationEvent::Stage { stage } if told.is_new(&stage) => {
-                stages.show(&stage);
-                if wants_somebody(&stage) {
-                    stages.clear();
-                    each(&stage).await?;
-                }
-            }
-            OperationEvent::Stage { .. } => {}
+        let now = match event {
+            OperationEvent::Snapshot { operation } => operation.stages,
+            OperationEvent::Stage { stage } => vec![stage],
             OperationEvent::Finished { operation } => {
                 stages.clear();
                 return ended(operation);
+            }
+        };
+        for stage in now.iter().filter(|stage| told.is_new(stage)) {
+            stages.show(stage);
+            if wants_somebody(stage) {
+                stages.clear();
+                each(stage).await?;
             }
         }
     }

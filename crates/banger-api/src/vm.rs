@@ -198,6 +198,15 @@ pub struct Vm {
     pub paths: VmPaths,
 }
 
+impl Vm {
+    /// Whether its VMM runs, comes or goes: what there is to stop. A phase that is not known here counts.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        let down = ["provisioning", "stopped", "failed", "deleting"];
+        !down.contains(&self.phase.as_str())
+    }
+}
+
 /// How full the store of a root disk is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RootFill {

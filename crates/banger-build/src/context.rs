@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use banger_core::Digest;
 use sha2::{Digest as _, Sha256};
 
 use crate::ignore::{Ignore, pattern};
@@ -175,7 +176,7 @@ impl Context {
                 }
             }
         }
-        Ok(hex(&hash.finalize()))
+        Ok(Digest::of_sha256(hash.finalize().into()).to_string())
     }
 
     /// Refuses what `ADD` would unpack.
@@ -346,10 +347,6 @@ fn is_archive(path: &Path) -> io::Result<bool> {
     let packed: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
     let is_tar = head.get(257..262) == Some(b"ustar");
     Ok(is_tar || packed.iter().any(|magic| head.starts_with(magic)))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Steps of a build, and the keys under which their results are kept.
 
+use banger_core::Digest;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -107,8 +108,7 @@ impl Key {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }
-        let hex = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
-        Self(hex)
+        Self(Digest::of_sha256(hash.finalize().into()).to_string())
     }
 
     /// 64 hexadecimal digits.

@@ -2,9 +2,8 @@
 //! same whenever they are made of the same disks.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -17,7 +16,7 @@ use crate::cache::{BuildCache, Cached};
 use crate::disk::{DiskError, succeeded};
 use crate::file_error::{Context, FileError};
 use crate::flatten::flatten;
-use crate::store::{Image, ImageRecord, ImageStore, ROOTFS, WORK_SEED};
+use crate::store::{Image, ImageRecord, ImageStore, ROOTFS, WORK_SEED, new_file};
 use crate::{BuildError, digest, sparse};
 
 /// Free space that every image's `/` has at least.
@@ -109,7 +108,7 @@ impl ImageStore {
         fs::create_dir(&next).context("make", &next)?;
         let (rootfs, seed) = (next.join(ROOTFS), next.join(WORK_SEED));
         let open = |path: &Path| File::open(path).context("read", path);
-        let to = created(&rootfs)?;
+        let to = new_file(&rootfs).context("write", &rootfs)?;
         flatten(
             below.storage,
             &open(&base.rootfs())?,
@@ -118,7 +117,7 @@ impl ImageStore {
         )
         .context("read the disk", disks.root())?;
         drop(to);
-        let to = created(&seed)?;
+        let to = new_file(&seed).context("write", &seed)?;
         sparse::copy(&open(&disks.work())?, &to).context("copy to", &seed)?;
         drop(to);
         check(&rootfs)?;
@@ -142,15 +141,6 @@ impl ImageStore {
         let adopted = self.adopt(&next, record).map_err(BuildError::into_io);
         Ok(adopted.context("keep the image in", self.root())?)
     }
-}
-
-fn created(path: &Path) -> Result<File, FileError> {
-    let mut options = File::options();
-    let file = options.read(true).write(true).create_new(true).open(path);
-    let file = file.context("write", path)?;
-    file.set_permissions(Permissions::from_mode(0o644))
-        .context("open up", path)?;
-    Ok(file)
 }
 
 /// Runs a tool of e2fsprogs on a file system. The time that it writes down is always the same.

@@ -1,8 +1,8 @@
 //! Images whose files stay where their owner keeps them, until they are promoted.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use banger_core::{ImageName, KernelName};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::BuildError;
 use crate::file_error::{Context, FileError};
 use crate::store::{
-    Image, ImageRecord, ImageStore, RECORD, ROOTFS, WORK_SEED, lock_soon, sync_files,
+    Image, ImageRecord, ImageStore, RECORD, ROOTFS, WORK_SEED, lock_soon, new_file, sync_files,
 };
 use crate::{digest, sparse};
 
@@ -344,12 +344,8 @@ fn check_file_system(path: &Path) -> Result<(), RegisterError> {
 
 fn copy(from: &Path, to: &Path) -> Result<(), RegisterError> {
     let source = File::open(from).context("read", from)?;
-    let mut options = File::options();
-    let target = options.read(true).write(true).create_new(true).open(to);
-    let target = target.context("write", to)?;
-    let copied = sparse::copy(&source, &target)
-        .and_then(|()| target.set_permissions(Permissions::from_mode(0o644)));
-    Ok(copied.context("copy to", to)?)
+    let target = new_file(to).context("write", to)?;
+    Ok(sparse::copy(&source, &target).context("copy to", to)?)
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! Taking an OCI image into the store.
 
 use std::collections::HashSet;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use banger_oci::{
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Image, ImageRecord, ImageStore};
+use crate::store::{Image, ImageRecord, ImageStore, ROOTFS, WORK_SEED, new_file};
 
 const BLOBS: &str = ".blobs";
 /// Folders of pulls that go on; `.pull-NAME` is the lock of a name.
@@ -121,18 +120,10 @@ impl ImageStore {
             record.contents = known.record.contents;
         } else {
             watch.step(&format!("pulling {}", request.reference));
-            let create = |name: &str| -> io::Result<File> {
-                let mut options = File::options();
-                let file = options
-                    .read(true)
-                    .write(true)
-                    .create_new(true)
-                    .open(next.join(name))?;
-                file.set_permissions(Permissions::from_mode(0o644))?;
-                Ok(file)
+            let create = |name: &str| {
+                new_file(&next.join(name)).map_err(|source| self.io("write to", source))
             };
-            let rootfs = create("rootfs.ext4").map_err(|source| self.io("write to", source))?;
-            let seed = create("work-seed.ext4").map_err(|source| self.io("write to", source))?;
+            let (rootfs, seed) = (create(ROOTFS)?, create(WORK_SEED)?);
             let made = resolved.flatten(rootfs, seed, watch)?;
             record.contents = facts(&made.tree);
             for fact in &record.contents {

@@ -1,9 +1,9 @@
 //! The store on disk: `<name>/image.json` says which artefact the name means now; each artefact has a
 //! folder named after its digest, and stays while VMs were made from it.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use banger_core::{Digest, ImageName, KernelName};
@@ -112,6 +112,14 @@ impl Image {
             .map(|recipe| recipe.fingerprint);
         recipe.is_some() && recipe != self.record.recipe_fingerprint
     }
+}
+
+/// A new file of an artefact, which everybody may read: VMMs do, as users of their own.
+pub(crate) fn new_file(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    let file = options.read(true).write(true).create_new(true).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    Ok(file)
 }
 
 /// The store.

@@ -259,14 +259,7 @@ impl Host {
 
     /// Waits for the boot after a panic, and deletes what VMs there are: those of the test that it cut off.
     pub(crate) fn recover(&self) -> Result<()> {
-        self.ssh.hang_up();
-        wait::until("the host is up again", REBOOT, || {
-            let up = self.answers();
-            if !up {
-                self.ssh.hang_up();
-            }
-            Ok(up.then_some(()))
-        })?;
+        self.wait_until_up(|| Ok(self.answers()))?;
         let list = self.json(&["vm", "list"])?;
         let vms = list["vms"].as_array().into_iter().flatten();
         let names: Vec<&str> = vms.filter_map(|vm| vm["name"].as_str()).collect();
@@ -281,15 +274,21 @@ impl Host {
         let boot_id = "cat /proc/sys/kernel/random/boot_id";
         let before = self.root(boot_id)?;
         end()?;
-        self.ssh.hang_up();
-        wait::until("the host is up again", REBOOT, || {
+        self.wait_until_up(|| {
             let asked = self.ssh.run("root", boot_id, Duration::from_secs(15))?;
             let now = String::from_utf8_lossy(&asked.stdout).trim_end().to_owned();
-            let again = asked.status.success() && now != before;
-            if !again {
+            Ok(asked.status.success() && now != before)
+        })
+    }
+
+    fn wait_until_up(&self, is_up: impl Fn() -> Result<bool>) -> Result<()> {
+        self.ssh.hang_up();
+        wait::until("the host is up again", REBOOT, || {
+            let up = is_up()?;
+            if !up {
                 self.ssh.hang_up();
             }
-            Ok(again.then_some(()))
+            Ok(up.then_some(()))
         })
     }
 

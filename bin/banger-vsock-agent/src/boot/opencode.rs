@@ -3,6 +3,7 @@
 use std::io;
 
 use super::files::{UNIT_FOLDERS, is_wanted};
+use super::overrides::{add_unit, has_unit};
 use crate::root::Root;
 
 /// Where it listens, on all of the guest's addresses.
@@ -10,8 +11,8 @@ pub(crate) const PORT: u16 = 4096;
 
 const UNIT: &str = "opencode.service";
 
-/// Units of this boot alone (systemd.unit(5)).
-const RUNTIME: &str = "/run/systemd/system";
+/// What starts it.
+const TARGET: &str = "multi-user.target";
 
 /// Where installers put the program.
 const PROGRAMS: [&str; 3] = [
@@ -29,16 +30,12 @@ pub(super) fn offer(root: &Root) -> io::Result<()> {
     if folders.any(|folder| root.has_entry(&format!("{folder}/{UNIT}"))) {
         return Ok(());
     }
-    let text = unit(program);
-    root.write(&format!("{RUNTIME}/{UNIT}"), text.as_bytes(), 0o644)?;
-    let wants = format!("{RUNTIME}/multi-user.target.wants/{UNIT}");
-    root.link(&wants, &format!("../{UNIT}"))
+    add_unit(root, (UNIT, &unit(program)), TARGET)
 }
 
 /// Whether this boot starts it.
 pub(crate) fn is_served(root: &Root) -> bool {
-    is_wanted(root, "multi-user.target", UNIT)
-        || root.has_entry(&format!("{RUNTIME}/multi-user.target.wants/{UNIT}"))
+    is_wanted(root, TARGET, UNIT) || has_unit(root, UNIT, TARGET)
 }
 
 fn unit(program: &str) -> String {

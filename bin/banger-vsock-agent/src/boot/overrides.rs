@@ -89,14 +89,22 @@ fn write_all(root: &Root, config: &GuestConfig) -> io::Result<()> {
     add_unit(root, programs, "sysinit.target")
 }
 
-/// Adds a unit that a target wants.
-fn add_unit(root: &Root, (name, text): (&str, &str), target: &str) -> io::Result<()> {
-    let folder = "/run/systemd/system";
-    root.write(&format!("{folder}/{name}"), text.as_bytes(), 0o644)?;
-    root.link(
-        &format!("{folder}/{target}.wants/{name}"),
-        &format!("../{name}"),
-    )
+/// Units of this boot alone (systemd.unit(5)).
+const RUNTIME: &str = "/run/systemd/system";
+
+/// Adds a unit to this boot that a target wants.
+pub(super) fn add_unit(root: &Root, (name, text): (&str, &str), target: &str) -> io::Result<()> {
+    root.write(&format!("{RUNTIME}/{name}"), text.as_bytes(), 0o644)?;
+    root.link(&wish(target, name), &format!("../{name}"))
+}
+
+/// Whether a unit was added that the target wants.
+pub(super) fn has_unit(root: &Root, name: &str, target: &str) -> bool {
+    root.has_entry(&wish(target, name))
+}
+
+fn wish(target: &str, unit: &str) -> String {
+    format!("{RUNTIME}/{target}.wants/{unit}")
 }
 
 /// A path as the name of a unit (systemd.unit(5), "String Escaping").

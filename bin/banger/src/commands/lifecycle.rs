@@ -48,10 +48,8 @@ pub(crate) async fn stop(context: &Context<'_>, args: StopArgs) -> CommandResult
 /// The VMs that a stop would change.
 async fn going(client: &Client) -> Result<Vec<String>, CommandError> {
     let list = client.vms().await?;
-    let goes = ["starting", "running", "paused", "stopping"];
-    let going = list.vms.into_iter();
-    let going = going.filter(|vm| goes.contains(&vm.phase.as_str()));
-    Ok(going.map(|vm| vm.name.to_string()).collect())
+    let going = list.vms.into_iter().filter(banger_api::Vm::is_up);
+    Ok(going.map(|vm| vm.name).collect())
 }
 
 /// `vm start`.

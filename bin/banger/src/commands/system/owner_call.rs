@@ -50,12 +50,8 @@ pub(crate) fn running(record: &Record) -> Running {
 }
 
 fn names(list: &VmList) -> Vec<String> {
-    let idle = ["provisioning", "stopped", "failed", "deleting"];
-    let runs = list
-        .vms
-        .iter()
-        .filter(|vm| !idle.contains(&vm.phase.as_str()));
-    runs.map(|vm| vm.name.clone()).collect()
+    let up = list.vms.iter().filter(|vm| vm.is_up());
+    up.map(|vm| vm.name.clone()).collect()
 }
 
 /// Processes under the users that are VMMs' alone.
