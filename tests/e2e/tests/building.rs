@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use banger_e2e::{Banger, Finished, Terminal, until};
@@ -69,6 +69,20 @@ fn log(banger: &Banger, name: &str) -> String {
 fn build(banger: &Banger, name: &str, rest: &[&str]) -> Finished {
     let base = ["image", "build", name];
     banger.run(&base.iter().chain(rest).copied().collect::<Vec<_>>())
+}
+
+/// A build whose only step has begun and goes on until it is ended.
+fn endless(banger: &Banger, folder: &Path, name: &str) -> Child {
+    write(
+        folder,
+        "Dockerfile",
+        "FROM debian-minimal\nRUN echo begun; sleep 1000\n",
+    );
+    let child = banger.spawn(&["image", "build", name, folder.to_str().unwrap()]);
+    until("the step has begun", Duration::from_secs(120), || {
+        log(banger, name).contains("begun\n")
+    });
+    child
 }
 
 #[test]
@@ -323,31 +337,13 @@ fn an_interrupted_build_leaves_nothing() {
     let banger = Banger::from_env();
     let dir = tempfile::tempdir().unwrap();
     let made = Made::named(&banger, "t-interrupted");
-    write(
-        dir.path(),
-        "Dockerfile",
-        "FROM debian-minimal\nRUN echo begun; sleep 1000\n",
-    );
     let folders = || {
         fs::read_dir(banger.state_dir().join("vms"))
             .unwrap()
             .count()
     };
     let before = folders();
-    let child = banger
-        .command(&[
-            "image",
-            "build",
-            "t-interrupted",
-            dir.path().to_str().unwrap(),
-        ])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    until("the step has begun", Duration::from_secs(120), || {
-        log(&banger, "t-interrupted").contains("begun\n")
-    });
+    let child = endless(&banger, dir.path(), "t-interrupted");
     // Its name is taken meanwhile.
     let second = build(&banger, "t-interrupted", &[dir.path().to_str().unwrap()]);
     second.assert_failed("a second build", 5, &["is being built"]);
@@ -365,20 +361,7 @@ fn a_builder_whose_daemon_died_is_gone_with_the_next_one() {
     let banger = Banger::from_env();
     let dir = tempfile::tempdir().unwrap();
     let made = Made::named(&banger, "t-died");
-    write(
-        dir.path(),
-        "Dockerfile",
-        "FROM debian-minimal\nRUN echo begun; sleep 1000\n",
-    );
-    let child = banger
-        .command(&["image", "build", "t-died", dir.path().to_str().unwrap()])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    until("the step has begun", Duration::from_secs(120), || {
-        log(&banger, "t-died").contains("begun\n")
-    });
+    let child = endless(&banger, dir.path(), "t-died");
     banger.kill_daemon();
     let ended: Finished = child.wait_with_output().unwrap().into();
     assert_ne!(ended.code, 0, "{}", ended.stderr);
