@@ -41,10 +41,7 @@ def run(act, *args):
     """Runs the whole, and exits as a program does: 1 when it was refused, 130 when it was interrupted."""
     try:
         act(*args)
-    except Refused as error:
-        say(error)
-        sys.exit(1)
-    except OSError as error:
+    except (Refused, OSError) as error:
         say(error)
         sys.exit(1)
     except KeyboardInterrupt:
