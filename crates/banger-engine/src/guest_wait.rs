@@ -5,6 +5,7 @@ use std::time::Duration;
 use banger_core::ErrorCode;
 
 use crate::actor::{Actor, console_cause, died};
+use crate::lockup::hangs;
 use crate::operation::TaskContext;
 use crate::ports::{ExitFacts, Failure, Farewell, GuestState, Progress};
 
@@ -24,6 +25,8 @@ enum Woken {
     Wish,
     Paused,
     Deadline,
+    /// With what the guest's kernel said.
+    Hangs(String),
     Guest(Result<(), Failure>),
 }
 
@@ -78,6 +81,8 @@ impl Actor {
                 () = tokio::time::sleep_until(end) => Woken::Deadline,
                 // Cancel-safe: a view is looked at.
                 Ok(_) = view.wait_for(|view| view.paused.is_some()) => Woken::Paused,
+                // Cancel-safe: begins again.
+                report = hangs(ports.drives.as_ref(), &vm) => Woken::Hangs(report),
                 // Cancel-safe: only observes.
                 result = ports.guests.wait(&vm, goal) => Woken::Guest(result),
             };
@@ -98,6 +103,11 @@ impl Actor {
                 }
                 Woken::Exit(Ok(exit)) => {
                     if let Some(failure) = self.ended_early(exit).await {
+                        return Waited::Failed(failure);
+                    }
+                }
+                Woken::Hangs(report) => {
+                    if let Some(failure) = self.hung(&report, context).await {
                         return Waited::Failed(failure);
                     }
                 }
@@ -130,6 +140,13 @@ impl Actor {
             }
             _ => Some(self.fail_boot(died(&exit)).await),
         }
+    }
+
+    /// The guest hangs while it is waited for, and has nothing yet that could be lost. None: it boots again, and
+    /// the wait goes on, to the deadline that it has.
+    async fn hung(&mut self, report: &str, context: &TaskContext) -> Option<Failure> {
+        context.line(&format!("the guest hung and boots again ({report})"));
+        self.reboot().await.err()
     }
 
     async fn fail_boot(&mut self, failure: Failure) -> Failure {

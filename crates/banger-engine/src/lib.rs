@@ -10,6 +10,7 @@ mod engine;
 mod execute;
 mod guest_wait;
 mod inner;
+mod lockup;
 mod names;
 mod operation;
 mod pausing;
@@ -23,6 +24,7 @@ mod stored;
 mod view;
 
 pub use engine::{CreateVm, Engine, EngineConfig, Ports};
+pub use lockup::locked_up;
 pub use operation::{OpKind, OpState, OperationView, StageStatus, StageView, TaskContext};
 pub use pausing::PauseReason;
 pub use plan::{plan_delete, plan_set, plan_start, plan_teardown};

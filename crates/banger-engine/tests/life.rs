@@ -67,6 +67,32 @@ async fn what_a_guest_does_by_itself_is_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_hangs_as_it_boots_is_booted_again_while_it_is_waited_for() {
+    let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
+    let engine = open(&host, dir.path()).await;
+    host.lock_up_guests(1);
+    let vm = running(&engine).await;
+    assert_eq!((host.launches(), host.living()), (2, 1));
+    let stop = end(&engine, engine.stop(&vm, GRACE)).await;
+    assert_eq!(stop, OpState::Succeeded);
+
+    host.lock_up_guests(u32::MAX);
+    let ready = Some(GuestState::Ready);
+    let start = end(&engine, engine.start(&vm, ready, None)).await;
+    assert!(matches!(start, OpState::Failed(_)), "{start:?}");
+    let view = engine.get(&vm).unwrap();
+    let error = view.last_error.unwrap();
+    assert_eq!(
+        (view.phase, error.code),
+        (Phase::Failed, ErrorCode::BootFailed)
+    );
+    let says = error.causes.join("\n");
+    assert!(says.contains("soft lockup"), "{error:?}");
+    assert_eq!(end(&engine, engine.delete(&vm)).await, OpState::Succeeded);
+    assert_eq!(host.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_running_vm_is_adopted_and_after_a_reboot_of_the_host_it_is_stopped() {
     let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
     let engine = open(&host, dir.path()).await;

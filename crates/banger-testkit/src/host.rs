@@ -176,6 +176,11 @@ impl FakeHost {
         self.changed();
     }
 
+    /// The next `count` guests lock up as they boot, and their kernels say so.
+    pub fn lock_up_guests(&self, count: u32) {
+        self.model().lock_ups = count;
+    }
+
     /// The host starts anew: nothing runs.
     pub fn reboot(&self) {
         let mut model = self.model();

@@ -30,6 +30,8 @@ pub(crate) struct Vmm {
     pub(crate) dies_when_resumed: bool,
     pub(crate) spec: VmSpec,
     pub(crate) farewell: Option<Farewell>,
+    /// Whether its kernel says that it hangs.
+    pub(crate) locked_up: bool,
 }
 
 /// Everything.
@@ -38,6 +40,8 @@ pub(crate) struct Model {
     pub(crate) network: bool,
     /// Whether no agent answers.
     pub(crate) guests_hang: bool,
+    /// How many of the next guests lock up as they boot.
+    pub(crate) lock_ups: u32,
     pub(crate) folders: BTreeMap<VmId, Folder>,
     pub(crate) taps: BTreeMap<VmId, (Ipv4Addr, bool)>,
     pub(crate) vmms: BTreeMap<VmId, Vmm>,

@@ -156,11 +156,16 @@ impl Drives for FakeHost {
 
     async fn console_tail(&self, vm: &VmId) -> Vec<String> {
         let model = self.model();
-        let lines = model
-            .vmms
-            .get(vm)
-            .map(|vmm| format!("booted by {}", vmm.pid));
-        lines.into_iter().collect()
+        let Some(vmm) = model.vmms.get(vm) else {
+            return vec![];
+        };
+        let mut lines = vec![format!("booted by {}", vmm.pid)];
+        if vmm.locked_up {
+            lines.push(
+                "[ 60.4] watchdog: BUG: soft lockup - CPU#1 stuck for 45s! [systemd:1]".into(),
+            );
+        }
+        lines
     }
 
     async fn collect_console(&self, _: &VmId) -> Result<(), Failure> {
@@ -246,6 +251,8 @@ impl RootHelper for FakeHost {
                 folder.is_lent = true;
             }
             model.launches += 1;
+            let locked_up = model.lock_ups > 0;
+            model.lock_ups = model.lock_ups.saturating_sub(1);
             let pid = 1000 + model.launches;
             let backend = (!is_firecracker).then_some(pid + 1);
             model.vmms.insert(
@@ -259,6 +266,7 @@ impl RootHelper for FakeHost {
                     dies_when_resumed: false,
                     spec: request.spec.clone(),
                     farewell: None,
+                    locked_up,
                 },
             );
             Ok(VmmFacts {
@@ -388,8 +396,9 @@ impl Guests for FakeHost {
         loop {
             let answers = |model: &Model| {
                 let vmm = model.vmms.get(vm);
-                !model.guests_hang
-                    && vmm.is_some_and(|vmm| vmm.lives && vmm.has_guest && !vmm.paused)
+                let answers =
+                    |vmm: &Vmm| vmm.lives && vmm.has_guest && !vmm.paused && !vmm.locked_up;
+                !model.guests_hang && vmm.is_some_and(answers)
             };
             if answers(&self.model()) {
                 return Ok(());

@@ -39,10 +39,15 @@ pub(super) fn kernel_file_systems() -> io::Result<()> {
     Ok(())
 }
 
+/// How disks of ours are mounted (ext4(5)). They are sparse files: an inode table that was never written is zero,
+/// and to have the kernel zero it again in the background costs every new guest processor time and every new disk
+/// its room on the host.
+const DISK: Option<&CStr> = Some(c"noinit_itable");
+
 /// The root disk, writable.
 pub(super) fn root(node: &Path, target: &str) -> io::Result<()> {
     make_folder(target)?;
-    Ok(mount(node, target, "ext4", MountFlags::RELATIME, None)?)
+    Ok(mount(node, target, "ext4", MountFlags::RELATIME, DISK)?)
 }
 
 fn mount_in(
@@ -69,7 +74,7 @@ pub(super) fn work(root: &Root, drives: &Drives) -> io::Result<()> {
     let Some(node) = &drives.work else {
         return Ok(());
     };
-    mount_in(root, "/root", node, "ext4", MountFlags::RELATIME, None)
+    mount_in(root, "/root", node, "ext4", MountFlags::RELATIME, DISK)
 }
 
 /// The modules drive, beside what the image has for other kernels.

@@ -13,8 +13,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use banger_core::{ErrorCode, KillSignal, RootStorage, VmId, VmmKind};
 use banger_dns::DnsServer;
+use banger_engine::locked_up;
 use banger_engine::ports::{
-    ExitFacts, Failure, LaunchRequest, RootHelper, TapFacts, VmFacts, VmmFacts,
+    ExitFacts, Failure, Farewell, LaunchRequest, RootHelper, TapFacts, VmFacts, VmmFacts,
 };
 use banger_root_proto::{
     Accel, CacheMode, CallError, Client, DriveFormat, DriveRole, DriveSpec, HelperInfo, LaunchSpec,
@@ -130,6 +131,13 @@ impl HelperLink {
 
     fn folder(&self, vm: &VmId) -> PathBuf {
         self.vms.join(vm.as_str())
+    }
+
+    /// The farewell and the last lines of its console.
+    async fn console_end(&self, vm: &VmId) -> (Option<Farewell>, Vec<String>) {
+        let console = self.folder(vm).join("run/console");
+        let end = blocking(move || Ok(console::read_end(&console))).await;
+        end.unwrap_or_default()
     }
 
     /// VMM, and the backend of one that needs it.
@@ -301,6 +309,10 @@ impl RootHelper for HelperLink {
     }
 
     async fn remove_vmm(&self, vm: &VmId) -> Result<(), Failure> {
+        let (_, tail) = self.console_end(vm).await;
+        if let Some(report) = locked_up(&tail) {
+            tracing::warn!(%vm, report, "a guest hung");
+        }
         let folder = open(&self.folder(vm), OFlags::RDONLY | OFlags::DIRECTORY);
         let fds = folder.into_iter().collect();
         self.call(Request::RemoveVmm { vm: vm.clone() }, fds)
@@ -370,10 +382,7 @@ impl RootHelper for HelperLink {
             (Handle::Alive(_), Some(Handle::Gone)) => true,
             (Handle::Gone, _) => false,
         };
-        let console = self.folder(vm).join("run/console");
-        let (farewell, console_tail) = blocking(move || Ok(console::read_end(&console)))
-            .await
-            .unwrap_or_default();
+        let (farewell, console_tail) = self.console_end(vm).await;
         Ok(ExitFacts {
             farewell,
             backend_lost,

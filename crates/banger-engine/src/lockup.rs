@@ -1,0 +1,73 @@
+//! A guest whose kernel says that it hangs. Under emulation with several processors that happens now and then,
+//! to a guest that nobody did anything to; it never comes back.
+
+use std::time::Duration;
+
+use crate::ports::Drives;
+
+/// From here on a processor that is stuck is stuck for good. The kernel's watchdog reports from 20 s on, and again
+/// and again (`kernel/watchdog.c`, `watchdog_timer_fn`); a guest that the host let wait is late just once.
+const STUCK_SECONDS: u64 = 40;
+/// How often a console is looked at while its guest boots.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The kernel's report of a processor that is stuck for good, among the last lines of a console.
+#[must_use]
+pub fn locked_up(console_tail: &[String]) -> Option<&str> {
+    let lines = console_tail.iter().rev();
+    lines
+        .map(String::as_str)
+        .find(|line| stuck_seconds(line).is_some_and(|seconds| seconds >= STUCK_SECONDS))
+}
+
+/// `[  268.462887] watchdog: BUG: soft lockup - CPU#1 stuck for 246s! [systemd:1]`
+fn stuck_seconds(line: &str) -> Option<u64> {
+    let (_, report) = line.split_once("BUG: soft lockup - CPU#")?;
+    let (_, seconds) = report.split_once(" stuck for ")?;
+    seconds.split_once("s!")?.0.parse().ok()
+}
+
+/// Resolves when the guest's kernel says that it hangs. Cancel-safe: it only looks.
+pub(crate) async fn hangs(drives: &dyn Drives, vm: &banger_core::VmId) -> String {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if let Some(report) = locked_up(&drives.console_tail(vm).await) {
+            return report.to_owned();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(line: &str) -> bool {
+        locked_up(&["[    2.8] before".into(), line.into(), "after".into()]).is_some()
+    }
+
+    #[test]
+    fn a_processor_that_is_stuck_for_good_is_told_from_one_that_was_late() {
+        let report = |seconds: u32| {
+            format!(
+                "[  68.462887] watchdog: BUG: soft lockup - CPU#1 stuck for {seconds}s! [systemd:1]"
+            )
+        };
+        assert!(!found(&report(22)));
+        assert!(found(&report(45)));
+    }
+
+    #[test]
+    fn what_is_no_report_is_none() {
+        for line in [
+            "",
+            "watchdog: BUG: soft lockup",
+            "watchdog: BUG: soft lockup - CPU#1 stuck for ages! [a:1]",
+            "watchdog: BUG: soft lockup - CPU#1 stuck for -45s! [a:1]",
+            "watchdog: BUG: soft lockup - CPU#1 stuck for 99999999999999999999999s! [a:1]",
+            "stuck for 60s!",
+        ] {
+            assert!(!found(line), "{line}");
+        }
+        assert_eq!(locked_up(&[]), None);
+    }
+}
