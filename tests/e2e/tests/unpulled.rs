@@ -75,6 +75,14 @@ fn a_vm_with_work_of_its_own_is_not_deleted_unasked() {
     terminal.type_in("n\r");
     terminal.expect("nothing was deleted", PATIENCE);
     assert_ne!(terminal.wait(), 0);
+    let command = banger.command(&["vm", "prune"]);
+    let mut terminal = Terminal::start(&command, 24, 200);
+    terminal.expect("1 commit, 1 changed file (c.txt)", PATIENCE);
+    terminal.expect("Delete these with all that is in them? [y/N]", PATIENCE);
+    terminal.type_in("n\r");
+    terminal.expect("nothing was deleted", PATIENCE);
+    assert_ne!(terminal.wait(), 0);
+    assert_eq!(vm.phase(), "stopped");
 
     // Pulled, it is here; more of it is work again.
     banger.ok(&["vm", "start", "--wait", "reachable", &vm.name]);
