@@ -92,6 +92,8 @@ error_codes! {
     CatalogFailed = "catalog_failed" => Failed,
     /// No space left on the file system.
     DiskFull = "disk_full" => Failed,
+    /// A disk of the VM is not where it was.
+    DiskLost = "disk_lost" => Failed,
     /// A tool or feature that the host must have is absent.
     HostNotReady = "host_not_ready" => HostNotReady,
     /// The helper cannot be started or reached.

@@ -50,6 +50,7 @@ pub(crate) async fn run_group(
     findings: &Findings,
     context: Option<&TaskContext>,
 ) -> Result<(), FailedStep> {
+    let made = made_before(inner, row, group).await?;
     let keys: Vec<&'static str> = group.iter().map(|step| step.key()).collect();
     let journal = |vm: VmId, intended: Vec<&'static str>, confirmed: Vec<&'static str>| {
         inner.store(move |store| store.journal(&vm, &intended, &confirmed))
@@ -58,9 +59,15 @@ pub(crate) async fn run_group(
         step: group[0],
         failure,
     };
-    journal(row.id.clone(), keys.clone(), vec![])
-        .await
-        .map_err(in_group)?;
+    // What was made once stays noted as made, whatever comes between.
+    let intended = group.iter().filter(|step| !made.contains(step));
+    journal(
+        row.id.clone(),
+        intended.map(|step| step.key()).collect(),
+        vec![],
+    )
+    .await
+    .map_err(in_group)?;
     let work = group
         .iter()
         .map(|step| run_step(inner, row, *step, findings, context));
@@ -78,6 +85,53 @@ pub(crate) async fn run_group(
         })?;
     }
     Ok(())
+}
+
+/// The disks among the steps that were made before: they hold what cannot be made again.
+///
+/// # Errors
+/// When one of them is gone. An empty one in its place would look like the VM's.
+async fn made_before(inner: &Inner, row: &VmRow, group: &[Step]) -> Result<Vec<Step>, FailedStep> {
+    let is_disk = |step: &&Step| step.disk(row.spec.storage).is_some();
+    let Some(first) = group.iter().find(is_disk) else {
+        return Ok(vec![]);
+    };
+    let failed = |step: Step| move |failure| FailedStep { step, failure };
+    let vm = row.id.clone();
+    let journal = inner.store(move |store| store.journal_of(&vm)).await;
+    let journal = journal.map_err(failed(*first))?;
+    let is_made = |step: &&Step| {
+        let mut lines = journal.iter();
+        lines.any(|line| line.resource == step.key() && line.confirmed)
+    };
+    let made: Vec<Step> = group
+        .iter()
+        .filter(is_disk)
+        .filter(is_made)
+        .copied()
+        .collect();
+    for step in &made {
+        let Some(disk) = step.disk(row.spec.storage) else {
+            continue;
+        };
+        let is_there = inner.ports.drives.has_disk(&row.id, disk).await;
+        if !is_there.map_err(failed(*step))? {
+            return Err(failed(*step)(gone(row, *step)));
+        }
+    }
+    Ok(made)
+}
+
+fn gone(row: &VmRow, step: Step) -> Failure {
+    let (title, name) = (step.title(), &row.name);
+    Failure::new(
+        ErrorCode::DiskLost,
+        format!("the {title} of `{name}` is gone"),
+    )
+    .hint(format!(
+        "`banger vm show {name}` tells where it was: put it back and start the VM again"
+    ))
+    .hint(format!("`banger vm delete {name}` gives up what was on it"))
 }
 
 async fn run_step(

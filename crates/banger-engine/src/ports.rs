@@ -171,6 +171,15 @@ pub struct GuestIdentity {
     pub kernel_release: String,
 }
 
+/// A disk that is a VM's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnDisk {
+    /// What it wrote to `/`, stored that way.
+    Root(RootStorage),
+    /// `/root`.
+    Work,
+}
+
 /// A VM's files: its folder, root disk, work disk, config drive.
 #[async_trait]
 pub trait Drives: Send + Sync {
@@ -191,6 +200,8 @@ pub trait Drives: Send + Sync {
         image: &ResolvedImage,
         size: ByteSize,
     ) -> Result<(), Failure>;
+    /// Whether the disk is there.
+    async fn has_disk(&self, vm: &VmId, disk: OwnDisk) -> Result<bool, Failure>;
     /// Grows the work disk of a VM that does not run, file system included. Never shrinks it; absent is Ok.
     async fn grow_work_disk(&self, vm: &VmId, size: ByteSize) -> Result<(), Failure>;
     /// Writes the config drive anew (before each launch).

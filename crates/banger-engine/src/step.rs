@@ -1,5 +1,9 @@
 //! The steps that plans are made of.
 
+use banger_core::RootStorage;
+
+use crate::ports::OwnDisk;
+
 /// One idempotent piece of work on one resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
@@ -55,6 +59,15 @@ impl Step {
             Self::RemoveVmm => "remove_vmm",
             Self::RemoveTap => "remove_network",
             Self::RemoveFolder => "remove_files",
+        }
+    }
+
+    /// The disk that it makes, of a VM whose root disk is stored that way.
+    pub(crate) const fn disk(self, storage: RootStorage) -> Option<OwnDisk> {
+        match self {
+            Self::RootDisk => Some(OwnDisk::Root(storage)),
+            Self::WorkDisk => Some(OwnDisk::Work),
+            _ => None,
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use banger_core::{
     ByteSize, ErrorCode, KillSignal, MemoryMib, Phase, RootStorage, SpecChange, VmSpec, VmmKind,
 };
-use banger_engine::ports::{Failure, Farewell, GuestState};
+use banger_engine::ports::{Failure, Farewell, GuestState, OwnDisk};
 use banger_engine::{CreateVm, OpState};
 use banger_testkit::{FailMode, Failpoint, FakeHost};
 use common::{end, open, running, until_phase, wanted};
@@ -89,6 +89,35 @@ async fn a_guest_that_hangs_as_it_boots_is_booted_again_while_it_is_waited_for()
     let says = error.causes.join("\n");
     assert!(says.contains("soft lockup"), "{error:?}");
     assert_eq!(end(&engine, engine.delete(&vm)).await, OpState::Succeeded);
+    assert_eq!(host.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_gone_is_told_and_not_replaced_by_an_empty_one() {
+    let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
+    let engine = open(&host, dir.path()).await;
+    for disk in [OwnDisk::Root(RootStorage::Qcow2), OwnDisk::Work] {
+        let vm = running(&engine).await;
+        let stop = end(&engine, engine.stop(&vm, GRACE)).await;
+        assert_eq!(stop, OpState::Succeeded);
+        let disks = host.disks(&vm);
+        host.set_disk(&vm, disk, false);
+        for _ in 0..2 {
+            let start = end(&engine, engine.start(&vm, None, None)).await;
+            let OpState::Failed(failure) = start else {
+                panic!("{disk:?}: {start:?}");
+            };
+            assert_eq!(failure.code, ErrorCode::DiskLost, "{failure:?}");
+            assert_eq!(
+                (host.living(), engine.get(&vm).unwrap().phase),
+                (0, Phase::Failed)
+            );
+        }
+        host.set_disk(&vm, disk, true);
+        let start = end(&engine, engine.start(&vm, None, None)).await;
+        assert_eq!((start, host.disks(&vm)), (OpState::Succeeded, disks));
+        assert_eq!(end(&engine, engine.delete(&vm)).await, OpState::Succeeded);
+    }
     assert_eq!(host.leftovers(), Vec::<String>::new());
 }
 

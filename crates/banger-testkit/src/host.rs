@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use banger_core::{ByteSize, ErrorCode, VmId, VmSpec};
 use banger_engine::Ports;
-use banger_engine::ports::{Failure, Farewell};
+use banger_engine::ports::{Failure, Farewell, OwnDisk};
 use tokio::sync::{Notify, watch};
 
 use crate::failpoint::{FailMode, Failpoint};
@@ -174,6 +174,16 @@ impl FakeHost {
     pub fn heal_guests(&self) {
         self.model().guests_hang = false;
         self.changed();
+    }
+
+    /// Somebody takes a disk of that VM's away, or puts it back.
+    pub fn set_disk(&self, vm: &VmId, disk: OwnDisk, is_there: bool) {
+        if let Some(folder) = self.model().folders.get_mut(vm) {
+            match disk {
+                OwnDisk::Root(_) => folder.overlay = is_there,
+                OwnDisk::Work => folder.work_disk = is_there.then_some(ByteSize(8 << 30)),
+            }
+        }
     }
 
     /// The next `count` guests lock up as they boot, and their kernels say so.

@@ -9,8 +9,8 @@ use banger_core::{
 };
 use banger_engine::ports::{
     Clock, Drives, ExitFacts, Failure, Farewell, GuestIdentity, GuestState, Guests, Images,
-    Kernels, LaunchRequest, NamedGuest, Names, Progress, ResolvedImage, ResolvedKernel, RootHelper,
-    Space, TapFacts, VmFacts, VmmFacts,
+    Kernels, LaunchRequest, NamedGuest, Names, OwnDisk, Progress, ResolvedImage, ResolvedKernel,
+    RootHelper, Space, TapFacts, VmFacts, VmmFacts,
 };
 
 use crate::host::FakeHost;
@@ -127,6 +127,17 @@ impl Drives for FakeHost {
                 let now = folder.work_disk.unwrap_or(size);
                 folder.work_disk = Some(now.max(size));
             })
+        })
+        .await
+    }
+
+    async fn has_disk(&self, vm: &VmId, disk: OwnDisk) -> Result<bool, Failure> {
+        self.act(|model| {
+            let folder = model.folders.get(vm);
+            Ok(folder.is_some_and(|folder| match disk {
+                OwnDisk::Root(_) => folder.overlay,
+                OwnDisk::Work => folder.work_disk.is_some(),
+            }))
         })
         .await
     }

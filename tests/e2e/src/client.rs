@@ -78,7 +78,9 @@ impl Client {
     /// When it takes none.
     pub fn say(&mut self, bytes: &[u8]) {
         let stdin = self.stdin.as_mut().expect("its input is open");
-        stdin.write_all(bytes).expect("it takes its input");
+        if let Err(error) = stdin.write_all(bytes) {
+            self.give_up(&format!("a taker of its input ({error})"));
+        }
     }
 
     /// Ends its standard input.

@@ -152,6 +152,30 @@ fn several_at_once_are_each_told_and_one_that_fails_fails_the_command() {
 }
 
 #[test]
+fn a_disk_that_is_gone_is_told_and_not_replaced_by_an_empty_one() {
+    let banger = Banger::from_env();
+    let vm = small(&banger);
+    vm.sh("echo mine >/root/work && sync");
+    banger.ok(&["vm", "stop", &vm.name]);
+    let show = banger.json(&["vm", "show", &vm.name]);
+    for which in ["work_disk", "overlay"] {
+        let disk = std::path::Path::new(show["paths"][which].as_str().expect("a path"));
+        let aside = disk.with_extension("aside");
+        std::fs::rename(disk, &aside).expect("a disk");
+        let start = banger.run(&["vm", "start", &vm.name]);
+        start.assert_failed(
+            which,
+            1,
+            &["[disk_lost]", "is gone", "vm show", "vm delete"],
+        );
+        assert!(!disk.exists(), "{which}: nothing takes its place");
+        std::fs::rename(&aside, disk).expect("a disk");
+    }
+    banger.ok(&["vm", "start", "--wait", "reachable", &vm.name]);
+    assert_eq!(vm.sh("cat /root/work"), "mine");
+}
+
+#[test]
 fn prune_takes_what_does_not_run_and_asks_before() {
     let banger = Banger::from_env();
     let runs = small(&banger);

@@ -48,6 +48,8 @@ fn daemon_and_helper_end_and_everything_else_goes_on() {
         open.say(text.as_bytes());
         assert_eq!(open.hear_bytes(text.len()), text.as_bytes());
     };
+    // From here on nobody is needed for it.
+    echo("the stream is there\n");
     for signal in SIGNALS {
         for who in ["daemon", "helper"] {
             let pid = banger.json(&["daemon", "start"])["version"][who]["pid"].clone();

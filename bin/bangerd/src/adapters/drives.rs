@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use banger_core::{ByteSize, ErrorCode, RootStorage, VmId};
-use banger_engine::ports::{Drives, Failure, GuestIdentity, ResolvedImage};
+use banger_engine::ports::{Drives, Failure, GuestIdentity, OwnDisk, ResolvedImage};
 use banger_guest_proto::{GENERATION, GuestConfig, MachineId, append_files};
 use banger_image::{DiskError, grow_work_disk, make_root_disk, make_work_disk, mend_store};
 
@@ -211,6 +211,14 @@ impl Drives for VmDrives {
             make_work_disk(seed.as_deref(), &to, size).map_err(|error| disk_failure(&error))
         })
         .await
+    }
+
+    async fn has_disk(&self, vm: &VmId, disk: OwnDisk) -> Result<bool, Failure> {
+        let path = self.folder(vm).join(match disk {
+            OwnDisk::Root(storage) => storage.file_name(),
+            OwnDisk::Work => "work.ext4",
+        });
+        blocking(move || path.try_exists().map_err(|error| in_folder(&path, &error))).await
     }
 
     async fn grow_work_disk(&self, vm: &VmId, size: ByteSize) -> Result<(), Failure> {
