@@ -321,6 +321,35 @@ fn a_checkout_arrives_whole_and_again_only_what_changed() {
 }
 
 #[test]
+fn stashes_come_back_with_all_that_they_hold_and_stay_when_they_are_gone_there() {
+    let place = Place::filled();
+    place.ok();
+    let (host, guest) = (place.host(), place.guest());
+    write(&guest, "a.txt", "stashed\n");
+    write(&guest, "new.txt", "stashed, too\n");
+    git(&guest, &["stash", "push", "-q", "--include-untracked"]);
+    write(&guest, "a.txt", "stashed later\n");
+    git(&guest, &["stash", "push", "-q"]);
+    let ids = git(&guest, &["stash", "list", "--format=%H"]);
+    let names: Vec<String> = ids
+        .lines()
+        .map(|id| format!("refs/banger/demo/stash/{id}"))
+        .collect();
+    assert_eq!(names.len(), 2);
+    let new = place.pull(None);
+    assert!(names.iter().all(|name| new.contains(name)), "{new:?}");
+    assert_eq!(place.pull(None), Vec::<String>::new());
+    git(&guest, &["stash", "clear"]);
+    assert_eq!(place.pull(None), Vec::<String>::new());
+    git(&host, &["stash", "apply", "-q", &names[1]]);
+    let read = |name: &str| fs::read_to_string(host.join(name)).unwrap();
+    assert_eq!(
+        (read("a.txt"), read("new.txt")),
+        ("stashed\n".into(), "stashed, too\n".into())
+    );
+}
+
+#[test]
 fn the_guests_work_is_never_overwritten_unasked() {
     let place = Place::filled();
     place.ok();

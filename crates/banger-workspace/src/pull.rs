@@ -58,7 +58,8 @@ pub struct Pulled {
 }
 
 /// Run in the guest: notes the work that is not committed as one more commit, and lists what there is. The
-/// same work gives the same commit: its times are those of the one before.
+/// same work gives the same commit: its times are those of the one before. A stash is named by its commit, as its
+/// number changes with the next one.
 pub const SNAPSHOT: &str = r#"
 set -eu
 cd "$1"
@@ -83,6 +84,7 @@ else
 fi
 echo "${head:--} HEAD"
 git for-each-ref --format='%(objectname) %(refname)' refs/heads refs/banger/uncommitted refs/banger/kept refs/banger/base
+git stash list --format='%H refs/banger/stash/%H'
 "#;
 
 /// Run in the guest, with the ids that are wanted and, after `--not`, those that are known, on its

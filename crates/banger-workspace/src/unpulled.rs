@@ -15,7 +15,7 @@ const MAX_NAMES: usize = 20;
 /// The most workspaces that are looked at in one guest.
 const MAX_WORKSPACES: usize = 100;
 
-/// Run in the guest: for each workspace its path, how many commits it has that are neither known to have been
+/// Run in the guest: for each workspace its path, how many commits (those of stashes among them) it has that are neither known to have been
 /// sent nor pulled, and the files that differ from its last commit (none when they are as they were pulled);
 /// each ends with a zero byte, and the list of files with one more. Workspaces are looked for as deep as they
 /// are likely to be.
@@ -31,6 +31,7 @@ for mark in /root/*/.git/banger/workspace /root/*/*/.git/banger/workspace /root/
   count=$({
     git for-each-ref --format='%(objectname)' refs/heads refs/banger/kept
     git rev-parse -q --verify 'HEAD^{commit}'
+    git stash list --format=%H
     git for-each-ref --format='^%(objectname)' refs/banger/base
     cat "$known" 2>/dev/null
   } | git rev-list --ignore-missing --count --stdin) || count=0

@@ -97,6 +97,17 @@ fn a_vm_with_work_of_its_own_is_not_deleted_unasked() {
     vm.sh("echo 4 >/root/repo/c.txt");
     let delete = banger.run(&["vm", "delete", &vm.name]);
     delete.assert_failed("changed again", 5, &["c.txt"]);
+    vm.sh("cd /root/repo && git stash push -q --include-untracked && git diff --quiet");
+    let delete = banger.run(&["vm", "delete", &vm.name]);
+    delete.assert_failed("put into a stash", 5, &["work_in_guest", "commits"]);
+    banger.ok(&["vm", "workspace", "pull", &vm.name, path]);
+    let stash = vm.sh("cd /root/repo && git rev-parse refs/stash");
+    let pulled = format!("refs/banger/{}/stash/{stash}:a.txt", vm.name);
+    git(place.path(), &["cat-file", "-e", &pulled]);
+    vm.sh("echo 5 >/root/repo/c.txt");
+    let stopped = banger.run(&["vm", "stop", &vm.name]);
+    let only = "never pulled: 1 changed file (c.txt)";
+    assert!(stopped.stderr.contains(only), "{}", stopped.stderr);
     banger.ok(&["vm", "delete", "--force", &vm.name]);
 }
 
