@@ -1,0 +1,256 @@
+//! A repository, a guest's home, and what carries between them.
+
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+
+use banger_workspace::{
+    Collected, GuestRefs, GuestRepo, How, Options, PACK, PrepareError, Prepared, SNAPSHOT, fetch,
+    prepare, repository, wanted,
+};
+
+/// A place with a host's repository and a guest's home.
+pub(crate) struct Place {
+    pub(crate) folder: tempfile::TempDir,
+}
+
+pub(crate) fn git(at: &Path, args: &[&str]) -> String {
+    let output = Command::new("git")
+        .arg("-C")
+        .arg(at)
+        .args([
+            "-c",
+            "user.name=Ann",
+            "-c",
+            "user.email=ann@example.com",
+            "-c",
+            "protocol.file.allow=always",
+        ])
+        .args(args)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_SYSTEM", "/dev/null")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "git {args:?} in {}: {}{}",
+        at.display(),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout)
+        .trim_end()
+        .to_owned()
+}
+
+pub(crate) fn write(at: &Path, name: &str, text: &str) {
+    let path = at.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let place = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        fs::create_dir_all(place.home()).unwrap();
+        let host = place.host();
+        fs::create_dir_all(&host).unwrap();
+        git(&host, &["init", "-q", "-b", "main"]);
+        git(&host, &["config", "user.name", "Ann \"A\""]);
+        git(&host, &["config", "user.email", "ann@example.com"]);
+        place
+    }
+
+    /// The same with two commits of several kinds of files.
+    pub(crate) fn filled() -> Self {
+        let place = Self::new();
+        let host = place.host();
+        write(&host, "a.txt", "one\n");
+        write(&host, "deep/er/b.txt", "two\n");
+        write(&host, "run.sh", "#!/bin/sh\n");
+        fs::set_permissions(host.join("run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+        write(&host, "odd\nname \u{e9}", "x");
+        fs::write(host.join(OsStr::from_bytes(b"no-utf8-\xff")), "x").unwrap();
+        symlink("a.txt", host.join("link")).unwrap();
+        symlink("/etc", host.join("out")).unwrap();
+        write(&host, ".gitignore", "ignored/\n");
+        git(&host, &["add", "-A"]);
+        git(&host, &["commit", "-qm", "first"]);
+        write(&host, "a.txt", "one, again\n");
+        git(&host, &["commit", "-qam", "second"]);
+        write(&host, "ignored/secret", "never\n");
+        place
+    }
+
+    pub(crate) fn host(&self) -> PathBuf {
+        self.folder.path().join("host")
+    }
+
+    pub(crate) fn home(&self) -> PathBuf {
+        self.folder.path().join("home")
+    }
+
+    pub(crate) fn guest(&self) -> PathBuf {
+        self.home().join("repo")
+    }
+
+    pub(crate) fn put(&self, options: &Options, how: How) -> Result<Prepared, PrepareError> {
+        self.put_over(options, how, &|| None)
+    }
+
+    /// The same over connections of which one breaks after so many bytes, when `breaks` says so. It is
+    /// asked once, for the connection that files go over.
+    pub(crate) fn put_over(
+        &self,
+        options: &Options,
+        how: How,
+        breaks: &dyn Fn() -> Option<u64>,
+    ) -> Result<Prepared, PrepareError> {
+        let checkout = Collected::new(&self.host(), options)?;
+        let agents = Mutex::new(vec![]);
+        let count = Cell::new(0);
+        let connect = || {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            count.set(count.get() + 1);
+            // The first one asks what is there.
+            if count.get() == 2
+                && let Some(after) = breaks()
+            {
+                let (near, far) = UnixStream::pair().unwrap();
+                let back = (far.try_clone().unwrap(), theirs.try_clone().unwrap());
+                thread::spawn(move || std::io::copy(&mut &back.0, &mut &back.1));
+                let front = theirs.try_clone().unwrap();
+                thread::spawn(move || {
+                    let _ = std::io::copy(&mut (&front).take(after), &mut &far);
+                    let _ = front.shutdown(std::net::Shutdown::Both);
+                    let _ = far.shutdown(std::net::Shutdown::Both);
+                });
+                theirs = near;
+            }
+            let agent = Command::new(env!("CARGO_BIN_EXE_banger-vsock-agent"))
+                .arg("serve")
+                .stdin(OwnedFd::from(theirs))
+                .spawn()
+                .unwrap();
+            agents.lock().unwrap().push(agent);
+            Ok(ours)
+        };
+        let guest = GuestRepo {
+            connect: &connect,
+            path: self.guest(),
+            home: self.home(),
+            progress: &|_| {},
+        };
+        let result = prepare(&checkout, &guest, how);
+        for mut agent in agents.into_inner().unwrap() {
+            agent.wait().unwrap();
+        }
+        result
+    }
+
+    pub(crate) fn ok(&self) -> Prepared {
+        self.put(&Options::default(), How::default()).unwrap()
+    }
+
+    /// Tracked files are the same on both sides, git in the guest has nothing to say, and all objects
+    /// are whole.
+    pub(crate) fn same(&self) {
+        let (host, guest) = (self.host(), self.guest());
+        for at in [&host, &guest] {
+            git(at, &["fsck", "--strict", "--no-dangling"]);
+        }
+        let of = |at: &Path| git(at, &["status", "--porcelain", "-uno"]);
+        assert_eq!(of(&guest), of(&host));
+        assert_eq!(
+            git(&guest, &["rev-parse", "HEAD"]),
+            git(&host, &["rev-parse", "HEAD"])
+        );
+        let files = git(&host, &["ls-files", "-z"]);
+        for name in Command::new("git")
+            .arg("-C")
+            .arg(&host)
+            .args(["ls-files", "-z"])
+            .output()
+            .unwrap()
+            .stdout
+            .split(|b| *b == 0)
+        {
+            let name = Path::new(OsStr::from_bytes(name));
+            let (ours, theirs) = (host.join(name), guest.join(name));
+            let Ok(meta) = fs::symlink_metadata(&ours) else {
+                assert!(fs::symlink_metadata(&theirs).is_err(), "{}", name.display());
+                continue;
+            };
+            let other = fs::symlink_metadata(&theirs)
+                .unwrap_or_else(|_| panic!("{} of {files}", name.display()));
+            if meta.is_symlink() {
+                assert_eq!(
+                    fs::read_link(&theirs).unwrap(),
+                    fs::read_link(&ours).unwrap()
+                );
+            } else if meta.is_file() {
+                assert_eq!(
+                    fs::read(&theirs).unwrap(),
+                    fs::read(&ours).unwrap(),
+                    "{}",
+                    name.display()
+                );
+                assert_eq!(
+                    (other.mode(), other.mtime()),
+                    (meta.mode(), meta.mtime()),
+                    "{}",
+                    name.display()
+                );
+            }
+        }
+        assert!(!guest.join("ignored").exists(), "ignored files stay here");
+    }
+
+    pub(crate) fn pull(&self, branch: Option<&str>) -> Vec<String> {
+        let folder = self.guest();
+        let sh = |script: &str, input: &str| {
+            let mut child = Command::new("sh")
+                .args(["-c", script, "sh"])
+                .arg(&folder)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success());
+            output.stdout
+        };
+        let refs = GuestRefs::parse(&sh(SNAPSHOT, "")).unwrap();
+        let here = repository(&self.host()).unwrap();
+        let pack = wanted(&here, "demo", &refs).unwrap().map(|input| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(file.path(), sh(PACK, &input)).unwrap();
+            file
+        });
+        let pulled = fetch(
+            &here,
+            "demo",
+            &refs,
+            pack.as_ref().map(|file| file.path()),
+            branch,
+        )
+        .unwrap();
+        pulled
+            .into_iter()
+            .filter(|one| one.new)
+            .map(|one| one.reference)
+            .collect()
+    }
+}
