@@ -9,8 +9,8 @@ use futures_util::future::join_all;
 use crate::inner::Inner;
 use crate::operation::TaskContext;
 use crate::ports::{
-    Failure, GuestIdentity, LaunchRequest, Progress, ResolvedImage, ResolvedKernel, Unwatched,
-    VmmFacts,
+    Failure, GuestIdentity, LaunchRequest, OwnDisk, Progress, ResolvedImage, ResolvedKernel,
+    Unwatched, VmmFacts,
 };
 use crate::step::Step;
 
@@ -92,32 +92,26 @@ pub(crate) async fn run_group(
 /// # Errors
 /// When one of them is gone. An empty one in its place would look like the VM's.
 async fn made_before(inner: &Inner, row: &VmRow, group: &[Step]) -> Result<Vec<Step>, FailedStep> {
-    let is_disk = |step: &&Step| step.disk(row.spec.storage).is_some();
-    let Some(first) = group.iter().find(is_disk) else {
+    let disk = |step: &Step| Some((*step, step.disk(row.spec.storage)?));
+    let disks: Vec<(Step, OwnDisk)> = group.iter().filter_map(disk).collect();
+    let Some((first, _)) = disks.first() else {
         return Ok(vec![]);
     };
     let failed = |step: Step| move |failure| FailedStep { step, failure };
     let vm = row.id.clone();
     let journal = inner.store(move |store| store.journal_of(&vm)).await;
     let journal = journal.map_err(failed(*first))?;
-    let is_made = |step: &&Step| {
+    let is_made = |step: Step| {
         let mut lines = journal.iter();
         lines.any(|line| line.resource == step.key() && line.confirmed)
     };
-    let made: Vec<Step> = group
-        .iter()
-        .filter(is_disk)
-        .filter(is_made)
-        .copied()
-        .collect();
-    for step in &made {
-        let Some(disk) = step.disk(row.spec.storage) else {
-            continue;
-        };
+    let mut made = vec![];
+    for (step, disk) in disks.into_iter().filter(|(step, _)| is_made(*step)) {
         let is_there = inner.ports.drives.has_disk(&row.id, disk).await;
-        if !is_there.map_err(failed(*step))? {
-            return Err(failed(*step)(gone(row, *step)));
+        if !is_there.map_err(failed(step))? {
+            return Err(failed(step)(gone(row, step)));
         }
+        made.push(step);
     }
     Ok(made)
 }

@@ -69,19 +69,22 @@ fn a_vm_with_work_of_its_own_is_not_deleted_unasked() {
     banger.kill_daemon();
     let delete = banger.run(&["vm", "delete", &vm.name]);
     delete.assert_failed("while it is stopped", 5, &texts);
-    let command = banger.command(&["vm", "delete", &vm.name]);
-    let mut terminal = Terminal::start(&command, 24, 200);
-    terminal.expect("Delete all the same? [y/N]", PATIENCE);
-    terminal.type_in("n\r");
-    terminal.expect("nothing was deleted", PATIENCE);
-    assert_ne!(terminal.wait(), 0);
-    let command = banger.command(&["vm", "prune"]);
-    let mut terminal = Terminal::start(&command, 24, 200);
-    terminal.expect("1 commit, 1 changed file (c.txt)", PATIENCE);
-    terminal.expect("Delete these with all that is in them? [y/N]", PATIENCE);
-    terminal.type_in("n\r");
-    terminal.expect("nothing was deleted", PATIENCE);
-    assert_ne!(terminal.wait(), 0);
+    let declined = |args: &[&str], question: &[&str]| {
+        let mut terminal = Terminal::start(&banger.command(args), 24, 200);
+        for text in question {
+            terminal.expect(text, PATIENCE);
+        }
+        terminal.type_in("n\r");
+        terminal.expect("nothing was deleted", PATIENCE);
+        assert_ne!(terminal.wait(), 0);
+    };
+    let delete = ["vm", "delete", &vm.name];
+    declined(&delete, &["Delete all the same? [y/N]"]);
+    let question = "Delete these with all that is in them? [y/N]";
+    declined(
+        &["vm", "prune"],
+        &["1 commit, 1 changed file (c.txt)", question],
+    );
     assert_eq!(vm.phase(), "stopped");
 
     // Pulled, it is here; more of it is work again.

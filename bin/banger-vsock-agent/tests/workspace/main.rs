@@ -143,15 +143,7 @@ fn the_guests_work_is_never_overwritten_unasked() {
         fs::read_to_string(guest.join("a.txt")).unwrap(),
         "the guest's\n"
     );
-    place
-        .put(
-            &Options::default(),
-            How {
-                force: true,
-                dry_run: false,
-            },
-        )
-        .unwrap();
+    place.forced();
     place.same();
 
     // Its commits.
@@ -168,15 +160,7 @@ fn the_guests_work_is_never_overwritten_unasked() {
         panic!("{refused:?}")
     };
     assert_eq!(head.commit.as_deref(), Some(commit.as_str()));
-    place
-        .put(
-            &Options::default(),
-            How {
-                force: true,
-                dry_run: false,
-            },
-        )
-        .unwrap();
+    place.forced();
     place.same();
     assert_eq!(
         git(

@@ -163,6 +163,15 @@ impl Place {
         self.put(&Options::default(), How::default()).unwrap()
     }
 
+    /// Over what the guest has changed.
+    pub(crate) fn forced(&self) -> Prepared {
+        let how = How {
+            force: true,
+            dry_run: false,
+        };
+        self.put(&Options::default(), how).unwrap()
+    }
+
     /// Tracked files are the same on both sides, git in the guest has nothing to say, and all objects
     /// are whole.
     pub(crate) fn same(&self) {

@@ -8,6 +8,8 @@ use std::path::Path;
 use banger_engine::ports::Farewell;
 use rustix::fs::{Mode, OFlags};
 
+use super::blocking;
+
 /// How much of the end is looked at.
 const TAIL_BYTES: u64 = 8 << 10;
 const TAIL_LINES: usize = 8;
@@ -27,6 +29,13 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 pub(crate) fn read_end(path: &Path) -> (Option<Farewell>, Vec<String>) {
     let text = open(path).and_then(tail).unwrap_or_default();
     (farewell(&text), last_lines(&text))
+}
+
+/// The same of the VM in that folder.
+pub(crate) async fn end(folder: &Path) -> (Option<Farewell>, Vec<String>) {
+    let console = folder.join("run/console");
+    let end = blocking(move || Ok(read_end(&console))).await;
+    end.unwrap_or_default()
 }
 
 fn tail(mut file: File) -> io::Result<String> {

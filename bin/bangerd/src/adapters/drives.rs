@@ -42,6 +42,13 @@ impl VmDrives {
         self.root.join(vm.as_str())
     }
 
+    fn disk(&self, vm: &VmId, disk: OwnDisk) -> PathBuf {
+        self.folder(vm).join(match disk {
+            OwnDisk::Root(storage) => storage.file_name(),
+            OwnDisk::Work => "work.ext4",
+        })
+    }
+
     fn config_of(&self, identity: &GuestIdentity) -> Result<GuestConfig, Failure> {
         let key = self.folder(&identity.vm).join("ssh_host_ed25519");
         let host_key = keys::ensure(&key, identity.name.as_str()).map_err(|error| {
@@ -183,7 +190,7 @@ impl Drives for VmDrives {
         image: &ResolvedImage,
         storage: RootStorage,
     ) -> Result<(), Failure> {
-        let to = self.folder(vm).join(storage.file_name());
+        let to = self.disk(vm, OwnDisk::Root(storage));
         let base = image.rootfs.clone();
         blocking(move || {
             make_root_disk(storage, &base, &to).map_err(|error| disk_failure(&error))?;
@@ -206,7 +213,7 @@ impl Drives for VmDrives {
         image: &ResolvedImage,
         size: ByteSize,
     ) -> Result<(), Failure> {
-        let (seed, to) = (image.work_seed.clone(), self.folder(vm).join("work.ext4"));
+        let (seed, to) = (image.work_seed.clone(), self.disk(vm, OwnDisk::Work));
         blocking(move || {
             make_work_disk(seed.as_deref(), &to, size).map_err(|error| disk_failure(&error))
         })
@@ -214,15 +221,12 @@ impl Drives for VmDrives {
     }
 
     async fn has_disk(&self, vm: &VmId, disk: OwnDisk) -> Result<bool, Failure> {
-        let path = self.folder(vm).join(match disk {
-            OwnDisk::Root(storage) => storage.file_name(),
-            OwnDisk::Work => "work.ext4",
-        });
+        let path = self.disk(vm, disk);
         blocking(move || path.try_exists().map_err(|error| in_folder(&path, &error))).await
     }
 
     async fn grow_work_disk(&self, vm: &VmId, size: ByteSize) -> Result<(), Failure> {
-        let disk = self.folder(vm).join("work.ext4");
+        let disk = self.disk(vm, OwnDisk::Work);
         blocking(move || {
             grow_work_disk(&disk, size).map_err(|error| {
                 let path = disk.display();
@@ -265,10 +269,7 @@ impl Drives for VmDrives {
     }
 
     async fn console_tail(&self, vm: &VmId) -> Vec<String> {
-        let console = self.folder(vm).join("run/console");
-        let (_, tail) = blocking(move || Ok(console::read_end(&console)))
-            .await
-            .unwrap_or_default();
+        let (_, tail) = console::end(&self.folder(vm)).await;
         tail
     }
 
@@ -301,7 +302,7 @@ impl Drives for VmDrives {
     }
 
     async fn set_aside(&self, vm: &VmId) -> Result<Option<PathBuf>, Failure> {
-        if !self.folder(vm).join("work.ext4").exists() {
+        if !self.disk(vm, OwnDisk::Work).exists() {
             return self.remove_folder(vm).await.map(|()| None);
         }
         let (folder, lost) = (self.folder(vm), self.root.with_file_name("lost"));

@@ -15,7 +15,7 @@ use banger_core::{ErrorCode, KillSignal, RootStorage, VmId, VmmKind};
 use banger_dns::DnsServer;
 use banger_engine::locked_up;
 use banger_engine::ports::{
-    ExitFacts, Failure, Farewell, LaunchRequest, RootHelper, TapFacts, VmFacts, VmmFacts,
+    ExitFacts, Failure, LaunchRequest, RootHelper, TapFacts, VmFacts, VmmFacts,
 };
 use banger_root_proto::{
     Accel, CacheMode, CallError, Client, DriveFormat, DriveRole, DriveSpec, HelperInfo, LaunchSpec,
@@ -131,13 +131,6 @@ impl HelperLink {
 
     fn folder(&self, vm: &VmId) -> PathBuf {
         self.vms.join(vm.as_str())
-    }
-
-    /// The farewell and the last lines of its console.
-    async fn console_end(&self, vm: &VmId) -> (Option<Farewell>, Vec<String>) {
-        let console = self.folder(vm).join("run/console");
-        let end = blocking(move || Ok(console::read_end(&console))).await;
-        end.unwrap_or_default()
     }
 
     /// VMM, and the backend of one that needs it.
@@ -309,7 +302,7 @@ impl RootHelper for HelperLink {
     }
 
     async fn remove_vmm(&self, vm: &VmId) -> Result<(), Failure> {
-        let (_, tail) = self.console_end(vm).await;
+        let (_, tail) = console::end(&self.folder(vm)).await;
         if let Some(report) = locked_up(&tail) {
             tracing::warn!(%vm, report, "a guest hung");
         }
@@ -382,7 +375,7 @@ impl RootHelper for HelperLink {
             (Handle::Alive(_), Some(Handle::Gone)) => true,
             (Handle::Gone, _) => false,
         };
-        let (farewell, console_tail) = self.console_end(vm).await;
+        let (farewell, console_tail) = console::end(&self.folder(vm)).await;
         Ok(ExitFacts {
             farewell,
             backend_lost,
