@@ -11,7 +11,7 @@ AGENT := $(TARGET)/lib/banger/banger-vsock-agent
 GUEST_TRIPLE := x86_64-unknown-linux-gnu
 GUEST_FLAGS  := -C target-feature=+crt-static -C relocation-model=static
 
-.PHONY: help setup build agent quickstart test unit e2e test-host test-host-smoke host-shell lint fmt bench fuzz install uninstall
+.PHONY: help setup build checked agent quickstart test unit e2e test-host test-host-smoke host-shell lint fmt bench fuzz install uninstall
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -21,6 +21,9 @@ setup: ## Install what the host needs (Debian and its like; elsewhere: says what
 
 build: agent ## Build everything, optimised.
 	$(CARGO) build --release --locked $(addprefix -p ,$(BINS))
+
+checked: agent ## Build everything with its assertions and overflow checks, as tests run it.
+	$(CARGO) build --locked $(addprefix -p ,$(BINS))
 
 agent: ## Build the static guest agent.
 	CARGO_TARGET_DIR=$(TARGET)/guest RUSTFLAGS="$(GUEST_FLAGS)" \
@@ -35,8 +38,8 @@ test: unit e2e ## All tests, real guests among them.
 unit: agent ## Tests that boot no guest.
 	scripts/unit-tests
 
-e2e: build ## Tests with real guests, in a network namespace of their own.
-	scripts/e2e-tests $(TARGET)/release
+e2e: checked ## Tests with real guests, in a network namespace of their own.
+	scripts/e2e-tests $(TARGET)/debug
 
 test-host: build ## Tests on a whole Debian host in a VM.
 	scripts/host-vm $(TARGET)/release test
