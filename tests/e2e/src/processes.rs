@@ -35,9 +35,11 @@ pub(crate) fn kill_all(programs: &[PathBuf]) -> bool {
 pub(crate) fn command_lines() -> Vec<(String, String)> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let line = |entry: fs::DirEntry| {
+        // Not `self`, which is one of them by another name.
+        let pid = entry.file_name().to_str()?.parse::<u32>().ok()?;
         let line = fs::read(entry.path().join("cmdline")).ok()?;
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        Some((entry.file_name().to_string_lossy().into_owned(), line))
+        Some((pid.to_string(), line))
     };
     entries.filter_map(line).collect()
 }
