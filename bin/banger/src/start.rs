@@ -43,8 +43,11 @@ pub(crate) async fn connect(paths: &Paths, needs: Needs) -> Result<Client, Comma
     match client.version().await {
         Ok(version) if is_good(&version, paths, needs)? => return Ok(client),
         Ok(version) => {
-            if !version.helper.available {
-                start_helper(paths)?;
+            if !version.helper.available
+                && let Err(error) = start_helper(paths)
+                && needs == Needs::Helper
+            {
+                return Err(error);
             }
             if version.daemon.build != build_of(paths) {
                 replace(&client, &version, paths).await?;
@@ -120,7 +123,8 @@ fn is_good(version: &Version, paths: &Paths, needs: Needs) -> Result<bool, Comma
             CommandError::new(ErrorCode::VersionMismatch, what).hint("use the newer banger")
         );
     }
-    let has_helper = needs == Needs::Daemon || version.helper.available;
+    let needs_helper = needs == Needs::Helper || version.helper.wanted;
+    let has_helper = !needs_helper || version.helper.available;
     Ok(has_helper && version.daemon.build == build_of(paths))
 }
 
@@ -452,6 +456,7 @@ mod tests {
             },
             helper: banger_api::HelperStatus {
                 available: true,
+                wanted: false,
                 version: None,
                 pid: None,
                 socket: String::new(),

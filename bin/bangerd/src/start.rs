@@ -50,6 +50,10 @@ const LOG_LIMIT: u64 = 10 << 20;
 /// How long a start, or the first question after the helper's, waits for what exists to be compared.
 const RECONCILE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a VM whose guest rebooted or powered off waits for a helper that is away. Longer than a restart of it, or
+/// somebody who is about to ask for something, takes.
+const HELPER_PATIENCE: Duration = Duration::from_secs(600);
+
 /// How often the network is looked after.
 const TENDING: Duration = Duration::from_secs(5);
 
@@ -371,6 +375,7 @@ async fn wire(args: Args, loaded: Loaded, overruled: Vec<&'static str>) -> Resul
         host_memory: host.memory,
         disk_reserve: config.disk_reserve(),
         boot_deadline,
+        helper_patience: HELPER_PATIENCE,
     };
     let store = Store::open(&state_dir.join("banger.db")).with_context(|| {
         let kept = state_dir.join("vms");

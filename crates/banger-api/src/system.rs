@@ -32,6 +32,9 @@ pub struct Version {
 pub struct HelperStatus {
     /// Whether it answers.
     pub available: bool,
+    /// Whether a VM waits for it: then every command starts it.
+    #[serde(default)]
+    pub wanted: bool,
     /// Its package version.
     pub version: Option<String>,
     /// Its process id.

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::execute::{FailedStep, Findings, run_group};
 use crate::guest_wait::Waited;
+use crate::helper_wait::vmm_end;
 use crate::inner::{Inner, Wish};
 use crate::operation::{Operation, TaskContext};
 use crate::pausing::can_be_paused;
@@ -63,7 +64,7 @@ impl Actor {
                 return Some(wish);
             }
             let vm = self.row.id.clone();
-            let ports = self.inner.ports.clone();
+            let inner = Arc::clone(&self.inner);
             let readiness = self.view.borrow().readiness;
             let next_state = match readiness {
                 Some(GuestState::Ready) => None,
@@ -75,11 +76,11 @@ impl Actor {
             tokio::select! {
                 biased;
                 // Cancel-safe: the exit is a fact that stays true.
-                exit = ports.helper.wait_exit(&vm), if self.watching => self.on_exit(exit).await,
+                exit = vmm_end(&inner, &vm), if self.watching => self.on_exit(exit).await,
                 // Cancel-safe: a received wish is returned at once.
                 wish = self.wishes.recv() => return wish,
                 // Cancel-safe: only observes.
-                result = ports.guests.wait(&vm, state), if observing => {
+                result = inner.ports.guests.wait(&vm, state), if observing => {
                     if result.is_ok() {
                         self.view.send_modify(|view| view.readiness = Some(state));
                     } else {
@@ -95,10 +96,10 @@ impl Actor {
 
     async fn wait_for_exit_or_wish(&mut self) -> ControlFlow<Option<Wish>> {
         let vm = self.row.id.clone();
-        let helper = Arc::clone(&self.inner.ports.helper);
+        let inner = Arc::clone(&self.inner);
         tokio::select! {
             biased;
-            exit = helper.wait_exit(&vm), if self.watching => {
+            exit = vmm_end(&inner, &vm), if self.watching => {
                 self.on_exit(exit).await;
                 ControlFlow::Continue(())
             }
@@ -267,13 +268,25 @@ impl Actor {
         context: Option<&TaskContext>,
         provisioned: Option<Findings>,
     ) -> Result<(), Failure> {
-        let ready = match self.inner.has_room().await {
-            Ok(()) => self.facts().await,
-            Err(failure) => Err(failure),
-        };
-        let facts = match ready {
-            Ok(facts) => facts,
-            Err(failure) => return Err(self.stays_down(failure).await),
+        let patience = self.patience();
+        let facts = loop {
+            let ready = match self.inner.has_room().await {
+                Ok(()) => self.facts().await,
+                Err(failure) => Err(failure),
+            };
+            match ready {
+                Ok(facts) => break facts,
+                Err(failure) => {
+                    // Whoever asked for it is told at once.
+                    if context.is_none() {
+                        if self.outwaits(&failure, patience).await {
+                            continue;
+                        }
+                        self.row.failure = write_failure(&failure);
+                    }
+                    return Err(self.stays_down(failure).await);
+                }
+            }
         };
         self.row.intent = Intent::Running;
         self.row.failure = None;
@@ -282,11 +295,23 @@ impl Actor {
         if self.row.phase != Phase::Starting {
             self.enter(Event::StartAccepted).await?;
         }
-        let plan = plan_start(&facts, provisioned.is_some());
-        let findings = provisioned.unwrap_or_default();
-        let outcome = self.run_plan(plan, &findings, context).await;
-        self.note_findings(&findings);
-        self.settle_async(outcome).await?;
+        let mut plan = plan_start(&facts, provisioned.is_some());
+        let mut findings = provisioned.unwrap_or_default();
+        loop {
+            let outcome = self.run_plan(plan, &findings, context).await;
+            self.note_findings(&findings);
+            if let (None, Err(Stopped::Step(failed))) = (context, &outcome)
+                && self.outwaits(&failed.failure, patience).await
+                && let Ok(facts) = self.facts().await
+            {
+                // From what is there now, which may be half of what the helper did last.
+                plan = plan_start(&facts, false);
+                findings = Findings::default();
+                continue;
+            }
+            self.settle_async(outcome).await?;
+            break;
+        }
         let pid = findings
             .launched
             .into_inner()
@@ -357,25 +382,26 @@ impl Actor {
     pub(crate) async fn tear_down(&mut self, context: Option<&TaskContext>) -> Result<(), Failure> {
         self.watching = false;
         self.forget_seen();
-        let facts = match self.facts().await {
-            Ok(facts) => facts,
-            Err(failure) => return Err(self.fail(failure).await),
-        };
-        for group in plan_teardown(&facts) {
-            let result = run_group(
-                &self.inner,
-                &self.row,
-                &group,
-                &Findings::default(),
-                context,
-            )
-            .await;
-            if let Err(failed) = result {
-                return Err(self.fail(failed.failure).await);
+        let patience = self.patience();
+        while let Err(failure) = self.take_down(context).await {
+            // Whoever asked for it is told at once.
+            if context.is_some() || !self.outwaits(&failure, patience).await {
+                return Err(self.fail(failure).await);
             }
         }
         self.inner.spare_no_more(&self.row.id).await;
         self.enter(Event::TornDown).await
+    }
+
+    /// Removes what there is besides the disks.
+    pub(crate) async fn take_down(&self, context: Option<&TaskContext>) -> Result<(), Failure> {
+        let facts = self.facts().await?;
+        let findings = Findings::default();
+        for group in plan_teardown(&facts) {
+            let done = run_group(&self.inner, &self.row, &group, &findings, context).await;
+            done.map_err(|failed| failed.failure)?;
+        }
+        Ok(())
     }
 
     pub(crate) async fn delete(&mut self, op: Option<&Arc<Operation>>) -> Result<(), Failure> {
@@ -421,7 +447,7 @@ impl Actor {
         let exit = match exit {
             Ok(exit) => exit,
             Err(failure) => {
-                tracing::warn!(vm = %self.row.id, %failure, "the VMM is not watched: the helper is away");
+                tracing::warn!(vm = %self.row.id, %failure, "the VMM is not watched");
                 return;
             }
         };

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::actor::Actor;
 use crate::change::changed_spec;
+use crate::helper_wait::HelperWanted;
 use crate::inner::{Inner, VmHandle, Wish, store_failure};
 use crate::names;
 use crate::operation::{OpKind, OpState, Operation, OperationView, Operations, TaskContext};
@@ -67,6 +68,8 @@ pub struct EngineConfig {
     pub disk_reserve: ByteSize,
     /// How long a boot may take where nobody says otherwise.
     pub boot_deadline: Duration,
+    /// How long a helper that is away is waited for by what a guest began by itself.
+    pub helper_patience: Duration,
 }
 
 /// A VM to be made.
@@ -114,6 +117,7 @@ impl Engine {
             resumed: std::sync::Mutex::default(),
             tasks: std::sync::Mutex::default(),
             pausing: Pausing::default(),
+            helper_wanted: HelperWanted::default(),
         });
         let engine = Self { inner };
         let mut found = BTreeSet::new();
@@ -165,6 +169,12 @@ impl Engine {
     /// The helper does not answer: nothing was done, and it should be called again when it does.
     pub async fn reconcile(&self) -> Result<ReconcileReport, Failure> {
         reconcile(&self.inner).await
+    }
+
+    /// Whether something waits for the helper: a VM that it should see to, or whose end nobody sees.
+    #[must_use]
+    pub fn wants_helper(&self) -> bool {
+        self.inner.helper_wanted.is_wanted()
     }
 
     /// What is wrong with the database, for people. Reads all of it.

@@ -1,10 +1,12 @@
 //! Waiting for the guest, for its end, and for whatever comes in between.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use banger_core::ErrorCode;
 
 use crate::actor::{Actor, console_cause, died};
+use crate::helper_wait::vmm_end;
 use crate::lockup::hangs;
 use crate::operation::TaskContext;
 use crate::ports::{ExitFacts, Failure, Farewell, GuestState, Progress};
@@ -66,7 +68,8 @@ impl Actor {
         context: &TaskContext,
     ) -> Waited {
         let vm = self.row.id.clone();
-        let ports = self.inner.ports.clone();
+        let inner = Arc::clone(&self.inner);
+        let ports = &inner.ports;
         let mut view = self.view.subscribe();
         loop {
             if self.is_preempted() || context.cancelled() {
@@ -75,7 +78,7 @@ impl Actor {
             let woken = tokio::select! {
                 biased;
                 // Cancel-safe: the exit is a fact that stays true.
-                exit = ports.helper.wait_exit(&vm) => Woken::Exit(exit),
+                exit = vmm_end(&inner, &vm) => Woken::Exit(exit),
                 // Cancel-safe: a received wish is kept.
                 Some(wish) = self.wishes.recv() => { self.pending.push_back(wish); Woken::Wish }
                 () = tokio::time::sleep_until(end) => Woken::Deadline,
@@ -93,7 +96,7 @@ impl Actor {
                 Woken::Guest(Ok(())) => return Waited::Reached,
                 Woken::Guest(Err(failure)) => {
                     // The connection broke: the guest is ending, or its backend has.
-                    let exit = tokio::time::timeout_at(end, ports.helper.wait_exit(&vm)).await;
+                    let exit = tokio::time::timeout_at(end, vmm_end(&inner, &vm)).await;
                     let Ok(Ok(exit)) = exit else {
                         return Waited::Failed(self.fail_boot(failure).await);
                     };

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::engine::{EngineConfig, Ports};
+use crate::helper_wait::HelperWanted;
 use crate::operation::{OpKind, OpState, Operation, OperationView, Operations};
 use crate::pausing::Pausing;
 use crate::ports::{Failure, GuestState, NamedGuest, VmFacts};
@@ -137,6 +138,7 @@ pub(crate) struct Inner {
     pub(crate) resumed: Mutex<Vec<Arc<Operation>>>,
     pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
     pub(crate) pausing: Pausing,
+    pub(crate) helper_wanted: HelperWanted,
 }
 
 impl std::fmt::Debug for Inner {

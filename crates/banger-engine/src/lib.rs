@@ -9,6 +9,7 @@ mod change;
 mod engine;
 mod execute;
 mod guest_wait;
+mod helper_wait;
 mod inner;
 mod lockup;
 mod names;

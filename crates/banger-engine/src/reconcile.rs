@@ -7,10 +7,8 @@ use std::sync::Arc;
 use banger_core::{ErrorCode, Event, Intent, Phase, VmId};
 
 use crate::actor::Actor;
-use crate::execute::{Findings, run_group};
 use crate::inner::{Inner, Wish};
 use crate::operation::{OpKind, Operation, TaskContext};
-use crate::plan::plan_teardown;
 use crate::ports::{Failure, GuestState, TapFacts, VmFacts};
 
 /// What a pass found.
@@ -125,7 +123,7 @@ impl Actor {
                 self.enter(Event::HostRebooted).await?;
                 // All that ran is gone with the host's last boot, and so is the helper's memory of it; the names in
                 // the VM's folder are still there.
-                self.remove_leftovers().await?;
+                self.take_down(None).await?;
                 if was_wanted && op.is_some() {
                     return Err(host_rebooted());
                 }
@@ -176,7 +174,8 @@ impl Actor {
             Phase::Failed => {}
         }
         if self.row.phase == Phase::Stopped {
-            self.remove_leftovers().await?;
+            // A stopped VM has neither VMM nor tap.
+            self.take_down(None).await?;
         }
         if let (Phase::Running, Some(op)) = (self.row.phase, op.as_ref()) {
             // Who waits for this operation waits for the guest.
@@ -218,17 +217,6 @@ impl Actor {
         if let Err(failure) = restored.await {
             tracing::warn!(vm = %row.id, %failure, "the VM's network is not as it is stored");
         }
-    }
-
-    /// A stopped VM has neither VMM nor tap.
-    async fn remove_leftovers(&mut self) -> Result<(), Failure> {
-        let facts = self.facts().await?;
-        let findings = Findings::default();
-        for group in plan_teardown(&facts) {
-            let done = run_group(&self.inner, &self.row, &group, &findings, None).await;
-            done.map_err(|failed| failed.failure)?;
-        }
-        Ok(())
     }
 }
 

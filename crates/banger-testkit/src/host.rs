@@ -45,6 +45,21 @@ impl Default for Inner {
     }
 }
 
+/// Somebody waits for the end of a VMM.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    host: FakeHost,
+    vm: VmId,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(count) = self.host.model().watches.get_mut(&self.vm) {
+            *count -= 1;
+        }
+    }
+}
+
 impl FakeHost {
     /// The engine's ports on this host.
     #[must_use]
@@ -113,6 +128,39 @@ impl FakeHost {
         for tap in model.taps.values_mut() {
             *tap = (Ipv4Addr::UNSPECIFIED, false);
         }
+    }
+
+    /// The helper dies, or is there again.
+    pub fn set_helper(&self, is_there: bool) {
+        self.model().helper_away = !is_there;
+    }
+
+    /// Resolves when the end of that VM's VMM is waited for: whoever does hears of it, also from a helper that dies.
+    pub async fn watched(&self, vm: &VmId) {
+        let mut changes = self.changes();
+        let is_watched = |model: &Model| model.watches.get(vm).is_some_and(|count| *count > 0);
+        while !is_watched(&self.model()) {
+            // The sender lives as long as this host.
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// The end of that VM's VMM is waited for as long as the value lives.
+    pub(crate) fn watch(&self, vm: &VmId) -> Watch {
+        *self.model().watches.entry(vm.clone()).or_default() += 1;
+        self.changed();
+        Watch {
+            host: self.clone(),
+            vm: vm.clone(),
+        }
+    }
+
+    pub(crate) fn helper(&self) -> Result<(), Failure> {
+        if self.model().helper_away {
+            let what = "the privileged helper does not answer";
+            return Err(Failure::new(ErrorCode::HelperUnavailable, what));
+        }
+        Ok(())
     }
 
     /// What the tap of a VM is pinned to, and whether it has NAT.

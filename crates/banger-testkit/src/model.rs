@@ -38,6 +38,10 @@ pub(crate) struct Vmm {
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     pub(crate) network: bool,
+    /// How many wait for the end of a VM's VMM.
+    pub(crate) watches: BTreeMap<VmId, usize>,
+    /// Whether the helper does not answer.
+    pub(crate) helper_away: bool,
     /// Whether no agent answers.
     pub(crate) guests_hang: bool,
     /// How many of the next guests lock up as they boot.

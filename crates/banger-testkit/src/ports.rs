@@ -212,6 +212,7 @@ impl Drives for FakeHost {
 #[async_trait]
 impl RootHelper for FakeHost {
     async fn ensure_network(&self) -> Result<(), Failure> {
+        self.helper()?;
         self.act(|model| {
             model.network = true;
             Ok(())
@@ -220,6 +221,7 @@ impl RootHelper for FakeHost {
     }
 
     async fn ensure_tap(&self, vm: &VmId, address: Ipv4Addr, nat: bool) -> Result<(), Failure> {
+        self.helper()?;
         self.act(|model| {
             if !model.network {
                 return Err(broken("there is no bridge"));
@@ -238,6 +240,7 @@ impl RootHelper for FakeHost {
     }
 
     async fn remove_tap(&self, vm: &VmId) -> Result<(), Failure> {
+        self.helper()?;
         self.act(|model| {
             model.taps.remove(vm);
             Ok(())
@@ -246,6 +249,7 @@ impl RootHelper for FakeHost {
     }
 
     async fn launch(&self, request: &LaunchRequest) -> Result<VmmFacts, Failure> {
+        self.helper()?;
         let is_firecracker = request.spec.vmm == VmmKind::Firecracker;
         let launched = self.act(|model| {
             let folder = folder(model, &request.vm)?;
@@ -300,6 +304,7 @@ impl RootHelper for FakeHost {
     }
 
     async fn set_nat(&self, vm: &VmId, nat: bool) -> Result<(), Failure> {
+        self.helper()?;
         self.act(|model| {
             let tap = model.taps.get_mut(vm);
             tap.ok_or_else(|| broken("the VM has no tap"))?.1 = nat;
@@ -309,6 +314,7 @@ impl RootHelper for FakeHost {
     }
 
     async fn signal(&self, vm: &VmId, signal: KillSignal) -> Result<(), Failure> {
+        self.helper()?;
         self.act(|model| {
             let vmm = living(model, vm)?;
             // What is stopped hears only what it cannot ignore, until it is continued.
@@ -321,12 +327,14 @@ impl RootHelper for FakeHost {
 
     // Not counted: they come beside what an engine is asked for, when the room is looked at.
     async fn pause(&self, vm: &VmId) -> Result<(), Failure> {
+        self.helper()?;
         living(&mut self.model(), vm)?.paused = true;
         self.changed();
         Ok(())
     }
 
     async fn resume(&self, vm: &VmId) -> Result<(), Failure> {
+        self.helper()?;
         let mut model = self.model();
         let vmm = living(&mut model, vm)?;
         vmm.paused = false;
@@ -337,6 +345,7 @@ impl RootHelper for FakeHost {
     }
 
     async fn remove_vmm(&self, vm: &VmId) -> Result<(), Failure> {
+        self.helper()?;
         self.act(|model| {
             model.vmms.remove(vm);
             if let Some(folder) = model.folders.get_mut(vm) {
@@ -348,6 +357,7 @@ impl RootHelper for FakeHost {
     }
 
     async fn facts(&self) -> Result<Vec<(VmId, VmFacts)>, Failure> {
+        self.helper()?;
         let model = self.model();
         let mut facts = std::collections::BTreeMap::<VmId, VmFacts>::new();
         for (vm, (address, nat)) in &model.taps {
@@ -368,6 +378,8 @@ impl RootHelper for FakeHost {
     }
 
     async fn wait_exit(&self, vm: &VmId) -> Result<ExitFacts, Failure> {
+        self.helper()?;
+        let _watch = self.watch(vm);
         let mut changes = self.changes();
         loop {
             let state = self

@@ -52,6 +52,26 @@ fn a_killed_vmm_is_a_failure_and_starts_again() {
 }
 
 #[test]
+fn a_guest_that_reboots_while_the_helper_is_dead_boots_when_anything_is_asked() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(SMALL);
+    let boot_id = ["cat", "/proc/sys/kernel/random/boot_id"];
+    let before = vm.exec(&boot_id).stdout;
+    let version = banger.json(&["daemon", "start"])["version"].clone();
+    kill_9(version["helper"]["pid"].as_u64().unwrap());
+    // The answer may not come any more.
+    let _ = vm.exec(&["sh", "-c", "reboot"]);
+    // `vm show` alone starts no helper, but where a VM waits for it.
+    until("it runs again", Duration::from_secs(120), || {
+        let booted = vm.phase() == "running" && vm.exec(&boot_id).stdout != before;
+        booted && vm.exec(&["true"]).code == 0
+    });
+    assert_eq!(vm.show()["last_error"], serde_json::Value::Null);
+    let helper = banger.json(&["daemon", "status"])["version"]["helper"].clone();
+    assert_eq!(helper["wanted"], false, "{helper}");
+}
+
+#[test]
 fn eight_vms_at_once() {
     let banger = Banger::from_env();
     let mut creating = Vec::new();

@@ -147,6 +147,7 @@ pub(crate) fn version() -> Version {
         },
         helper: HelperStatus {
             available: true,
+            wanted: false,
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             pid: Some(4001),
             socket: "/run/banger-root/1000/helper.sock".to_owned(),

@@ -28,9 +28,11 @@ async fn version_of(state: &Shared) -> Version {
 
 async fn ask_version(state: &Shared) -> Version {
     let socket = state.args.helper_socket.display().to_string();
+    let wanted = state.engine.wants_helper();
     let helper = match state.helper.info().await {
         Ok(info) => HelperStatus {
             available: true,
+            wanted,
             version: Some(info.version),
             pid: Some(info.pid),
             socket,
@@ -40,6 +42,7 @@ async fn ask_version(state: &Shared) -> Version {
             let problem = Some(format!("{failure}: {}", failure.causes.join(": ")));
             HelperStatus {
                 available: false,
+                wanted,
                 version: None,
                 pid: None,
                 socket,

@@ -37,15 +37,28 @@ pub(crate) async fn open_in(
     guest_addresses: (Ipv4Addr, Ipv4Addr),
 ) -> Engine {
     let config = EngineConfig {
-        bridge_ip: Ipv4Addr::new(172, 16, 0, 1),
         guest_addresses,
+        ..config()
+    };
+    open_as(host, dir, config).await
+}
+
+pub(crate) async fn open_as(host: &FakeHost, dir: &Path, config: EngineConfig) -> Engine {
+    let store = Store::open(&dir.join("banger.db")).unwrap();
+    Engine::open(host.ports(), store, config).await.unwrap()
+}
+
+pub(crate) fn config() -> EngineConfig {
+    let address = |last| Ipv4Addr::new(172, 16, 0, last);
+    EngineConfig {
+        bridge_ip: address(1),
+        guest_addresses: (address(1), address(254)),
         host_cpus: 4,
         host_memory: MemoryMib(8192),
         disk_reserve: RESERVE,
         boot_deadline: Duration::from_secs(5),
-    };
-    let store = Store::open(&dir.join("banger.db")).unwrap();
-    Engine::open(host.ports(), store, config).await.unwrap()
+        helper_patience: Duration::from_secs(20),
+    }
 }
 
 pub(crate) fn wanted(name: Option<&str>, start: bool) -> CreateVm {
