@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use banger_api::{API_VERSION, Version};
+use banger_api::{API_VERSION, ApiError, Version};
 use banger_client::{Client, ClientError};
 use banger_core::{ErrorCode, NetworkPlan, NetworkPlanError, NetworkSettings};
 use rustix::fs::{FlockOperation, flock};
@@ -275,7 +275,13 @@ fn start_daemon(paths: &Paths) -> Result<(), CommandError> {
     match line.trim() {
         "ready" => Ok(()),
         "" => Err(unavailable(format!("the daemon ended at once ({read:?})"))),
-        why => Err(unavailable(format!("the daemon did not start: {why}"))),
+        why => Err(match serde_json::from_str::<ApiError>(why) {
+            Ok(error) => CommandError(ApiError {
+                message: format!("the daemon did not start: {}", error.message),
+                ..error
+            }),
+            Err(_) => unavailable(format!("the daemon did not start: {why}")),
+        }),
     }
 }
 

@@ -16,8 +16,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use banger_core::TimeSpan;
 use banger_dns::{DnsServer, Forwarder, Resolvers, Zone};
-use banger_engine::ports::RootHelper as _;
-use banger_engine::{Engine, EngineConfig, Ports};
+use banger_engine::ports::{Failure, RootHelper as _};
+use banger_engine::{Engine, EngineConfig, Ports, open_failure};
 use banger_image::ImageStore;
 use banger_kernel::KernelStore;
 use banger_root_proto::{Accel, MAX_TAP_POOL};
@@ -42,7 +42,7 @@ use crate::stale::{self, Staleness};
 use crate::state::{HostDns, State};
 use crate::stats::Sampler;
 use crate::stores::{Told, has_store};
-use crate::{keys, limits, listen, routes};
+use crate::{convert, keys, limits, listen, routes};
 
 const DEFAULT_IMAGE: &str = "debian-bookworm";
 /// A log of this size is put aside at the next start.
@@ -77,11 +77,24 @@ pub(crate) fn run(args: Args) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tell(ready_fd, &format!("{error:#}"));
-            eprintln!("bangerd: {error:#}");
+            let (line, text) = told(&error);
+            tell(ready_fd, &line);
+            eprintln!("bangerd: {text}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Why there is no daemon: a line for whoever started it (an `ApiError`, where there is one), and the same for people.
+fn told(error: &anyhow::Error) -> (String, String) {
+    let text = format!("{error:#}");
+    let Some(failure) = error.downcast_ref::<Failure>() else {
+        return (text.clone(), text);
+    };
+    let parts = std::iter::once(&failure.message).chain(&failure.causes);
+    let text = parts.map(String::as_str).collect::<Vec<_>>().join(": ");
+    let line = serde_json::to_string(&convert::error(failure));
+    (line.unwrap_or_else(|_| text.clone()), text)
 }
 
 /// Says one line to whoever started the daemon.
@@ -377,16 +390,9 @@ async fn wire(args: Args, loaded: Loaded, overruled: Vec<&'static str>) -> Resul
         boot_deadline,
         helper_patience: HELPER_PATIENCE,
     };
-    let store = Store::open(&state_dir.join("banger.db")).with_context(|| {
-        let kept = state_dir.join("vms");
-        format!(
-            "VMs are not known (their disks in {} are left alone)",
-            kept.display()
-        )
-    })?;
-    let engine = Engine::open(ports, store, engine_config)
-        .await
-        .map_err(|failure| anyhow!("{failure}: {}", failure.causes.join(": ")))?;
+    let store = Store::open(&state_dir.join("banger.db"))
+        .map_err(|error| open_failure(&error, &state_dir.join("vms")))?;
+    let engine = Engine::open(ports, store, engine_config).await?;
     Ok(State {
         config,
         origins,

@@ -94,6 +94,12 @@ error_codes! {
     DiskFull = "disk_full" => Failed,
     /// A disk of the VM is not where it was.
     DiskLost = "disk_lost" => Failed,
+    /// Another program holds the database.
+    DatabaseBusy = "database_busy" => Conflict,
+    /// The database cannot be written or opened.
+    DatabaseNoAccess = "database_no_access" => HostNotReady,
+    /// The database is damaged, or a row of it cannot be read.
+    DatabaseDamaged = "database_damaged" => Failed,
     /// A tool or feature that the host must have is absent.
     HostNotReady = "host_not_ready" => HostNotReady,
     /// The helper cannot be started or reached.

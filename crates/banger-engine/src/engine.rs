@@ -14,8 +14,9 @@ use tokio::sync::{mpsc, watch};
 
 use crate::actor::Actor;
 use crate::change::changed_spec;
+use crate::database::{store_failure, unreadable};
 use crate::helper_wait::HelperWanted;
-use crate::inner::{Inner, VmHandle, Wish, store_failure};
+use crate::inner::{Inner, VmHandle, Wish, ask};
 use crate::names;
 use crate::operation::{OpKind, OpState, Operation, OperationView, Operations, TaskContext};
 use crate::pausing::{Pausing, watch_space};
@@ -108,9 +109,17 @@ impl Engine {
     /// # Errors
     /// The database cannot be read.
     pub async fn open(ports: Ports, store: Store, config: EngineConfig) -> Result<Self, Failure> {
+        let store = Arc::new(store);
+        let stored = {
+            let store = Arc::clone(&store);
+            ask(move || store.stored_vms()).await?
+        };
+        for vm in &stored.unreadable {
+            tracing::error!(name = vm.name, why = vm.why, "a VM cannot be read");
+        }
         let inner = Arc::new(Inner {
             ports,
-            store: Arc::new(store),
+            store,
             config,
             vms: std::sync::RwLock::default(),
             operations: Operations::default(),
@@ -118,10 +127,11 @@ impl Engine {
             tasks: std::sync::Mutex::default(),
             pausing: Pausing::default(),
             helper_wanted: HelperWanted::default(),
+            unreadable: stored.unreadable,
         });
         let engine = Self { inner };
         let mut found = BTreeSet::new();
-        for row in engine.inner.store(Store::vms).await? {
+        for row in stored.readable {
             found.insert(row.id.clone());
             engine.add_actor(row, false);
         }
@@ -224,6 +234,10 @@ impl Engine {
             .filter(starts)
             .filter(|_| !reference.is_empty())
             .collect();
+        let mut damaged = self.inner.unreadable.iter();
+        if let Some(vm) = damaged.find(|vm| vm.name == reference) {
+            return Err(unreadable(vm));
+        }
         let shown: String = reference
             .chars()
             .take(80)

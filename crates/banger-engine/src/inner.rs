@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use banger_core::{ErrorCode, KillSignal, OpId, Phase, SpecChange, Turn, Verb, VmId, VmSpec, turn};
-use banger_store::{Store, StoreError};
+use banger_store::{Store, StoreError, UnreadableVm};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::database::store_failure;
 use crate::engine::{EngineConfig, Ports};
 use crate::helper_wait::HelperWanted;
 use crate::operation::{OpKind, OpState, Operation, OperationView, Operations};
@@ -139,6 +140,8 @@ pub(crate) struct Inner {
     pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
     pub(crate) pausing: Pausing,
     pub(crate) helper_wanted: HelperWanted,
+    /// What is stored and cannot be read.
+    pub(crate) unreadable: Vec<UnreadableVm>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -185,16 +188,7 @@ impl Inner {
         query: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Failure> {
         let store = Arc::clone(&self.store);
-        match tokio::task::spawn_blocking(move || query(&store)).await {
-            Ok(result) => {
-                result.map_err(|error| store_failure("the database could not be used", &error))
-            }
-            Err(error) => Err(Failure::because(
-                ErrorCode::Internal,
-                "the database could not be used",
-                &error,
-            )),
-        }
+        ask(move || query(&store)).await
     }
 
     pub(crate) fn begin(
@@ -266,10 +260,13 @@ impl Inner {
     }
 }
 
-/// A failed query or change, told apart by what can be done about it.
-pub(crate) fn store_failure(what: &str, error: &StoreError) -> Failure {
-    if error.is_disk_full() {
-        return Failure::because(ErrorCode::DiskFull, what, error);
+/// Runs a query on a thread that may block.
+pub(crate) async fn ask<T: Send + 'static>(
+    query: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Failure> {
+    let what = "the database could not be used";
+    match tokio::task::spawn_blocking(query).await {
+        Ok(result) => result.map_err(|error| store_failure(what, &error)),
+        Err(error) => Err(Failure::because(ErrorCode::Internal, what, &error)),
     }
-    Failure::because(ErrorCode::Internal, what, error)
 }

@@ -6,6 +6,7 @@
 mod actor;
 mod admission;
 mod change;
+mod database;
 mod engine;
 mod execute;
 mod guest_wait;
@@ -24,6 +25,7 @@ mod step;
 mod stored;
 mod view;
 
+pub use database::open_failure;
 pub use engine::{CreateVm, Engine, EngineConfig, Ports};
 pub use lockup::locked_up;
 pub use operation::{OpKind, OpState, OperationView, StageStatus, StageView, TaskContext};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use banger_core::{ErrorCode, Event, Intent, Phase, VmId};
 
 use crate::actor::Actor;
+use crate::database::unreadable;
 use crate::inner::{Inner, Wish};
 use crate::operation::{OpKind, Operation, TaskContext};
 use crate::ports::{Failure, GuestState, TapFacts, VmFacts};
@@ -35,7 +36,14 @@ pub(crate) async fn reconcile(inner: &Arc<Inner>) -> Result<ReconcileReport, Fai
         fact.folder = folders.contains(vm);
         fact
     };
-    let known = |vm: &VmId| inner.handle(vm).is_some();
+    report.problems.extend(inner.unreadable.iter().map(|vm| {
+        let failure = unreadable(vm);
+        format!("{failure}: {}", failure.causes.join(": "))
+    }));
+    // Of a row that cannot even be said whose it is, everything unknown may be.
+    let nameless = inner.unreadable.iter().any(|vm| vm.id.is_none());
+    let unread = |id: &VmId| inner.unreadable.iter().any(|vm| vm.id.as_ref() == Some(id));
+    let known = |vm: &VmId| nameless || unread(vm) || inner.handle(vm).is_some();
     let mut orphans: Vec<&VmId> = facts
         .iter()
         .map(|(vm, _)| vm)

@@ -1,6 +1,7 @@
 //! What is durable: VMs with their intent, phase and specification, the journal of what was being
 //! made, and operations. One SQLite file, one writer.
 
+mod fault;
 mod journal;
 mod migrate;
 mod operation;
@@ -13,10 +14,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 
+pub use fault::Fault;
 pub use journal::JournalEntry;
 pub use migrate::MigrateError;
 pub use operation::OperationRow;
-pub use vm::{InsertVmError, NewVm, VmRow};
+pub use vm::{InsertVmError, NewVm, StoredVms, UnreadableVm, VmRow};
 
 /// Why the database could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -70,20 +72,6 @@ pub enum StoreError {
         /// What is wrong with it.
         why: String,
     },
-}
-
-impl StoreError {
-    /// Whether the file system was full.
-    #[must_use]
-    pub fn is_disk_full(&self) -> bool {
-        match self {
-            Self::Sqlite { source, .. } => {
-                source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
-            }
-            Self::Reserve { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
-            Self::Row { .. } => false,
-        }
-    }
 }
 
 /// The database. Calls block: give them to a thread that may.
@@ -144,6 +132,9 @@ impl Store {
                 .into_iter()
                 .map(|table| format!("{table} refers to nothing")),
         );
+        drop(connection);
+        let unreadable = self.stored_vms()?.unreadable.into_iter();
+        found.extend(unreadable.map(|vm| StoreError::from(vm).to_string()));
         Ok(found)
     }
 

@@ -53,6 +53,33 @@ pub struct NewVm {
     pub reserved: Ipv4Addr,
 }
 
+/// What is stored of VMs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StoredVms {
+    /// What can be read.
+    pub readable: Vec<VmRow>,
+    /// What cannot.
+    pub unreadable: Vec<UnreadableVm>,
+}
+
+/// A row that this version cannot read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableVm {
+    /// Whose it is, where at least that can be read.
+    pub id: Option<VmId>,
+    /// What stands where the name does.
+    pub name: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl From<UnreadableVm> for StoreError {
+    fn from(vm: UnreadableVm) -> Self {
+        let what = format!("VM {}", vm.name);
+        Self::Row { what, why: vm.why }
+    }
+}
+
 /// Why a VM was not stored.
 #[derive(Debug, thiserror::Error)]
 pub enum InsertVmError {
@@ -129,25 +156,52 @@ impl Store {
             .map_err(failed("forgetting a VM"))
     }
 
-    /// Every VM.
+    /// Every VM whose row can be read, by name, and what is wrong with the others: one of them is in nobody else's way.
     ///
     /// # Errors
-    /// The database's, or a row that cannot be read.
-    pub fn vms(&self) -> Result<Vec<VmRow>, StoreError> {
+    /// The database's.
+    pub fn stored_vms(&self) -> Result<StoredVms, StoreError> {
         let connection = self.lock();
         let sql =
             "SELECT id, name, address, phase, intent, spec, origin, image, image_digest, kernel,
                    ephemeral, created_at, started_at, boot_id, failure FROM vms ORDER BY name";
         let mut statement = connection.prepare(sql).map_err(failed("reading VMs"))?;
         let rows = statement
-            .query_map([], |row| Ok(read(row)))
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, read(row))))
             .map_err(failed("reading VMs"))?;
-        let mut vms = Vec::new();
+        let mut vms = StoredVms::default();
         for row in rows {
-            let read = row.and_then(|row| row).map_err(failed("reading VMs"))?;
-            vms.push(read.into_row()?);
+            let (id, name, row): (String, String, _) = row.map_err(failed("reading VMs"))?;
+            let read = match row {
+                Ok(raw) => raw.into_row(),
+                // What SQLite itself cannot read is no matter of one row.
+                Err(error) if error.sqlite_error_code().is_some() => {
+                    return Err(failed("reading VMs")(error));
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            match read {
+                Ok(row) => vms.readable.push(row),
+                Err(why) => vms.unreadable.push(UnreadableVm {
+                    id: id.parse().ok(),
+                    name,
+                    why,
+                }),
+            }
         }
         Ok(vms)
+    }
+
+    /// Every VM, by name.
+    ///
+    /// # Errors
+    /// The database's, or a row that cannot be read.
+    pub fn vms(&self) -> Result<Vec<VmRow>, StoreError> {
+        let vms = self.stored_vms()?;
+        match vms.unreadable.into_iter().next() {
+            Some(unreadable) => Err(unreadable.into()),
+            None => Ok(vms.readable),
+        }
     }
 }
 
@@ -227,31 +281,26 @@ fn read(row: &Row<'_>) -> rusqlite::Result<RawRow> {
 }
 
 impl RawRow {
-    fn into_row(self) -> Result<VmRow, StoreError> {
-        let what = format!("VM {}", self.name);
-        let wrong = |why: &dyn std::fmt::Display| StoreError::Row {
-            what: what.clone(),
-            why: why.to_string(),
-        };
+    /// The row, or what is wrong with it.
+    fn into_row(self) -> Result<VmRow, String> {
+        fn parse<T>(text: &str) -> Result<T, String>
+        where
+            T: std::str::FromStr<Err: std::fmt::Display>,
+        {
+            text.parse().map_err(|error: T::Err| error.to_string())
+        }
+        let json = |error: serde_json::Error| error.to_string();
         Ok(VmRow {
-            id: self.id.parse().map_err(|error| wrong(&error))?,
-            name: self.name.parse().map_err(|error| wrong(&error))?,
+            id: parse(&self.id)?,
+            name: parse(&self.name)?,
             address: self.address.into(),
-            phase: Phase::from_word(&self.phase).ok_or_else(|| wrong(&"unknown phase"))?,
-            intent: Intent::from_word(&self.intent).ok_or_else(|| wrong(&"unknown intent"))?,
-            spec: serde_json::from_str(&self.spec).map_err(|error| wrong(&error))?,
-            origin: serde_json::from_str(&self.origin).map_err(|error| wrong(&error))?,
-            image: self.image.parse().map_err(|error| wrong(&error))?,
-            image_digest: self
-                .image_digest
-                .map(|d| d.parse())
-                .transpose()
-                .map_err(|error| wrong(&error))?,
-            kernel: self
-                .kernel
-                .map(|k| k.parse())
-                .transpose()
-                .map_err(|error| wrong(&error))?,
+            phase: Phase::from_word(&self.phase).ok_or("unknown phase")?,
+            intent: Intent::from_word(&self.intent).ok_or("unknown intent")?,
+            spec: serde_json::from_str(&self.spec).map_err(json)?,
+            origin: serde_json::from_str(&self.origin).map_err(json)?,
+            image: parse(&self.image)?,
+            image_digest: self.image_digest.as_deref().map(parse).transpose()?,
+            kernel: self.kernel.as_deref().map(parse).transpose()?,
             ephemeral: self.ephemeral,
             created_at: self.created_at,
             started_at: self.started_at,

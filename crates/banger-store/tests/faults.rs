@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
-use banger_store::{InsertVmError, Store, StoreError};
+use banger_store::{Fault, InsertVmError, Store, StoreError};
 use banger_testkit::SmallDisk;
 use common::new;
 
@@ -48,12 +48,10 @@ fn one_that_somebody_else_holds_can_be_read_and_is_written_when_they_let_go() {
     let other = elsewhere(&path);
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     assert_eq!(store.vms().unwrap().len(), 1);
-    let Err(InsertVmError::Store(StoreError::Sqlite { source, .. })) = store.insert_vm(new(2, "b"))
-    else {
+    let Err(InsertVmError::Store(error)) = store.insert_vm(new(2, "b")) else {
         panic!("it was stored")
     };
-    let code = source.sqlite_error_code();
-    assert_eq!(code, Some(rusqlite::ErrorCode::DatabaseBusy), "{source}");
+    assert_eq!(error.fault(), Fault::Busy, "{error:?}");
     // The next daemon can begin meanwhile: nothing is to be brought up to date.
     assert_eq!(Store::open(&path).unwrap().vms().unwrap().len(), 1);
     // Who waits for a moment only is let in.
@@ -82,9 +80,12 @@ fn one_that_cannot_be_written_says_so_and_is_as_it_was() {
             let Err(InsertVmError::Store(error)) = store.insert_vm(new(2, "b")) else {
                 panic!("it was stored")
             };
-            assert!(!error.is_disk_full(), "{error:?}");
+            assert_eq!(error.fault(), Fault::NoAccess, "{error:?}");
         }
-        Err(error) => assert!(error.to_string().contains("banger.db"), "{error}"),
+        Err(error) => {
+            assert!(error.to_string().contains("banger.db"), "{error}");
+            assert_eq!(error.fault(), Fault::NoAccess, "{error:?}");
+        }
     }
     disk.set_read_only(false).unwrap();
     assert_eq!(Store::open(&path).unwrap().vms().unwrap(), [row]);
@@ -113,7 +114,8 @@ fn damage_in_the_middle_is_found_and_nothing_is_written_over_it() {
     let before = fs::read(&path).unwrap();
     match Store::open(&path) {
         Ok(store) => {
-            assert!(store.vms().is_err(), "rows were made up");
+            let error = store.vms().expect_err("rows were made up");
+            assert_eq!(error.fault(), Fault::Damaged, "{error:?}");
             assert!(!matches!(store.damage(), Ok(found) if found.is_empty()));
             assert!(store.insert_vm(new(9, "z")).is_err());
         }
@@ -128,7 +130,10 @@ fn a_row_that_makes_no_sense_is_named() {
     let path = dir.path().join("banger.db");
     let store = Store::open(&path).unwrap();
     store.insert_vm(new(1, "a")).unwrap();
+    let whole = store.insert_vm(new(2, "b")).unwrap();
     for (change, why) in [
+        ("address = -1", "-1"),
+        ("id = 'x'", "x"),
         ("phase = 'sleeping'", "phase"),
         ("intent = ''", "intent"),
         ("spec = '{}'", "vcpu"),
@@ -138,17 +143,25 @@ fn a_row_that_makes_no_sense_is_named() {
         let kept = "CREATE TEMP TABLE kept AS SELECT * FROM vms";
         other.execute_batch(kept).unwrap();
         other
-            .execute_batch(&format!("UPDATE vms SET {change}"))
+            .execute_batch(&format!("UPDATE vms SET {change} WHERE name = 'a'"))
             .unwrap();
         let error = store.vms().unwrap_err();
         assert!(
             matches!(&error, StoreError::Row { what, .. } if what == "VM a"),
             "{error:?}"
         );
+        assert_eq!(error.fault(), Fault::Damaged);
         let said = error.to_string();
         assert!(said.contains(why), "{said}");
+        // The others are read, and the doctor tells.
+        let vms = store.stored_vms().unwrap();
+        assert_eq!(vms.readable, [whole.clone()]);
+        let unreadable = &vms.unreadable[0];
+        assert_eq!(unreadable.name, "a");
+        assert_eq!(unreadable.id.is_some(), !change.starts_with("id"));
+        assert_eq!(store.damage().unwrap(), [said]);
         let back = "DELETE FROM vms; INSERT INTO vms SELECT * FROM kept";
         other.execute_batch(back).unwrap();
-        assert_eq!(store.vms().unwrap().len(), 1);
+        assert_eq!(store.vms().unwrap().len(), 2);
     }
 }

@@ -6,7 +6,7 @@ mod common;
 use std::net::Ipv4Addr;
 
 use banger_core::{OpId, Phase, RootStorage, VmId, VmSpec, VmmKind};
-use banger_store::{InsertVmError, OpenStoreError, OperationRow, Store};
+use banger_store::{Fault, InsertVmError, OpenStoreError, OperationRow, Store};
 use banger_testkit::SmallDisk;
 use common::new;
 
@@ -144,17 +144,16 @@ fn a_newer_and_a_damaged_database_are_refused() {
         .execute_batch("PRAGMA user_version = 99")
         .unwrap();
     drop(connection);
-    assert!(matches!(
-        Store::open(&path),
-        Err(OpenStoreError::Migrate { .. })
-    ));
+    let newer = Store::open(&path).unwrap_err();
+    assert!(matches!(newer, OpenStoreError::Migrate { .. }), "{newer:?}");
+    assert_eq!(newer.fault(), Fault::Newer);
     let damaged = dir.path().join("damaged.db");
     std::fs::write(
         &damaged,
         "not a database, but longer than a header of one would be",
     )
     .unwrap();
-    assert!(Store::open(&damaged).is_err());
+    assert_eq!(Store::open(&damaged).unwrap_err().fault(), Fault::Damaged);
 }
 
 #[test]
@@ -188,7 +187,7 @@ fn a_full_file_system_is_told_and_costs_nothing_that_was_there() {
     let InsertVmError::Store(error) = error else {
         panic!("{error}")
     };
-    assert!(error.is_disk_full(), "{error:?}");
+    assert_eq!(error.fault(), Fault::Full, "{error:?}");
     let mut rows = store.vms().unwrap();
     assert_eq!(rows.len(), stored);
     // Deleting needs room as well, and there is some for that.
@@ -208,7 +207,7 @@ fn a_full_file_system_is_told_and_costs_nothing_that_was_there() {
     stored -= deleted;
     let more = 1000 + stored;
     let again = store.insert_vm(new_vm(more)).unwrap_err();
-    assert!(matches!(again, InsertVmError::Store(error) if error.is_disk_full()));
+    assert!(matches!(again, InsertVmError::Store(error) if error.fault() == Fault::Full));
     std::fs::remove_file(filler).unwrap();
     store.insert_vm(new_vm(more)).unwrap();
     drop(store);
