@@ -18,7 +18,7 @@ use crate::database::{store_failure, unreadable};
 use crate::helper_wait::HelperWanted;
 use crate::inner::{Inner, VmHandle, Wish, ask};
 use crate::names;
-use crate::operation::{OpKind, OpState, Operation, OperationView, Operations, TaskContext};
+use crate::operation::{Goal, OpKind, OpState, Operation, OperationView, Operations, TaskContext};
 use crate::pausing::{Pausing, watch_space};
 use crate::ports::{
     Clock, Drives, Failure, GuestState, Guests, Images, Kernels, Names, RootHelper, Space,
@@ -325,12 +325,14 @@ impl Engine {
             reserved: config.bridge_ip,
         };
         let row = self.insert(new).await?;
+        let (start, wait) = (request.start, request.wait);
+        let deadline = request.timeout.unwrap_or(config.boot_deadline);
+        let goal = Goal { wait, deadline };
+        let (name, vm) = (row.name.to_string(), row.id.clone());
         let op = self
             .inner
-            .begin(OpKind::CreateVm, row.name.to_string(), Some(row.id.clone()));
+            .begin(OpKind::CreateVm, name, Some(vm), Some(goal));
         let handle = self.add_actor(row, true);
-        let deadline = request.timeout.unwrap_or(config.boot_deadline);
-        let (start, wait) = (request.start, request.wait);
         // The actor was made a line above and lives until its VM is deleted.
         let _ = handle.wishes.send(Wish::Create {
             start,
@@ -380,7 +382,12 @@ impl Engine {
         timeout: Option<Duration>,
     ) -> Result<OperationView, Failure> {
         let deadline = timeout.unwrap_or(self.inner.config.boot_deadline);
-        self.send(vm, OpKind::StartVm, |op| Wish::Start { wait, deadline, op })
+        let goal = Goal { wait, deadline };
+        self.send(vm, OpKind::StartVm, Some(goal), |op| Wish::Start {
+            wait,
+            deadline,
+            op,
+        })
     }
 
     /// Stops a VM: cleanly, and by force when `grace` has passed. Never refused.
@@ -388,7 +395,7 @@ impl Engine {
     /// # Errors
     /// No such VM.
     pub fn stop(&self, vm: &VmId, grace: Duration) -> Result<OperationView, Failure> {
-        self.send(vm, OpKind::StopVm, |op| Wish::Stop { grace, op })
+        self.send(vm, OpKind::StopVm, None, |op| Wish::Stop { grace, op })
     }
 
     /// Deletes a VM, whatever it does. Never refused.
@@ -397,7 +404,10 @@ impl Engine {
     /// No such VM.
     pub fn delete(&self, vm: &VmId) -> Result<OperationView, Failure> {
         let only_stopped = false;
-        self.send(vm, OpKind::DeleteVm, |op| Wish::Delete { only_stopped, op })
+        self.send(vm, OpKind::DeleteVm, None, |op| Wish::Delete {
+            only_stopped,
+            op,
+        })
     }
 
     /// Deletes a VM unless it runs, or is about to.
@@ -406,7 +416,10 @@ impl Engine {
     /// No such VM. That it runs is told by the operation.
     pub fn delete_stopped(&self, vm: &VmId) -> Result<OperationView, Failure> {
         let only_stopped = true;
-        self.send(vm, OpKind::DeleteVm, |op| Wish::Delete { only_stopped, op })
+        self.send(vm, OpKind::DeleteVm, None, |op| Wish::Delete {
+            only_stopped,
+            op,
+        })
     }
 
     /// Stops a VM and starts it again. One that does not run is started.
@@ -421,7 +434,8 @@ impl Engine {
         timeout: Option<Duration>,
     ) -> Result<OperationView, Failure> {
         let deadline = timeout.unwrap_or(self.inner.config.boot_deadline);
-        self.send(vm, OpKind::RestartVm, |op| Wish::Restart {
+        let goal = Goal { wait, deadline };
+        self.send(vm, OpKind::RestartVm, Some(goal), |op| Wish::Restart {
             grace,
             wait,
             deadline,
@@ -435,7 +449,7 @@ impl Engine {
     /// No such VM. That it does not run is told by the operation.
     pub fn kill(&self, vm: &VmId, signal: KillSignal) -> Result<OperationView, Failure> {
         let asked_in = self.get(vm).map_or(Phase::Stopped, |view| view.phase);
-        self.send(vm, OpKind::KillVm, |op| Wish::Kill {
+        self.send(vm, OpKind::KillVm, None, |op| Wish::Kill {
             signal,
             asked_in,
             op,
@@ -449,18 +463,19 @@ impl Engine {
     pub fn set(&self, vm: &VmId, change: SpecChange) -> Result<OperationView, Failure> {
         let now = self.get(vm).ok_or_else(|| gone(vm))?;
         changed_spec(&self.inner.config, &now.spec, change)?;
-        self.send(vm, OpKind::SetVm, |op| Wish::Set { change, op })
+        self.send(vm, OpKind::SetVm, None, |op| Wish::Set { change, op })
     }
 
     fn send(
         &self,
         vm: &VmId,
         kind: OpKind,
+        goal: Option<Goal>,
         wish: impl FnOnce(Arc<Operation>) -> Wish,
     ) -> Result<OperationView, Failure> {
         let handle = self.inner.handle(vm).ok_or_else(|| gone(vm))?;
         let name = handle.view.borrow().name.to_string();
-        let op = self.inner.begin(kind, name, Some(vm.clone()));
+        let op = self.inner.begin(kind, name, Some(vm.clone()), goal);
         handle
             .wishes
             .send(wish(Arc::clone(&op)))
@@ -518,7 +533,7 @@ impl Engine {
         W: FnOnce(TaskContext) -> F + Send + 'static,
         F: Future<Output = Result<(), Failure>> + Send,
     {
-        let op = self.inner.begin(kind, subject.to_owned(), None);
+        let op = self.inner.begin(kind, subject.to_owned(), None, None);
         let view = op.view();
         let inner = Arc::clone(&self.inner);
         self.inner.spawn(async move {

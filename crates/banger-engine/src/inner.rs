@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::database::store_failure;
 use crate::engine::{EngineConfig, Ports};
 use crate::helper_wait::HelperWanted;
-use crate::operation::{OpKind, OpState, Operation, OperationView, Operations};
+use crate::operation::{Goal, OpKind, OpState, Operation, OperationView, Operations};
 use crate::pausing::Pausing;
 use crate::ports::{Failure, GuestState, NamedGuest, VmFacts};
 use crate::view::VmView;
@@ -196,12 +196,14 @@ impl Inner {
         kind: OpKind,
         subject: String,
         vm: Option<VmId>,
+        goal: Option<Goal>,
     ) -> Arc<Operation> {
         let operation = Operation::new(
             OpId::from_entropy(self.ports.clock.entropy()),
             kind,
             subject,
             vm,
+            goal,
         );
         self.follow(&operation);
         operation

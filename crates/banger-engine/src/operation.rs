@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use banger_core::{OpId, VmId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::ports::{Failure, Progress};
+use crate::ports::{Failure, GuestState, Progress};
 
 /// What an operation does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +92,15 @@ impl StageView {
     }
 }
 
+/// What a start leads to before it has succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Goal {
+    /// How far the guest is waited for; None: not at all.
+    pub wait: Option<GuestState>,
+    /// For how long; whoever goes on with it begins anew.
+    pub deadline: Duration,
+}
+
 /// An operation as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperationView {
@@ -103,6 +112,8 @@ pub struct OperationView {
     pub subject: String,
     /// The VM it is about.
     pub vm: Option<VmId>,
+    /// Of one that starts a VM.
+    pub goal: Option<Goal>,
     /// How far.
     pub state: OpState,
     /// The stages so far.
@@ -117,12 +128,19 @@ pub(crate) struct Operation {
 }
 
 impl Operation {
-    pub(crate) fn new(id: OpId, kind: OpKind, subject: String, vm: Option<VmId>) -> Arc<Self> {
+    pub(crate) fn new(
+        id: OpId,
+        kind: OpKind,
+        subject: String,
+        vm: Option<VmId>,
+        goal: Option<Goal>,
+    ) -> Arc<Self> {
         Self::again(OperationView {
             id,
             kind,
             subject,
             vm,
+            goal,
             state: OpState::Running,
             stages: vec![],
         })

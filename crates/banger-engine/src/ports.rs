@@ -317,7 +317,8 @@ pub enum Farewell {
 }
 
 /// How far the guest is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum GuestState {
     /// The agent answers and everything under it is final.
     Reachable,

@@ -9,7 +9,7 @@ use banger_core::{ErrorCode, Event, Intent, Phase, VmId};
 use crate::actor::Actor;
 use crate::database::unreadable;
 use crate::inner::{Inner, Wish};
-use crate::operation::{OpKind, Operation, TaskContext};
+use crate::operation::{Goal, OpKind, Operation, TaskContext};
 use crate::ports::{Failure, GuestState, TapFacts, VmFacts};
 
 /// What a pass found.
@@ -123,6 +123,12 @@ impl Actor {
         let context = op.as_ref().map(|op| TaskContext::new(Arc::clone(op)));
         let same_boot = self.row.boot_id.as_ref() == Some(&self.inner.ports.clock.boot_id());
         let lives = facts.vmm.vmm.is_some();
+        // Who waits for this operation waits for the guest, as far and as long as it asked.
+        let goal = op.as_ref().and_then(|op| op.view().goal);
+        let goal = goal.unwrap_or(Goal {
+            wait: Some(GuestState::Reachable),
+            deadline: self.inner.config.boot_deadline,
+        });
         match self.row.phase {
             Phase::Deleting => return self.delete(op.as_ref()).await.map(|()| true),
             Phase::Starting | Phase::Running | Phase::Stopping if !same_boot => {
@@ -161,14 +167,14 @@ impl Actor {
                     }
                 }
                 let (inner, row) = (&self.inner, &self.row);
-                let begin =
-                    || inner.begin(OpKind::StartVm, row.name.to_string(), Some(row.id.clone()));
+                let (name, vm) = (row.name.to_string(), row.id.clone());
+                let begin = || inner.begin(OpKind::StartVm, name, Some(vm), Some(goal));
                 let op = op.take().unwrap_or_else(begin);
-                let deadline = self.inner.config.boot_deadline;
                 let start = self.row.intent == Intent::Running;
+                let Goal { wait, deadline } = goal;
                 let wish = Wish::Create {
                     start,
-                    wait: Some(GuestState::Reachable),
+                    wait,
                     deadline,
                     op,
                 };
@@ -186,10 +192,7 @@ impl Actor {
             self.take_down(None).await?;
         }
         if let (Phase::Running, Some(op)) = (self.row.phase, op.as_ref()) {
-            // Who waits for this operation waits for the guest.
-            let deadline = self.inner.config.boot_deadline;
-            self.start(Some(GuestState::Reachable), deadline, op, None)
-                .await?;
+            self.start(goal.wait, goal.deadline, op, None).await?;
         }
         Ok(false)
     }

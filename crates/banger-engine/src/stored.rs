@@ -6,7 +6,7 @@ use banger_core::VmId;
 use banger_store::OperationRow;
 use serde::{Deserialize, Serialize};
 
-use crate::operation::{OpKind, OpState, OperationView, StageStatus, StageView};
+use crate::operation::{Goal, OpKind, OpState, OperationView, StageStatus, StageView};
 use crate::ports::Failure;
 
 #[derive(Serialize, Deserialize)]
@@ -14,6 +14,8 @@ struct Stored {
     kind: OpKind,
     subject: String,
     vm: Option<VmId>,
+    #[serde(default)]
+    goal: Option<Goal>,
     state: State,
     stages: Vec<Stage>,
 }
@@ -49,6 +51,7 @@ pub(crate) fn write(view: &OperationView) -> OperationRow {
         kind: view.kind,
         subject: view.subject.clone(),
         vm: view.vm.clone(),
+        goal: view.goal,
         state: match &view.state {
             OpState::Running => State::Running,
             OpState::Succeeded => State::Succeeded,
@@ -80,6 +83,7 @@ pub(crate) fn read(row: &OperationRow) -> Option<OperationView> {
         kind: stored.kind,
         subject: stored.subject,
         vm: stored.vm,
+        goal: stored.goal,
         state: match stored.state {
             State::Running => OpState::Running,
             State::Succeeded => OpState::Succeeded,
@@ -93,7 +97,9 @@ pub(crate) fn read(row: &OperationRow) -> Option<OperationView> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::GuestState;
     use banger_core::{ErrorCode, OpId};
+    use std::time::Duration;
 
     #[test]
     fn what_is_read_is_what_was_written() {
@@ -117,6 +123,10 @@ mod tests {
                 kind: OpKind::CreateVm,
                 subject: "demo".into(),
                 vm: Some(VmId::from_entropy([2; 6])),
+                goal: Some(Goal {
+                    wait: Some(GuestState::Ready),
+                    deadline: Duration::from_millis(1500),
+                }),
                 state,
                 stages: vec![
                     stage("image", StageStatus::Done),
@@ -129,6 +139,17 @@ mod tests {
             }
             assert_eq!(read, view);
         }
+    }
+
+    #[test]
+    fn a_row_without_a_goal_is_read() {
+        let view = r#"{"kind":"create_vm","subject":"x","vm":null,"state":"running","stages":[]}"#;
+        let row = OperationRow {
+            id: OpId::from_entropy([1; 6]),
+            is_final: false,
+            view: view.into(),
+        };
+        assert_eq!(read(&row).unwrap().goal, None);
     }
 
     #[test]

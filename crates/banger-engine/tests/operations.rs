@@ -72,8 +72,44 @@ async fn a_create_goes_on_under_its_own_id_after_the_daemons_death() {
         let view = engine.operation(&made.id).await.unwrap();
         assert_eq!((view.kind, &view.vm), (OpKind::CreateVm, &made.vm));
         assert!(keys(&view).contains(&"agent"), "{at}: {:?}", keys(&view));
+        assert!(keys(&view).contains(&"ready"), "{at}: {:?}", keys(&view));
         assert_eq!(host.living(), 1);
         until_phase(&engine, &made.vm.unwrap(), Phase::Running).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_that_goes_on_waits_as_far_and_as_long_as_it_was_asked_to() {
+    for at in [2, 6] {
+        let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
+        let engine = open(&host, dir.path()).await;
+        let mode = FailMode::CrashBefore;
+        host.set_failpoint(Some(Failpoint { at, mode }));
+        let request = CreateVm {
+            wait: Some(GuestState::Ready),
+            timeout: Some(Duration::from_millis(30)),
+            ..wanted(Some("demo"), true)
+        };
+        let made = engine.create(request).await.unwrap();
+        host.crashed().await;
+        host.set_failpoint(None);
+        let store = banger_store::Store::open(&dir.path().join("banger.db")).unwrap();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        while store.operation(&made.id).unwrap().is_none() {
+            assert!(tokio::time::Instant::now() < deadline, "{at}: never stored");
+            tokio::task::yield_now().await;
+        }
+        engine.abort();
+        host.hang_guests();
+        let engine = open(&host, dir.path()).await;
+        let OpState::Failed(failure) = end(&engine, engine.operation(&made.id).await).await else {
+            panic!("{at}: a guest that hangs was waited for");
+        };
+        assert!(failure.message.contains("30ms"), "{at}: {failure:?}");
+        host.heal_guests();
+        let vm = made.vm.unwrap();
+        let start = engine.start(&vm, Some(GuestState::Ready), None);
+        assert_eq!(end(&engine, start).await, OpState::Succeeded, "{at}");
     }
 }
 

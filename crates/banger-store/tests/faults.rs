@@ -155,7 +155,7 @@ fn a_row_that_makes_no_sense_is_named() {
         assert!(said.contains(why), "{said}");
         // The others are read, and the doctor tells.
         let vms = store.stored_vms().unwrap();
-        assert_eq!(vms.readable, [whole.clone()]);
+        assert_eq!(vms.readable, std::slice::from_ref(&whole));
         let unreadable = &vms.unreadable[0];
         assert_eq!(unreadable.name, "a");
         assert_eq!(unreadable.id.is_some(), !change.starts_with("id"));
