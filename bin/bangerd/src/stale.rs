@@ -1,6 +1,8 @@
 //! `auto_stop_stale_after`: VMs that nobody used for so long are stopped. What counts as use stands in
 //! `docs/configuration.md`. Nothing runs here when it is off.
 
+mod streams;
+
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +14,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::state::State;
 use crate::stats::traffic;
+use streams::Streams;
 
 /// What an idle guest sends and receives between two looks stays below this, in bytes.
 const NOISE: u64 = 8 << 10;
@@ -41,8 +44,10 @@ struct Seen {
 /// What is seen of a VM's use at one look.
 #[derive(Debug, Clone, Copy, Default)]
 struct Evidence {
-    /// Programs that clients have running in the guest.
-    programs: u32,
+    /// Programs that clients have running in the guest; None: it does not answer, so nobody knows.
+    programs: Option<u32>,
+    /// Streams that clients hold to its agent: also copies and forwards.
+    streams: usize,
     /// Connections from this host to the guest.
     connections: usize,
     /// Bytes through its tap so far.
@@ -55,7 +60,11 @@ impl Seen {
             (Some(before), Some(now)) => now.saturating_sub(before),
             _ => 0,
         };
-        if evidence.programs > 0 || evidence.connections > 0 || moved > NOISE {
+        let is_used = evidence.programs != Some(0)
+            || evidence.streams > 0
+            || evidence.connections > 0
+            || moved > NOISE;
+        if is_used {
             self.used = now;
         }
         self.traffic = evidence.traffic;
@@ -139,14 +148,18 @@ pub(crate) async fn watch(state: Arc<State>) {
         // One that is paused cannot be used, and not be stopped cleanly.
         running.retain(|view| view.phase == Phase::Running && view.is_awake().is_ok());
         state.staleness.keep(&running);
-        let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
+        let table = Table::read();
         for view in &running {
-            let evidence = Evidence {
-                programs: programs(&state, view).await,
-                connections: connections(&table, view.address),
-                traffic: traffic(&view.id).map(|(to, from)| to.saturating_add(from)),
-            };
-            if state.staleness.look(view, Instant::now(), evidence) {
+            let is_over = state
+                .staleness
+                .look(view, Instant::now(), evidence(&state, view, &table).await)
+                // The table is from before the others were asked: who came since is seen now.
+                && state.staleness.look(
+                    view,
+                    Instant::now(),
+                    evidence(&state, view, &Table::read()).await,
+                );
+            if is_over {
                 tracing::info!(vm = %view.id, name = %view.name, "stopped: nobody used it for {after:?}");
                 if let Err(failure) = state.engine.stop(&view.id, GRACE) {
                     tracing::warn!(vm = %view.id, %failure, "a stale VM could not be stopped");
@@ -156,18 +169,52 @@ pub(crate) async fn watch(state: Arc<State>) {
     }
 }
 
-/// How many programs clients have running; a guest that does not answer has none.
-async fn programs(state: &State, view: &VmView) -> u32 {
-    let status = state.glance(&view.id, PATIENCE).await;
-    status.map_or(0, |status| status.sessions)
+/// What this host has of connections to guests.
+#[derive(Debug, Default)]
+struct Table {
+    /// Of its programs, over the bridge.
+    tcp: String,
+    /// To agents, over vsock.
+    streams: Streams,
 }
 
-/// This host's established connections to an address (proc_net_tcp(5)).
+impl Table {
+    fn read() -> Self {
+        let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+        let streams = Streams::look().unwrap_or_else(|error| {
+            tracing::warn!(%error, "copies and forwards do not count as use");
+            Streams::default()
+        });
+        Self {
+            tcp: read("/proc/self/net/tcp") + &read("/proc/self/net/tcp6"),
+            streams,
+        }
+    }
+}
+
+async fn evidence(state: &State, view: &VmView, table: &Table) -> Evidence {
+    let status = state.glance(&view.id, PATIENCE).await;
+    Evidence {
+        programs: status.map(|status| status.sessions),
+        streams: table.streams.to(&state.vm_folder(&view.id).join("run/v")),
+        connections: connections(&table.tcp, view.address),
+        traffic: traffic(&view.id).map(|(to, from)| to.saturating_add(from)),
+    }
+}
+
+/// This host's established connections to an address (proc_net_tcp(5)). A program that speaks IPv6 connects to an
+/// IPv4 address that is mapped into it (`::ffff:0:0/96`).
 fn connections(table: &str, to: Ipv4Addr) -> usize {
     let address = format!("{:08X}:", u32::from_ne_bytes(to.octets()));
+    let prefix = format!("{:016X}{:08X}", 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]));
     let is_one = |line: &&str| {
         let fields: Vec<&str> = line.split_ascii_whitespace().take(4).collect();
-        matches!(fields[..], [_, _, peer, "01"] if peer.starts_with(&address))
+        let [_, _, peer, "01"] = fields[..] else {
+            return false;
+        };
+        peer.strip_prefix(&prefix)
+            .unwrap_or(peer)
+            .starts_with(&address)
     };
     table.lines().filter(is_one).count()
 }
@@ -178,7 +225,8 @@ mod tests {
     use proptest::prelude::*;
 
     const NOW: Evidence = Evidence {
-        programs: 0,
+        programs: Some(0),
+        streams: 0,
         connections: 0,
         traffic: Some(1000),
     };
@@ -205,7 +253,16 @@ mod tests {
             traffic: Some(1001 + NOISE),
             ..NOW
         }));
-        assert!(used_after(Evidence { programs: 1, ..NOW }));
+        assert!(used_after(Evidence {
+            programs: Some(1),
+            ..NOW
+        }));
+        // Nobody knows whether a guest that does not answer is used.
+        assert!(used_after(Evidence {
+            programs: None,
+            ..NOW
+        }));
+        assert!(used_after(Evidence { streams: 1, ..NOW }));
         assert!(used_after(Evidence {
             connections: 1,
             ..NOW
@@ -255,7 +312,10 @@ mod tests {
             !staleness.look(&view(2), start + hour, NOW),
             "started again"
         );
-        let busy = Evidence { programs: 1, ..NOW };
+        let busy = Evidence {
+            programs: Some(1),
+            ..NOW
+        };
         assert!(!staleness.look(&view(2), start + 3 * hour, busy));
         assert!(!staleness.look(&view(2), start + 3 * hour + hour / 2, NOW));
         assert!(staleness.look(&view(2), start + 4 * hour, NOW));
@@ -285,6 +345,21 @@ mod tests {
         let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
         assert!(connections(&table, Ipv4Addr::LOCALHOST) >= 1);
         assert_eq!(connections(&table, Ipv4Addr::new(203, 0, 113, 9)), 0);
+    }
+
+    #[test]
+    fn a_connection_of_a_program_that_speaks_ipv6_is_counted() {
+        let Ok(listener) = std::net::TcpListener::bind("127.0.0.1:0") else {
+            panic!("no loopback")
+        };
+        let port = listener.local_addr().unwrap().port();
+        let mapped: std::net::Ipv6Addr = Ipv4Addr::LOCALHOST.to_ipv6_mapped();
+        let Ok(_client) = std::net::TcpStream::connect((mapped, port)) else {
+            println!("SKIPPED (IPv6 sockets): this host has none");
+            return;
+        };
+        let table = std::fs::read_to_string("/proc/self/net/tcp6").unwrap();
+        assert!(connections(&table, Ipv4Addr::LOCALHOST) >= 1, "{table}");
     }
 
     proptest! {

@@ -58,11 +58,11 @@ pub(crate) async fn forward(context: &Context<'_>, args: ForwardArgs) -> Command
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
     };
     let mut interrupts = Interrupts::watch()?;
-    let mut all = JoinSet::new();
+    let (mut all, mut held) = (JoinSet::new(), vec![]);
     for ports in args.ports {
         let listener = listen_here(ports.listen).await?;
-        // Whether the guest is there is told now, and not at the first connection.
-        drop(way.connect().await?);
+        // Whether the guest is there is told now, and not at the first connection; held, it is seen to be in use.
+        held.push(way.connect().await?);
         way.ui.note(&format!(
             "127.0.0.1:{} leads to port {} in {}",
             ports.listen, ports.target, way.vm
