@@ -63,7 +63,10 @@ pub(crate) fn vm(state: &State, view: &VmView) -> Vm {
         ephemeral: view.ephemeral,
         created_at: view.created_at.clone(),
         started_at: view.started_at.clone().filter(|_| is_up),
-        last_error: view.last_error.as_ref().map(error),
+        last_error: view.last_error.as_ref().map(|failure| ApiError {
+            subject: Some(view.name.to_string()),
+            ..error(failure)
+        }),
         stops_unused_in_s: state.staleness.stops_in(view).map(|left| left.as_secs()),
         warnings: vec![],
         paths: VmPaths {
@@ -142,6 +145,7 @@ pub(crate) fn operation(state: &State, view: &OperationView) -> Operation {
         state: op_state,
         stages: view.stages.iter().map(stage).collect(),
         error: failure.map(|failure| ApiError {
+            subject: Some(view.subject.clone()),
             op_id: Some(view.id.to_string()),
             ..failure
         }),

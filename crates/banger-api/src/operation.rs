@@ -30,6 +30,15 @@ pub struct Operation {
     pub warnings: Vec<String>,
 }
 
+impl Operation {
+    /// Whether a guest that was asked to shut down did not, in its time, and was ended by force.
+    #[must_use]
+    pub fn was_forced(&self) -> bool {
+        let forced = |stage: &Stage| stage.key == "shutdown" && stage.state == StageState::Failed;
+        self.state == OperationState::Succeeded && self.stages.iter().any(forced)
+    }
+}
+
 /// What an operation does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

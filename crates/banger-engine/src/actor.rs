@@ -455,12 +455,7 @@ impl Actor {
             _ if exit.backend_lost => Err(self.fail(backend_lost()).await),
             Some(Farewell::Poweroff) => self.stop(Duration::ZERO, None).await,
             Some(Farewell::Reboot) if self.may_reboot() => self.reboot().await,
-            Some(Farewell::Reboot) => {
-                let what = format!(
-                    "the guest rebooted more than {MAX_REBOOTS} times in {REBOOT_WINDOW:?}"
-                );
-                Err(self.fail(Failure::new(ErrorCode::BootFailed, what)).await)
-            }
+            Some(Farewell::Reboot) => Err(self.fail(reboots_on()).await),
             None => Err(self.fail(died(&exit)).await),
         };
         if let Err(failure) = result {
@@ -644,6 +639,11 @@ pub(crate) fn preempted() -> Failure {
         ErrorCode::Cancelled,
         "a stop, restart, kill or delete came in between",
     )
+}
+
+pub(crate) fn reboots_on() -> Failure {
+    let what = format!("the guest rebooted more than {MAX_REBOOTS} times in {REBOOT_WINDOW:?}");
+    Failure::new(ErrorCode::BootFailed, what).hint("`banger vm logs` shows why it does")
 }
 
 fn backend_lost() -> Failure {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use banger_core::ErrorCode;
 
-use crate::actor::{Actor, console_cause, died};
+use crate::actor::{Actor, console_cause, died, reboots_on};
 use crate::helper_wait::vmm_end;
 use crate::lockup::hangs;
 use crate::operation::TaskContext;
@@ -98,14 +98,16 @@ impl Actor {
                     // The connection broke: the guest is ending, or its backend has.
                     let exit = tokio::time::timeout_at(end, vmm_end(&inner, &vm)).await;
                     let Ok(Ok(exit)) = exit else {
+                        let tail = ports.drives.console_tail(&vm).await;
+                        let failure = in_stage(title, failure, &tail);
                         return Waited::Failed(self.fail_boot(failure).await);
                     };
-                    if let Some(failure) = self.ended_early(exit).await {
+                    if let Some(failure) = self.ended_early(exit, title).await {
                         return Waited::Failed(failure);
                     }
                 }
                 Woken::Exit(Ok(exit)) => {
-                    if let Some(failure) = self.ended_early(exit).await {
+                    if let Some(failure) = self.ended_early(exit, title).await {
                         return Waited::Failed(failure);
                     }
                 }
@@ -116,14 +118,11 @@ impl Actor {
                 }
                 Woken::Exit(Err(failure)) => return Waited::Failed(failure),
                 Woken::Deadline => {
-                    let what = format!(
-                        "stage `{title}` failed: the guest was not {} after {deadline:?}",
-                        word(goal)
-                    );
-                    let mut failure = Failure::new(ErrorCode::Timeout, what)
+                    let what = format!("the guest was not {} after {deadline:?}", word(goal));
+                    let failure = Failure::new(ErrorCode::Timeout, what)
                         .hint("`banger vm logs` shows the console; `--timeout` waits longer");
                     let tail = ports.drives.console_tail(&vm).await;
-                    failure.causes.extend(console_cause(&tail));
+                    let failure = in_stage(title, failure, &tail);
                     return Waited::Failed(self.fail_boot(failure).await);
                 }
             }
@@ -131,17 +130,26 @@ impl Actor {
     }
 
     /// The guest has ended while it was waited for. None: it boots again, and the wait goes on.
-    async fn ended_early(&mut self, exit: ExitFacts) -> Option<Failure> {
+    async fn ended_early(&mut self, exit: ExitFacts, title: &str) -> Option<Failure> {
         self.watching = false;
+        let tail = &exit.console_tail;
         match exit.farewell {
             Some(Farewell::Poweroff) if !exit.backend_lost => {
                 let stopped = self.stop(Duration::ZERO, None).await;
-                Some(stopped.err().unwrap_or_else(powered_off))
+                let ended = || in_stage(title, powered_off(), tail);
+                Some(stopped.err().unwrap_or_else(ended))
             }
-            Some(Farewell::Reboot) if !exit.backend_lost && self.may_reboot() => {
-                self.reboot().await.err()
+            Some(Farewell::Reboot) if !exit.backend_lost => {
+                if self.may_reboot() {
+                    return self.reboot().await.err();
+                }
+                let failure = in_stage(title, reboots_on(), tail);
+                Some(self.fail_boot(failure).await)
             }
-            _ => Some(self.fail_boot(died(&exit)).await),
+            _ => {
+                let failure = in_stage(title, died(&exit), &[]);
+                Some(self.fail_boot(failure).await)
+            }
         }
     }
 
@@ -188,6 +196,13 @@ impl Actor {
             }
         }
     }
+}
+
+/// A failure of a boot: in which stage it was, and what the guest said last.
+fn in_stage(title: &str, mut failure: Failure, tail: &[String]) -> Failure {
+    failure.message = format!("stage `{title}` failed: {}", failure.message);
+    failure.causes.extend(console_cause(tail));
+    failure
 }
 
 fn powered_off() -> Failure {

@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use banger_core::{ErrorCode, OpId, Phase};
-use banger_engine::ports::{Failure, GuestState, Progress};
+use banger_engine::ports::{Failure, Farewell, GuestState, Progress};
 use banger_engine::{CreateVm, Engine, OpKind, OpState, OperationView, StageStatus};
 use banger_testkit::{FailMode, Failpoint, FakeHost};
 use common::{end, open, running, until_phase, wanted};
@@ -233,4 +233,50 @@ async fn a_guest_that_hangs_is_a_failure_that_names_the_stage_and_what_it_said_l
     assert_eq!(engine.get(&vm).unwrap().last_error.unwrap(), failure);
     assert_eq!(end(&engine, engine.delete(&vm)).await, OpState::Succeeded);
     assert_eq!(host.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_ends_as_it_boots_is_a_failure_that_names_the_stage_and_what_it_said_last() {
+    for (farewell, phase) in [
+        (None, Phase::Failed),
+        (Some(Farewell::Poweroff), Phase::Stopped),
+    ] {
+        let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
+        let engine = open(&host, dir.path()).await;
+        host.hang_guests();
+        let made = engine.create(wanted(Some("demo"), true)).await.unwrap();
+        let vm = made.vm.clone().unwrap();
+        until_phase(&engine, &vm, Phase::Running).await;
+        host.end_guest(&vm, farewell);
+        let OpState::Failed(failure) = end(&engine, Ok(made)).await else {
+            panic!("{farewell:?}: it was made");
+        };
+        assert_eq!(failure.code, ErrorCode::BootFailed, "{failure:?}");
+        assert!(failure.message.contains("`guest agent`"), "{failure:?}");
+        let said = failure.causes.join("\n");
+        assert!(said.contains("booted by"), "{failure:?}");
+        assert!(!failure.hints.is_empty(), "{failure:?}");
+        until_phase(&engine, &vm, phase).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_only_reboots_is_told_as_such() {
+    let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
+    let engine = open(&host, dir.path()).await;
+    host.hang_guests();
+    let made = engine.create(wanted(Some("demo"), true)).await.unwrap();
+    let vm = made.vm.clone().unwrap();
+    for launches in 1..=6 {
+        let mut views = engine.watch_vm(&vm).unwrap();
+        let up = views.wait_for(|view| view.phase == Phase::Running && host.launches() == launches);
+        let up = tokio::time::timeout(Duration::from_secs(20), up).await;
+        up.expect("boots again").unwrap();
+        host.end_guest(&vm, Some(Farewell::Reboot));
+    }
+    let OpState::Failed(failure) = end(&engine, Ok(made)).await else {
+        panic!("it was made");
+    };
+    assert!(failure.message.contains("rebooted"), "{failure:?}");
+    until_phase(&engine, &vm, Phase::Failed).await;
 }

@@ -393,7 +393,7 @@ impl RootHelper for FakeHost {
                     return Ok(ExitFacts {
                         farewell,
                         backend_lost: false,
-                        console_tail: vec![],
+                        console_tail: self.console_tail(vm).await,
                     });
                 }
                 None => {

@@ -20,6 +20,8 @@ use crate::ui::{Output, Ui};
 struct Outcome {
     vm: String,
     ok: bool,
+    /// Whether it had to be ended by force, though its guest was asked.
+    forced: bool,
     error: Option<banger_api::ApiError>,
 }
 
@@ -141,12 +143,11 @@ pub(super) async fn each(
     let vms = without_repeats(&vms.vms);
     let quiet = Ui::new(Output::Json);
     let ui = if vms.len() == 1 { context.ui } else { &quiet };
-    let one = async |vm: &str| -> Result<(), CommandError> {
+    let one = async |vm: &str| -> Result<Operation, CommandError> {
         let mut interrupts = Interrupts::watch()?;
         let operation = begin(vm).await?;
-        follow(ui, client, &operation, &mut interrupts, OnInterrupt::Leave)
-            .await
-            .map(drop)
+        let leave = OnInterrupt::Leave;
+        follow(ui, client, &operation, &mut interrupts, leave).await
     };
     let results = join_all(vms.iter().map(|vm| one(vm))).await;
     if let (1, Some(Err(error))) = (results.len(), results.first()) {
@@ -163,11 +164,18 @@ pub(super) async fn each(
         .map(|(vm, result)| Outcome {
             vm: vm.to_owned(),
             ok: result.is_ok(),
+            forced: result.as_ref().is_ok_and(Operation::was_forced),
             error: result.err().map(|e| e.0),
         })
         .collect();
     context.ui.result(&outcomes, |outcomes| {
         let line = |outcome: &Outcome| match &outcome.error {
+            None if outcome.forced => {
+                format!(
+                    "{} {done}, by force: its guest did not shut down in time",
+                    outcome.vm
+                )
+            }
             None => format!("{} {done}", outcome.vm),
             Some(error) => failed_line(&outcome.vm, error),
         };
