@@ -114,7 +114,7 @@ pub(crate) fn operation(state: &State, view: &OperationView) -> Operation {
             vcpu: vm.spec.vcpu,
             memory_mib: vm.spec.memory_mib,
             disk_size: vm.spec.disk_size,
-            origin: vm.origin,
+            origins: vm.origins,
         });
     let starts = matches!(
         view.kind,

@@ -9,7 +9,7 @@ use banger_core::{ByteSize, SpecOrigin};
 use banger_engine::ports::Failure;
 
 use crate::limits;
-use crate::sizes::{Asked, effective_each};
+use crate::sizes::{Asked, effective};
 use crate::state::State;
 use crate::vmm_choice::{HostVmms, choose};
 
@@ -330,8 +330,7 @@ fn image(state: &State) -> Check {
 }
 
 fn defaults(state: &State) -> Vec<EffectiveDefault> {
-    let (spec, [vcpu, memory, disk]) =
-        effective_each(Asked::default(), &state.config.vm_defaults, state.host);
+    let (spec, origins) = effective(Asked::default(), &state.config.vm_defaults, state.host);
     let image = match state.config.default_image_name {
         Some(_) => SpecOrigin::Config,
         None => SpecOrigin::Floor,
@@ -347,17 +346,22 @@ fn defaults(state: &State) -> Vec<EffectiveDefault> {
         source: state.origins.of(path),
     };
     vec![
-        one("vcpu", spec.vcpu.to_string(), vcpu, "vm_defaults.vcpu"),
+        one(
+            "vcpu",
+            spec.vcpu.to_string(),
+            origins.vcpu,
+            "vm_defaults.vcpu",
+        ),
         one(
             "memory",
             spec.memory_mib.to_string(),
-            memory,
+            origins.memory_mib,
             "vm_defaults.memory_mib",
         ),
         one(
             "disk_size",
             spec.disk_size.to_string(),
-            disk,
+            origins.disk_size,
             "vm_defaults.disk_size",
         ),
         one(

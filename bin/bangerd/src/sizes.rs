@@ -1,6 +1,6 @@
 //! How large a VM becomes: flags, then `[vm_defaults]`, then what the host has, then the floor. Pure.
 
-use banger_core::{ByteSize, MemoryMib, SpecOrigin, VmSpec};
+use banger_core::{ByteSize, MemoryMib, SpecOrigin, SpecOrigins, VmSpec};
 
 use crate::config::VmDefaults;
 
@@ -42,25 +42,8 @@ pub(crate) struct Asked {
     pub(crate) nat: Option<bool>,
 }
 
-/// The sizes, and where the least specific of them came from.
-pub(crate) fn effective(asked: Asked, defaults: &VmDefaults, host: Host) -> (VmSpec, SpecOrigin) {
-    let (spec, origins) = effective_each(asked, defaults, host);
-    let rank = |origin: &SpecOrigin| match origin {
-        SpecOrigin::Flag => 0,
-        SpecOrigin::Config => 1,
-        SpecOrigin::Host => 2,
-        SpecOrigin::Floor => 3,
-    };
-    let least = origins.into_iter().max_by_key(rank);
-    (spec, least.unwrap_or(SpecOrigin::Floor))
-}
-
-/// The sizes, and where each came from: processors, memory, disk.
-pub(crate) fn effective_each(
-    asked: Asked,
-    defaults: &VmDefaults,
-    host: Host,
-) -> (VmSpec, [SpecOrigin; 3]) {
+/// The sizes, and where each came from.
+pub(crate) fn effective(asked: Asked, defaults: &VmDefaults, host: Host) -> (VmSpec, SpecOrigins) {
     // VMM and storage are chosen elsewhere.
     let floor = VmSpec::FLOOR;
     let host_vcpu = (host.cpus / 4).clamp(1, 4);
@@ -80,19 +63,19 @@ pub(crate) fn effective_each(
         (false, true) => SpecOrigin::Config,
         (false, false) => derived,
     };
-    let origins = [
-        pick(asked.vcpu.is_some(), defaults.vcpu.is_some(), vcpu_from),
-        pick(
+    let origins = SpecOrigins {
+        vcpu: pick(asked.vcpu.is_some(), defaults.vcpu.is_some(), vcpu_from),
+        memory_mib: pick(
             asked.memory.is_some(),
             defaults.memory_mib.is_some(),
             memory_from,
         ),
-        pick(
+        disk_size: pick(
             asked.disk.is_some(),
             defaults.disk_size.is_some(),
             SpecOrigin::Host,
         ),
-    ];
+    };
     let spec = VmSpec {
         vcpu: asked
             .vcpu
@@ -125,26 +108,40 @@ mod tests {
     #[test]
     fn each_source_has_its_turn() {
         let none = VmDefaults::default();
-        let (spec, origin) = effective(Asked::default(), &none, SMALL);
+        let from = |vcpu, memory_mib, disk_size| SpecOrigins {
+            vcpu,
+            memory_mib,
+            disk_size,
+        };
+        let (host, floor) = (SpecOrigin::Host, SpecOrigin::Floor);
+        let (spec, origins) = effective(Asked::default(), &none, SMALL);
         assert_eq!(
-            (spec.vcpu, spec.memory_mib, origin),
-            (2, MemoryMib(3000), SpecOrigin::Floor)
+            (spec.vcpu, spec.memory_mib, origins),
+            (2, MemoryMib(3000), from(floor, host, host))
         );
-        let (spec, origin) = effective(Asked::default(), &none, LARGE);
+        let (spec, origins) = effective(Asked::default(), &none, LARGE);
         assert_eq!(
-            (spec.vcpu, spec.memory_mib, origin),
-            (4, MemoryMib(8 << 10), SpecOrigin::Host)
+            (spec.vcpu, spec.memory_mib, origins),
+            (4, MemoryMib(8 << 10), host.into())
         );
         let defaults = VmDefaults {
             vcpu: Some(3),
             ..VmDefaults::default()
         };
-        assert_eq!(effective(Asked::default(), &defaults, LARGE).0.vcpu, 3);
+        let (spec, origins) = effective(Asked::default(), &defaults, LARGE);
+        assert_eq!(
+            (spec.vcpu, origins),
+            (3, from(SpecOrigin::Config, host, host))
+        );
         let asked = Asked {
             vcpu: Some(1),
             ..Asked::default()
         };
-        assert_eq!(effective(asked, &defaults, LARGE).0.vcpu, 1);
+        let (spec, origins) = effective(asked, &defaults, LARGE);
+        assert_eq!(
+            (spec.vcpu, origins),
+            (1, from(SpecOrigin::Flag, host, host))
+        );
     }
 
     #[test]

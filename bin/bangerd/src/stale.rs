@@ -285,7 +285,7 @@ mod tests {
             phase: Phase::Running,
             intent: banger_core::Intent::Running,
             spec: banger_core::VmSpec::FLOOR,
-            origin: banger_core::SpecOrigin::Floor,
+            origins: banger_core::SpecOrigin::Floor.into(),
             image: "i".parse().unwrap(),
             image_digest: None,
             kernel: None,

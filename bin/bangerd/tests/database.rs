@@ -80,7 +80,7 @@ fn new(number: u8, name: &str) -> NewVm {
         phase: Phase::Stopped,
         intent: Intent::Stopped,
         spec: VmSpec::FLOOR,
-        origin: SpecOrigin::Floor,
+        origins: SpecOrigin::Floor.into(),
         image: "debian-bookworm".parse().unwrap(),
         image_digest: None,
         kernel: None,

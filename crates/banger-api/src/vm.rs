@@ -1,7 +1,7 @@
 //! VMs.
 
 use banger_core::{
-    ByteSize, Choice, ImageName, KernelName, KillSignal, MemoryMib, SpecOrigin, VmName, VmmKind,
+    ByteSize, Choice, ImageName, KernelName, KillSignal, MemoryMib, SpecOrigins, VmName, VmmKind,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -132,9 +132,9 @@ pub struct SpecLine {
     /// Work disk in bytes.
     #[schema(value_type = u64)]
     pub disk_size: ByteSize,
-    /// Where the least specific of them came from.
-    #[schema(value_type = String)]
-    pub origin: SpecOrigin,
+    /// Where each of them came from: `vcpu`, `memory_mib`, `disk_size` are `flag`, `config`, `host` or `floor`.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub origins: SpecOrigins,
 }
 
 /// A VM as clients see it.

@@ -30,7 +30,7 @@ pub use name::{ImageName, KernelName, ParseNameError, VmName};
 pub use network::{NetworkPlan, NetworkPlanError, NetworkSettings};
 pub use phase::{Event, Phase, Rejected, step_phase};
 pub use size::{ByteSize, MemoryMib, ParseSizeError};
-pub use spec::{Intent, MacAddr, SpecError, SpecOrigin, VmSpec};
+pub use spec::{Intent, MacAddr, SpecError, SpecOrigin, SpecOrigins, VmSpec};
 pub use spec_change::{ChangeError, SpecChange};
 pub use suggest::nearest;
 pub use time_span::{ParseTimeSpanError, TimeSpan};

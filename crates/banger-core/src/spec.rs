@@ -53,6 +53,27 @@ pub enum SpecOrigin {
     Floor,
 }
 
+/// Where each of a VM's sizes came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SpecOrigins {
+    /// Virtual processors.
+    pub vcpu: SpecOrigin,
+    /// Memory.
+    pub memory_mib: SpecOrigin,
+    /// Work disk.
+    pub disk_size: SpecOrigin,
+}
+
+impl From<SpecOrigin> for SpecOrigins {
+    fn from(all: SpecOrigin) -> Self {
+        Self {
+            vcpu: all,
+            memory_mib: all,
+            disk_size: all,
+        }
+    }
+}
+
 /// What a VM is made of. Sizes are absolute, never relative to the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use banger_core::{
     ByteSize, ErrorCode, ImageName, Intent, KernelName, KillSignal, MemoryMib, OpId, Phase,
-    SpecChange, SpecOrigin, VmId, VmName, VmSpec, nearest,
+    SpecChange, SpecOrigins, VmId, VmName, VmSpec, nearest,
 };
 use banger_store::{InsertVmError, NewVm, Store, VmRow};
 use tokio::sync::{mpsc, watch};
@@ -85,7 +85,7 @@ pub struct CreateVm {
     /// Its sizes.
     pub spec: VmSpec,
     /// Where they came from.
-    pub origin: SpecOrigin,
+    pub origins: SpecOrigins,
     /// Whether it is started.
     pub start: bool,
     /// Whether it goes away with its first command.
@@ -309,7 +309,7 @@ impl Engine {
                 Intent::Stopped
             },
             spec: request.spec.clone(),
-            origin: request.origin,
+            origins: request.origins,
             image: request.image.clone(),
             image_digest: None,
             kernel: request.kernel.clone(),

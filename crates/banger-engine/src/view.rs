@@ -2,7 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use banger_core::{Digest, ImageName, Intent, KernelName, Phase, SpecOrigin, VmId, VmName, VmSpec};
+use banger_core::{
+    Digest, ImageName, Intent, KernelName, Phase, SpecOrigins, VmId, VmName, VmSpec,
+};
 use banger_store::VmRow;
 
 use crate::pausing::PauseReason;
@@ -22,7 +24,7 @@ pub struct VmView {
     /// Its sizes.
     pub spec: VmSpec,
     /// Where they came from.
-    pub origin: SpecOrigin,
+    pub origins: SpecOrigins,
     /// Image.
     pub image: ImageName,
     /// The artefact it was created from.
@@ -65,7 +67,7 @@ impl VmView {
             phase: row.phase,
             intent: row.intent,
             spec: row.spec.clone(),
-            origin: row.origin,
+            origins: row.origins,
             image: row.image.clone(),
             image_digest: row.image_digest.clone(),
             kernel: row.kernel.clone(),

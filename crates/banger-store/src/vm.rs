@@ -2,7 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use banger_core::{Digest, ImageName, Intent, KernelName, Phase, SpecOrigin, VmId, VmName, VmSpec};
+use banger_core::{
+    Digest, ImageName, Intent, KernelName, Phase, SpecOrigin, SpecOrigins, VmId, VmName, VmSpec,
+};
 use rusqlite::{Connection, Row, TransactionBehavior, params};
 
 use crate::{Store, StoreError, failed};
@@ -23,7 +25,7 @@ pub struct VmRow {
     /// Its sizes.
     pub spec: VmSpec,
     /// Where the sizes came from.
-    pub origin: SpecOrigin,
+    pub origins: SpecOrigins,
     /// Image.
     pub image: ImageName,
     /// The exact artefact, once it is resolved.
@@ -228,7 +230,7 @@ fn write(connection: &Connection, row: &VmRow) -> rusqlite::Result<()> {
             row.phase.as_str(),
             row.intent.as_str(),
             json(serde_json::to_string(&row.spec))?,
-            json(serde_json::to_string(&row.origin))?,
+            json(serde_json::to_string(&row.origins))?,
             row.image.as_str(),
             row.image_digest.as_ref().map(Digest::as_str),
             row.kernel.as_ref().map(KernelName::as_str),
@@ -297,7 +299,11 @@ impl RawRow {
             phase: Phase::from_word(&self.phase).ok_or("unknown phase")?,
             intent: Intent::from_word(&self.intent).ok_or("unknown intent")?,
             spec: serde_json::from_str(&self.spec).map_err(json)?,
-            origin: serde_json::from_str(&self.origin).map_err(json)?,
+            // The first releases noted one for all.
+            origins: serde_json::from_str::<SpecOrigin>(&self.origin)
+                .map(SpecOrigins::from)
+                .or_else(|_| serde_json::from_str(&self.origin))
+                .map_err(json)?,
             image: parse(&self.image)?,
             image_digest: self.image_digest.as_deref().map(parse).transpose()?,
             kernel: self.kernel.as_deref().map(parse).transpose()?,

@@ -190,6 +190,9 @@ pub(crate) struct RunArgs {
     /// Leave it running in the background.
     #[arg(short, long, conflicts_with_all = ["rm", "command"])]
     pub(crate) detach: bool,
+    /// Make its disks, and leave it stopped: as `vm create --no-start` does.
+    #[arg(long, conflicts_with_all = ["path", "rm", "detach", "env", "env_file", "entrypoint", "command"])]
+    pub(crate) no_start: bool,
     #[command(flatten)]
     pub(crate) env: EnvFlags,
     /// Run what the image would run as a container: its entry point and command, as its user, in its folder and with
@@ -250,7 +253,7 @@ pub(crate) struct StopArgs {
     /// VMs, by name, id or unambiguous prefix.
     #[arg(required_unless_present = "all", value_name = "VM", add = ArgValueCandidates::new(complete::vms))]
     pub(crate) vms: Vec<String>,
-    /// All that are not stopped.
+    /// All that run, start or stop.
     #[arg(long, conflicts_with = "vms")]
     pub(crate) all: bool,
     /// How long until force: seconds, or a span like 30s or 2m; 0 ends the VMM at once.

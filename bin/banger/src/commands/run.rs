@@ -2,7 +2,7 @@
 
 use banger_api::{CreateVmRequest, Image, Operation, Readiness, SpecLine};
 use banger_client::Client;
-use banger_core::{ByteSize, ErrorCode, ImageName, SpecOrigin};
+use banger_core::{ErrorCode, ImageName, SpecOrigin, SpecOrigins};
 use banger_guest_proto::ExecRequest;
 
 use super::workspace::Repo;
@@ -37,18 +37,34 @@ fn request(flags: VmFlags) -> CreateVmRequest {
     }
 }
 
+/// What the VM gets, and why: once for all of it, or for each value.
 fn spec_line(spec: &SpecLine) -> String {
-    let origin = match spec.origin {
+    let word = |origin| match origin {
         SpecOrigin::Flag => "as asked",
         SpecOrigin::Config => "from the configuration",
         SpecOrigin::Host => "host-derived",
         SpecOrigin::Floor => "built-in floor",
     };
-    let disk = ByteSize(spec.disk_size.0);
-    format!(
-        "spec: {} vCPU · {} · {disk} disk ({origin})",
-        spec.vcpu, spec.memory_mib
-    )
+    let SpecOrigins {
+        vcpu,
+        memory_mib,
+        disk_size,
+    } = spec.origins;
+    let values = [
+        (format!("{} vCPU", spec.vcpu), vcpu),
+        (spec.memory_mib.to_string(), memory_mib),
+        (format!("{} disk", spec.disk_size), disk_size),
+    ];
+    let is_one = values.iter().all(|(_, origin)| *origin == vcpu);
+    let shown = values.map(|(value, origin)| match is_one {
+        true => value,
+        false => format!("{value} ({})", word(origin)),
+    });
+    let line = format!("spec: {}", shown.join(" · "));
+    match is_one {
+        true => format!("{line} ({})", word(vcpu)),
+        false => line,
+    }
 }
 
 async fn begin(
@@ -77,7 +93,10 @@ pub(crate) async fn create(context: &Context<'_>, args: CreateArgs) -> CommandRe
     request.image = image::name_of(context, &client, image, &mut interrupts).await?;
     let operation = begin(context, &client, &request).await?;
     let cancel = OnInterrupt::Cancel;
-    let operation = follow(context.ui, &client, &operation, &mut interrupts, cancel).await?;
+    let operation = match follow(context.ui, &client, &operation, &mut interrupts, cancel).await {
+        Ok(operation) => operation,
+        Err(error) => return Err(kept(&client, &operation, error).await),
+    };
     context.ui.warnings(&operation.warnings);
     let vm = client
         .vm(operation.vm_id.as_deref().unwrap_or(&operation.subject))
@@ -93,6 +112,10 @@ pub(crate) async fn create(context: &Context<'_>, args: CreateArgs) -> CommandRe
 
 /// `vm run`.
 pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
+    if args.no_start {
+        let (vm, no_start) = (args.vm, true);
+        return create(context, CreateArgs { vm, no_start }).await;
+    }
     let runs_a_command = args.runs_a_command();
     let is_shell = !runs_a_command && !args.detach;
     let env = args.env.variables()?;
@@ -155,12 +178,7 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
         if error.0.code == ErrorCode::Cancelled {
             return Ok(INTERRUPTED);
         }
-        if client.vm(&vm).await.is_err() {
-            return Err(error);
-        }
-        let kept =
-            format!("the VM `{name}` is kept: `banger vm show {name}`, `banger vm logs {name}`");
-        return Err(error.hint(kept));
+        return Err(kept(&client, &operation, error).await);
     }
     if interrupts.seen() {
         // It came too late to cancel, and before anything ran in the guest.
@@ -223,6 +241,18 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
     code
 }
 
+/// The failure of a create, with what became of its VM.
+async fn kept(client: &Client, operation: &Operation, error: CommandError) -> CommandError {
+    let name = &operation.subject;
+    let vm = operation.vm_id.as_ref().unwrap_or(name);
+    if error.0.code == ErrorCode::Cancelled || client.vm(vm).await.is_err() {
+        return error;
+    }
+    error.hint(format!(
+        "the VM `{name}` is kept: `banger vm show {name}`, `banger vm logs {name}`"
+    ))
+}
+
 /// The image whose entry point is asked for; it must be here before anything is made.
 async fn of_container(client: &Client, name: Option<&ImageName>) -> Result<Image, CommandError> {
     let Some(name) = name else {
@@ -260,4 +290,36 @@ pub(super) async fn delete(client: &Client, vm: &str) -> Result<(), CommandError
     follow(&quiet, client, &deleted, &mut interrupts, leave)
         .await
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use banger_core::{ByteSize, MemoryMib};
+
+    use super::*;
+
+    #[test]
+    fn each_value_says_where_it_came_from_unless_all_came_from_one_place() {
+        let line = |vcpu, memory_mib, disk_size| {
+            spec_line(&SpecLine {
+                vcpu: 2,
+                memory_mib: MemoryMib(4096),
+                disk_size: ByteSize::gib(8),
+                origins: SpecOrigins {
+                    vcpu,
+                    memory_mib,
+                    disk_size,
+                },
+            })
+        };
+        let host = SpecOrigin::Host;
+        assert_eq!(
+            line(host, host, host),
+            "spec: 2 vCPU · 4096 MiB · 8 GiB disk (host-derived)"
+        );
+        assert_eq!(
+            line(SpecOrigin::Flag, SpecOrigin::Config, host),
+            "spec: 2 vCPU (as asked) · 4096 MiB (from the configuration) · 8 GiB disk (host-derived)"
+        );
+    }
 }

@@ -465,7 +465,7 @@ fn operation(answers: &mut Answers, number: u8, kind: OperationKind, subject: &s
         vcpu: 2,
         memory_mib: MemoryMib(4096),
         disk_size: ByteSize(8 * GIB),
-        origin: SpecOrigin::Host,
+        origins: SpecOrigin::Host.into(),
     };
     let begun = Operation {
         id: id.clone(),

@@ -78,7 +78,7 @@ impl<'a> Builder<'a> {
     ) -> Result<Self, Failure> {
         let (state, context) = (of.state, of.context);
         let nothing_asked = Asked::default();
-        let (mut spec, origin) = effective(nothing_asked, &state.config.vm_defaults, state.host);
+        let (mut spec, origins) = effective(nothing_asked, &state.config.vm_defaults, state.host);
         let host = state.host_vmms().await;
         let (vmm, storage) = choose(state.config.vmm, state.config.storage, &host)?;
         (spec.vmm, spec.storage) = (vmm.value, storage.value);
@@ -94,7 +94,7 @@ impl<'a> Builder<'a> {
                 image: base.name.clone(),
                 kernel: None,
                 spec,
-                origin,
+                origins,
                 start: false,
                 ephemeral: false,
                 wait: None,

@@ -63,7 +63,7 @@ pub(crate) async fn create(
         disk: request.disk_size,
         nat: request.nat,
     };
-    let (mut spec, origin) = effective(asked, &state.config.vm_defaults, state.host);
+    let (mut spec, origins) = effective(asked, &state.config.vm_defaults, state.host);
     let image = request
         .image
         .clone()
@@ -79,7 +79,7 @@ pub(crate) async fn create(
             image,
             kernel: request.kernel,
             spec,
-            origin,
+            origins,
             start: !request.no_start,
             ephemeral: request.ephemeral,
             wait: goal(request.wait.unwrap_or(Readiness::Ready)),

@@ -67,7 +67,7 @@ pub(crate) fn wanted(name: Option<&str>, start: bool) -> CreateVm {
         image: "debian-bookworm".parse().unwrap(),
         kernel: None,
         spec: VmSpec::FLOOR,
-        origin: SpecOrigin::Floor,
+        origins: SpecOrigin::Floor.into(),
         start,
         ephemeral: false,
         wait: Some(GuestState::Ready),

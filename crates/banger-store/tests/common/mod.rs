@@ -15,7 +15,7 @@ pub(crate) fn new(number: u8, name: &str) -> NewVm {
         phase: Phase::Provisioning,
         intent: Intent::Running,
         spec: VmSpec::FLOOR,
-        origin: SpecOrigin::Floor,
+        origins: SpecOrigin::Floor.into(),
         image: "debian-bookworm".parse().unwrap(),
         image_digest: None,
         kernel: None,
