@@ -1,5 +1,6 @@
 //! Starting the daemon and the helper when they are not there, and replacing an older daemon.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
@@ -232,6 +233,21 @@ fn wait_for_end(handle: &impl std::os::fd::AsFd) -> std::io::Result<()> {
     }
 }
 
+/// What every `bangerd` is told.
+pub(crate) fn places(paths: &Paths) -> Vec<OsString> {
+    let all = [
+        ("--socket", paths.socket()),
+        ("--state-dir", paths.state_dir.clone()),
+        ("--config-dir", paths.config_dir.clone()),
+        ("--helper-socket", paths.helper_socket()),
+        ("--agent", paths.agent.clone()),
+    ];
+    let pairs = all.into_iter();
+    pairs
+        .flat_map(|(name, path)| [name.into(), path.into_os_string()])
+        .collect()
+}
+
 fn start_daemon(paths: &Paths) -> Result<(), CommandError> {
     let unavailable = |message: String| {
         CommandError::new(ErrorCode::DaemonUnavailable, message).hint(format!(
@@ -247,16 +263,7 @@ fn start_daemon(paths: &Paths) -> Result<(), CommandError> {
     let mut command = Command::new("setsid");
     command
         .arg(&program)
-        .arg("--socket")
-        .arg(paths.socket())
-        .arg("--state-dir")
-        .arg(&paths.state_dir)
-        .arg("--config-dir")
-        .arg(&paths.config_dir)
-        .arg("--helper-socket")
-        .arg(paths.helper_socket())
-        .arg("--agent")
-        .arg(&paths.agent)
+        .args(places(paths))
         .args(["--ready-fd", &writer.as_raw_fd().to_string()])
         .current_dir("/")
         .stdin(Stdio::null())

@@ -1,22 +1,26 @@
 //! What this host has and lacks.
 
+pub(crate) mod alone;
 mod network;
 
 use std::path::Path;
 
 use banger_api::{Check, CheckResult, Doctor, EffectiveDefault};
-use banger_core::{ByteSize, SpecOrigin};
+use banger_core::{ByteSize, SpecOrigin, VmmKind};
 use banger_engine::ports::Failure;
 
+use crate::config::Config;
 use crate::limits;
 use crate::sizes::{Asked, effective};
 use crate::state::State;
 use crate::vmm_choice::{HostVmms, choose};
 
+const QEMU: &str = "qemu-system-x86_64";
+
 /// Programs, what needs them, and where they come from.
 const PROGRAMS: &[(&str, &str, &str, CheckResult)] = &[
     (
-        "qemu-system-x86_64",
+        QEMU,
         "guests run in it",
         "qemu-system-x86",
         CheckResult::Fail,
@@ -25,6 +29,12 @@ const PROGRAMS: &[(&str, &str, &str, CheckResult)] = &[
         "nft",
         "the firewall is set with it",
         "nftables",
+        CheckResult::Fail,
+    ),
+    (
+        "e2fsck",
+        "file systems are checked with it before they grow",
+        "e2fsprogs",
         CheckResult::Fail,
     ),
     (
@@ -43,6 +53,12 @@ const PROGRAMS: &[(&str, &str, &str, CheckResult)] = &[
         "mmdebstrap",
         "images are built with it",
         "mmdebstrap",
+        CheckResult::Warn,
+    ),
+    (
+        "dpkg-deb",
+        "kernel packages are read with it",
+        "dpkg",
         CheckResult::Warn,
     ),
     (
@@ -65,15 +81,11 @@ const LOW_SPACE: ByteSize = ByteSize::gib(4);
 /// Runs every check.
 pub(crate) async fn examine(state: &State) -> Doctor {
     let host = state.host_vmms().await;
-    let mut checks = vec![vmm(state, &host), helper(state).await];
+    let mut checks = vec![vmm(&state.config, &host), helper(state).await];
     checks.extend(agreement(state));
-    checks.extend(
-        PROGRAMS
-            .iter()
-            .map(|(name, why, package, missing)| program(name, why, package, *missing)),
-    );
+    checks.extend(programs(&state.config, &host));
     checks.push(space(&state.args.state_dir, state.config.disk_reserve()));
-    checks.push(storage(state, &host));
+    checks.push(storage(&state.config, &host));
     checks.push(database(state).await);
     checks.push(leftovers(state));
     checks.push(files(limits::files()));
@@ -97,8 +109,8 @@ fn check(name: &str, result: CheckResult, message: String, fix: Option<&str>) ->
 }
 
 /// What runs a new VM, and why.
-fn vmm(state: &State, host: &HostVmms) -> Check {
-    let (result, message) = match choose(state.config.vmm, state.config.storage, host) {
+fn vmm(config: &Config, host: &HostVmms) -> Check {
+    let (result, message) = match choose(config.vmm, config.storage, host) {
         Ok((vmm, _)) if host.kvm.is_ok() => (CheckResult::Pass, vmm.reason),
         Ok((vmm, _)) => (CheckResult::Warn, vmm.reason),
         Err(failure) => (CheckResult::Fail, told(&failure)),
@@ -150,6 +162,20 @@ fn agreement(state: &State) -> Option<Check> {
     );
     let fix = "remove these keys, or have root install again with --bridge, --cidr, --firecracker";
     Some(check("agreement", CheckResult::Fail, message, Some(fix)))
+}
+
+/// The programs that are run. Without QEMU there is nothing wrong where VMs run in Firecracker.
+fn programs(config: &Config, host: &HostVmms) -> Vec<Check> {
+    let chosen = choose(config.vmm, config.storage, host);
+    let spares_qemu = chosen.is_ok_and(|(vmm, _)| vmm.value != VmmKind::Qemu);
+    let look = |(name, why, package, missing): &(&str, &str, &str, CheckResult)| {
+        let missing = match *name {
+            QEMU if spares_qemu => CheckResult::Warn,
+            _ => *missing,
+        };
+        program(name, why, package, missing)
+    };
+    PROGRAMS.iter().map(look).collect()
 }
 
 fn program(name: &str, why: &str, package: &str, missing: CheckResult) -> Check {
@@ -251,8 +277,8 @@ fn files(limit: u64) -> Check {
 }
 
 /// What a new VM's root disk is kept in, and why.
-fn storage(state: &State, host: &HostVmms) -> Check {
-    match choose(state.config.vmm, state.config.storage, host) {
+fn storage(config: &Config, host: &HostVmms) -> Check {
+    match choose(config.vmm, config.storage, host) {
         Ok((_, storage)) => {
             let message = format!(
                 "root disks are {}; work disks are sparse copies",

@@ -38,6 +38,9 @@ fn main() -> ExitCode {
     if words.peek().is_some_and(|word| word == "build") {
         return build_service::run(program.into_iter().chain(words.skip(1)));
     }
+    if words.peek().is_some_and(|word| word == "examine") {
+        return doctor::alone::run(program.into_iter().chain(words.skip(1)));
+    }
     let args = args::Args::parse();
     start::run(args)
 }

@@ -6,9 +6,9 @@ use crate::{ErrorCode, Phase};
 /// What can be asked of a VM that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verb {
-    /// `list`, `show`, `logs`.
+    /// `list`, `show`, `stats`, `logs`.
     Look,
-    /// `exec`, `ssh`: what needs the guest.
+    /// `exec`, `ssh`, `cp`, `forward`, `ports`, `session`, `workspace`, `acp`: what needs the guest.
     UseGuest,
     /// `start`.
     Start,
@@ -50,8 +50,8 @@ impl Verb {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Look => "`list`, `show`, `logs`",
-            Self::UseGuest => "`exec`, `ssh`, `ports`",
+            Self::Look => "`list`, `show`, `stats`, `logs`",
+            Self::UseGuest => "`exec`, `ssh`, `cp`, `forward`, `ports`, `session`, `workspace`, `acp`",
             Self::Start => "`start`",
             Self::Stop => "`stop`",
             Self::Restart => "`restart`",

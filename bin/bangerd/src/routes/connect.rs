@@ -24,7 +24,7 @@ use crate::state::Shared;
 use crate::unpulled;
 
 /// Deadline where nobody sets one.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 /// How long an agent that has answered before may take to do so again.
 pub(super) const ANSWER: Duration = Duration::from_secs(20);
 

@@ -11,14 +11,12 @@ use banger_engine::ports::Failure;
 use banger_guest::{AgentCallError, AgentClient};
 
 use super::Problem;
-use super::connect::{ANSWER, reach};
+use super::connect::{ANSWER, PATIENCE, reach};
 use crate::convert;
 use crate::ports;
 use crate::state::Shared;
 use crate::unpulled;
 
-/// How long a guest that still boots is waited for.
-const BOOT: Duration = Duration::from_secs(60);
 /// How long an agent is asked for what is shown beside other things.
 const GLANCE: Duration = Duration::from_secs(2);
 /// So many of a guest's sentences are shown.
@@ -26,7 +24,7 @@ const MAX_PROBLEMS: usize = 20;
 
 /// A connection to the agent of a guest that runs.
 async fn agent(state: &Shared, vm: &VmId) -> Result<AgentClient, Failure> {
-    let stream = reach(state, vm, Readiness::Reachable, BOOT).await?;
+    let stream = reach(state, vm, Readiness::Reachable, PATIENCE).await?;
     Ok(AgentClient::over(stream))
 }
 

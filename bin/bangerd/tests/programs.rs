@@ -1,4 +1,5 @@
-//! The daemon on a database that does not work: what it says to whoever started it, and that one row stops nobody.
+//! The program as whoever starts it sees it: on a database that does not work, where one row stops nobody; and where it only
+//! looks at the host.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
@@ -168,4 +169,51 @@ async fn a_row_that_cannot_be_read_stops_nobody_and_is_told() {
     let check = check.unwrap();
     assert_eq!(check.result, banger_api::CheckResult::Fail);
     assert!(check.message.contains("demo"), "{check:?}");
+}
+
+/// What `bangerd examine` finds.
+fn examined(dir: &Path) -> banger_api::Doctor {
+    let output = Command::new(env!("CARGO_BIN_EXE_bangerd"))
+        .arg("examine")
+        .arg("--socket")
+        .arg(dir.join("daemon.sock"))
+        .arg("--state-dir")
+        .arg(dir.join("state"))
+        .arg("--config-dir")
+        .arg(dir.join("config"))
+        .arg("--helper-socket")
+        .arg(dir.join("nobody.sock"))
+        .args(["--agent", "/nowhere"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_host_is_examined_without_daemon_and_helper_and_nothing_is_changed() {
+    let dir = directories(&[]);
+    let there = || fs::read_dir(dir.path().join("state")).unwrap().count();
+    let before = there();
+    let result = |doctor: &banger_api::Doctor, name: &str| {
+        let check = doctor.checks.iter().find(|check| check.name == name);
+        check.map(|check| check.result)
+    };
+    let found = examined(dir.path());
+    for name in [
+        "vmm",
+        "e2fsck",
+        "dpkg-deb",
+        "space",
+        "storage",
+        "open_files",
+    ] {
+        assert!(result(&found, name).is_some(), "{name}: {found:?}");
+    }
+    let fail = Some(banger_api::CheckResult::Fail);
+    assert_eq!(result(&found, "agent"), fail);
+    assert_eq!(result(&found, "config"), None);
+    fs::write(dir.path().join("config/config.toml"), "memry = 1\n").unwrap();
+    assert_eq!(result(&examined(dir.path()), "config"), fail);
+    assert_eq!(there(), before);
 }
