@@ -51,7 +51,9 @@ impl Verb {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Look => "`list`, `show`, `stats`, `logs`",
-            Self::UseGuest => "`exec`, `ssh`, `cp`, `forward`, `ports`, `session`, `workspace`, `acp`",
+            Self::UseGuest => {
+                "`exec`, `ssh`, `cp`, `forward`, `ports`, `session`, `workspace`, `acp`"
+            }
             Self::Start => "`start`",
             Self::Stop => "`stop`",
             Self::Restart => "`restart`",

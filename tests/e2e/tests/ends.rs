@@ -89,3 +89,22 @@ fn a_stop_is_clean_though_somebody_is_busy_and_so_is_a_poweroff_from_inside() {
         panic!("what the busy one wrote is gone");
     }
 }
+
+#[test]
+fn a_guest_that_does_not_shut_down_is_ended_by_force_in_time_and_that_is_said() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(&[]);
+    let stubborn = "trap '' TERM HUP INT; while :; do sleep 1; done";
+    let forever = "-p TimeoutStopSec=infinity -p SendSIGKILL=no";
+    vm.sh(&format!(
+        "systemd-run --quiet --unit stubborn {forever} sh -c \"{stubborn}\""
+    ));
+    vm.sh("echo kept > /root/kept && sync");
+    let stopped = banger.json(&["vm", "stop", "--grace", "3", &vm.name]);
+    assert_eq!(stopped[0]["forced"], true, "{stopped}");
+    assert_eq!(vm.phase(), "stopped");
+    banger.ok(&["vm", "start", &vm.name]);
+    assert_eq!(vm.sh("cat /root/kept"), "kept");
+    let stopped = banger.json(&["vm", "stop", &vm.name]);
+    assert_eq!(stopped[0]["forced"], false, "{stopped}");
+}

@@ -72,6 +72,23 @@ fn a_guest_that_reboots_while_the_helper_is_dead_boots_when_anything_is_asked() 
 }
 
 #[test]
+fn a_kernel_that_is_gone_is_told_and_put_back_it_boots_again() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(SMALL);
+    banger.ok(&["vm", "stop", &vm.name]);
+    let kernel = vm.show()["kernel"].as_str().unwrap().to_owned();
+    let folder = banger.state_dir().join("kernels").join(&kernel);
+    let aside = banger.state_dir().join("kernel-aside");
+    std::fs::rename(&folder, &aside).unwrap();
+    let start = banger.run(&["vm", "start", &vm.name]);
+    std::fs::rename(&aside, &folder).unwrap();
+    start.assert_failed("start", 4, &["[kernel_not_found]", &kernel, "hint:"]);
+    assert_eq!(vm.phase(), "failed");
+    banger.ok(&["vm", "start", "--wait", "reachable", &vm.name]);
+    assert_eq!(vm.sh("echo back"), "back");
+}
+
+#[test]
 fn eight_vms_at_once() {
     let banger = Banger::from_env();
     let mut creating = Vec::new();

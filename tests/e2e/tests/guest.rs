@@ -228,7 +228,7 @@ fn a_guest_that_stops_altogether_is_told_and_can_be_deleted() {
 }
 
 #[test]
-fn a_guest_whose_agent_is_gone_is_told_and_stopped_by_force() {
+fn a_guest_whose_agent_is_gone_is_told_and_restarted_by_force() {
     let banger = Banger::from_env();
     let vm = banger.vm(&["--wait", "ready"]);
     // By its name as a process; the session's connection ends with it.
@@ -236,9 +236,18 @@ fn a_guest_whose_agent_is_gone_is_told_and_stopped_by_force() {
     assert_eq!(killed.code, 125, "{}", killed.stderr);
     let finished = vm.exec(&["true"]);
     finished.assert_failed("the command", 125, &["[agent_unreachable]", "hint:"]);
-    banger.ok(&["vm", "stop", "--grace", "3", &vm.name]);
-    assert_eq!(vm.phase(), "stopped");
-    banger.ok(&["vm", "start", &vm.name]);
+    let ports = banger.run(&["vm", "ports", &vm.name]);
+    ports.assert_failed("ports", 1, &["[agent_unreachable]", "hint:"]);
+    // What the host sees is shown all the same, and sshd needs no agent.
+    let stats = banger.json(&["vm", "stats", &vm.name]);
+    assert!(stats["vms"][0]["guest"].is_null(), "{stats}");
+    assert!(!stats["vms"][0]["host"].is_null(), "{stats}");
+    assert_eq!(
+        banger.ok(&["vm", "ssh", &vm.name, "--", "echo", "hi"]),
+        "hi\n"
+    );
+    let restarted = banger.json(&["vm", "restart", "--grace", "3", &vm.name]);
+    assert_eq!(restarted[0]["forced"], true, "{restarted}");
     assert_eq!(vm.sh("echo back"), "back");
 }
 
