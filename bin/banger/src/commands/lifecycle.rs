@@ -169,19 +169,22 @@ pub(super) async fn each(
         })
         .collect();
     context.ui.result(&outcomes, |outcomes| {
-        let line = |outcome: &Outcome| match &outcome.error {
-            None if outcome.forced => {
-                format!(
-                    "{} {done}, by force: its guest did not shut down in time",
-                    outcome.vm
-                )
-            }
-            None => format!("{} {done}", outcome.vm),
-            Some(error) => failed_line(&outcome.vm, error),
-        };
+        let line = |outcome| told(outcome, done);
         outcomes.iter().map(line).collect::<Vec<_>>().join("\n")
     });
     Ok(failed.map_or(0, |code| code.exit_code() as u8))
+}
+
+/// A line for one of them.
+fn told(outcome: &Outcome, done: &str) -> String {
+    let vm = &outcome.vm;
+    match &outcome.error {
+        None if outcome.forced => {
+            format!("{vm} {done}, by force: its guest did not shut down in time")
+        }
+        None => format!("{vm} {done}"),
+        Some(error) => failed_line(vm, error),
+    }
 }
 
 /// Each word once: naming a VM twice asks for nothing more.
@@ -198,6 +201,41 @@ fn without_repeats(vms: &[String]) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use banger_api::{OperationKind, OperationState, Stage, StageState};
+
+    #[test]
+    fn a_stop_by_force_is_told_as_such() {
+        let stopped = |state| {
+            let stage = Stage {
+                key: "shutdown".into(),
+                title: "clean shutdown".into(),
+                state,
+                elapsed_ms: 3000,
+                detail: None,
+            };
+            let operation = Operation {
+                id: "0123456789ab".into(),
+                kind: OperationKind::StopVm,
+                subject: "demo".into(),
+                vm_id: None,
+                state: OperationState::Succeeded,
+                stages: vec![stage],
+                error: None,
+                spec: None,
+                warnings: vec![],
+            };
+            let outcome = Outcome {
+                vm: "demo".into(),
+                ok: true,
+                forced: operation.was_forced(),
+                error: None,
+            };
+            told(&outcome, "stopped")
+        };
+        assert_eq!(stopped(StageState::Done), "demo stopped");
+        let forced = "demo stopped, by force: its guest did not shut down in time";
+        assert_eq!(stopped(StageState::Failed), forced);
+    }
 
     #[test]
     fn a_vm_that_is_named_twice_is_one() {

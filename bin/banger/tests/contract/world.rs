@@ -26,16 +26,16 @@ fn some(it: &str) -> Option<String> {
 /// The failure of a create whose kernel found no root.
 pub(crate) fn boot_failed() -> ApiError {
     ApiError {
-        causes: vec![
-            text("the guest is not reachable after 90 s"),
-            text(
-                "the console ends with: VFS: Cannot open root device | Kernel panic - not syncing",
-            ),
-        ],
+        causes: vec![text(
+            "the console ends with: VFS: Cannot open root device | Kernel panic - not syncing",
+        )],
         subject: some("broken"),
         op_id: some("00000000000b"),
-        ..ApiError::new(ErrorCode::BootFailed, "stage `guest` failed")
-            .hint("`banger vm logs broken` shows the whole console")
+        ..ApiError::new(
+            ErrorCode::BootFailed,
+            "stage `guest agent` failed: the VMM ended without a farewell from the guest",
+        )
+        .hint("`banger vm logs` shows the whole console")
     }
 }
 
@@ -454,9 +454,9 @@ fn operation(answers: &mut Answers, number: u8, kind: OperationKind, subject: &s
             stage("network", "network", 11, StageState::Done),
             stage("boot", "starting the VMM", 140, StageState::Done),
             if failed {
-                stage("agent", "guest", 90_000, StageState::Failed)
+                stage("agent", "guest agent", 2400, StageState::Failed)
             } else {
-                stage("agent", "guest", 1310, StageState::Done)
+                stage("agent", "guest agent", 1310, StageState::Done)
             },
         ],
         _ => vec![stage("work", "the work", 900, StageState::Done)],
