@@ -74,7 +74,7 @@ fn mounts_under(folder: &str) -> Vec<String> {
 }
 
 /// Undoes the octal escapes of space, tab, newline and backslash.
-fn unescape(field: &str) -> String {
+pub(crate) fn unescape(field: &str) -> String {
     [
         ("\\040", " "),
         ("\\011", "\t"),

@@ -11,6 +11,7 @@
 //! - `as-user`: becomes another user and executes a program ([`agent::user`]);
 //! - `build`: what an image build asks of its builder ([`agent::build`]);
 //! - `in-group`: enters a control group and executes a program ([`agent::in_group`]);
+//! - `read-only` and `writable`: a folder that may only be read, and no more ([`read_only`]);
 //! - `serve`: serves one connection, given as standard input, or `serve SOCKET FOLDER` those of a Unix
 //!   socket, with its sessions in a folder (tests).
 
@@ -21,6 +22,7 @@ mod console;
 mod farewell;
 mod modprobe;
 mod pid1;
+mod read_only;
 mod root;
 mod sys;
 
@@ -52,6 +54,8 @@ fn main() -> ExitCode {
         (_, Some("as-user")) => agent::as_user(&args[2..]),
         (_, Some("build")) => agent::build(&args[2..]),
         (_, Some("in-group")) => agent::in_group(&args[2..]),
+        (_, Some("read-only")) => read_only::make(&args[2..]),
+        (_, Some("writable")) => read_only::undo(&args[2..]),
         (_, Some("serve")) if args.len() == 4 => agent::serve_socket(&args[2], &args[3]),
         (_, Some("serve")) => match rustix::stdio::stdin().as_fd().try_clone_to_owned() {
             Ok(connection) => agent::serve_one(connection),

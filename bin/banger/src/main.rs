@@ -37,7 +37,10 @@ fn main() -> ExitCode {
             );
         }
     };
-    match runtime.block_on(commands::run(cli, &ui)) {
+    let ended = runtime.block_on(commands::run(cli, &ui));
+    // Whoever failed waits for nobody: a transfer may hang with its guest.
+    runtime.shutdown_background();
+    match ended {
         Ok(code) => ExitCode::from(code),
         Err(error) => ui.fail(&error, own_code),
     }

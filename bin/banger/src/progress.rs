@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -15,6 +17,7 @@ pub(crate) struct Progress {
     start: Instant,
     total: Option<u64>,
     shown: bool,
+    once: Option<Arc<AtomicBool>>,
     state: RefCell<(u64, Option<ProgressBar>)>,
 }
 
@@ -25,15 +28,24 @@ impl Progress {
             start: Instant::now(),
             total,
             shown: show && std::io::stderr().is_terminal(),
+            once: None,
             state: RefCell::new((0, None)),
         }
+    }
+
+    /// Shown only from when that is true: something else is shown until then.
+    pub(crate) fn once(mut self, when: Arc<AtomicBool>) -> Self {
+        self.once = Some(when);
+        self
     }
 
     /// So many more bytes.
     pub(crate) fn add(&self, bytes: u64) {
         let mut state = self.state.borrow_mut();
         state.0 += bytes;
-        if !self.shown || self.start.elapsed() < QUIET {
+        let is_early = |when: &Arc<AtomicBool>| !when.load(Ordering::Relaxed);
+        let waits = self.once.as_ref().is_some_and(is_early);
+        if !self.shown || waits || self.start.elapsed() < QUIET {
             return;
         }
         let bar = state.1.take().unwrap_or_else(|| self.bar());

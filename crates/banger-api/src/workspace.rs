@@ -20,6 +20,9 @@ pub struct UnpulledWorkspace {
     pub path: String,
     /// Commits that were neither sent nor pulled.
     pub commits: u64,
+    /// Tags that were neither sent nor pulled.
+    #[serde(default)]
+    pub tags: u64,
     /// Files that are neither as they were sent nor as they were pulled; the first of them.
     pub files: Vec<String>,
     /// How many files there are beyond these.

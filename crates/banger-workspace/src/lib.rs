@@ -18,5 +18,7 @@ pub use git::{Git, GitError};
 pub use manifest::{Head, Manifest};
 pub use plan::{Lost, LostReason, Step, plan};
 pub use prepare::{GuestRepo, How, PrepareError, Prepared, SentFile, prepare};
-pub use pull::{GuestRefs, PACK, PullError, Pulled, SNAPSHOT, fetch, repository, wanted};
+pub use pull::{
+    GuestRefs, PACK, PullError, Pulled, SNAPSHOT, fetch, repository, submodules, wanted,
+};
 pub use unpulled::{NOTE_PULLED, Told, UNPULLED, Unpulled, home, told};

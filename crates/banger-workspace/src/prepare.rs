@@ -27,6 +27,8 @@ const INCOMPLETE: &[u8] = b".git/banger/incomplete";
 
 /// What is on the host already: lines `^<commit>`.
 const KNOWN: &[u8] = b".git/banger/known";
+/// The commit that was sent last.
+const BASE: &[u8] = b".git/refs/banger/base";
 
 /// The most that is taken of what a guest keeps about its repository, in bytes.
 const MAX_STATE: usize = 256 << 20;
@@ -61,6 +63,8 @@ pub enum PrepareError {
         files: Vec<Lost>,
         /// Its `HEAD`, when that has moved.
         head: Option<Head>,
+        /// Submodules that have commits of their own.
+        submodules: Vec<RelPath>,
     },
 }
 
@@ -153,8 +157,24 @@ pub(crate) struct GuestState {
     pub(crate) manifest: Option<Manifest>,
     incomplete: bool,
     head: Option<Head>,
+    base: Option<String>,
+    /// Branches in files of their own: names, and what each stands for.
+    loose: Vec<(String, String)>,
+    /// The same of those that git has packed, tags among them.
+    packed: Vec<(String, String)>,
     shallow: Vec<String>,
     known: Vec<String>,
+}
+
+impl GuestState {
+    /// Whether its `HEAD` is at a commit that is neither what was sent nor what is to be.
+    fn has_moved(&self, next: Option<&str>) -> bool {
+        let head = self.head.as_ref().and_then(|head| head.commit.as_deref());
+        let (Some(head), Some(base)) = (head, self.base.as_deref()) else {
+            return false;
+        };
+        head != base && Some(head) != next && !self.known.iter().any(|known| known == head)
+    }
 }
 
 impl GuestRepo<'_> {
@@ -211,6 +231,15 @@ impl GuestRepo<'_> {
             .is_some_and(|entry| entry.kind == EntryKind::Folder))
     }
 
+    /// A repository inside of it.
+    fn inner(&self, path: &RelPath) -> Self {
+        Self {
+            path: self.path.join(path.as_path()),
+            home: self.home.clone(),
+            ..*self
+        }
+    }
+
     /// Reads what the guest keeps about its repository.
     pub(crate) fn state(&self) -> Result<GuestState, PrepareError> {
         let mut paths = BTreeSet::new();
@@ -218,6 +247,7 @@ impl GuestRepo<'_> {
             MANIFEST,
             INCOMPLETE,
             KNOWN,
+            BASE,
             b".git/HEAD",
             b".git/packed-refs",
             b".git/shallow",
@@ -268,7 +298,20 @@ impl GuestRepo<'_> {
         let shallow = text(b".git/shallow").unwrap_or_default();
         let known = text(KNOWN).unwrap_or_default();
         let lines = known.lines().filter_map(|line| line.strip_prefix('^'));
+        let packed = text(b".git/packed-refs").unwrap_or_default();
+        let loose = files.iter().filter_map(|(path, bytes)| {
+            let name = std::str::from_utf8(path.as_bytes().strip_prefix(b".git/")?).ok()?;
+            let object = std::str::from_utf8(bytes).ok()?.trim_end();
+            let is_branch = name.starts_with("refs/heads/") && is_object(object);
+            is_branch.then(|| (name.to_owned(), object.to_owned()))
+        });
+        let loose = loose.collect();
         Ok(GuestState {
+            base: text(BASE)
+                .map(|text| text.trim_end().to_owned())
+                .filter(|base| is_object(base)),
+            loose,
+            packed: named_objects(&packed).collect(),
             known: lines
                 .filter(|id| is_object(id))
                 .map(str::to_owned)
@@ -283,6 +326,14 @@ impl GuestRepo<'_> {
                 .collect(),
         })
     }
+}
+
+/// The names in a `packed-refs`, each with what it stands for.
+fn named_objects(packed: &str) -> impl Iterator<Item = (String, String)> {
+    let lines = packed.lines().filter_map(|line| line.split_once(' '));
+    lines
+        .filter(|(object, _)| is_object(object))
+        .map(|(object, name)| (name.to_owned(), object.to_owned()))
 }
 
 /// Whether it is the id of an object.
@@ -342,22 +393,46 @@ pub fn prepare(
     let force = how.force || state.incomplete;
     let nothing = Manifest::default();
     let sent = state.manifest.as_ref().unwrap_or(&nothing);
-    let asked = questions(&checkout.entries, &sent.entries, force);
+    // Without files, those that are there stay as they are.
+    let without_files = checkout.git.mode == Mode::MetadataOnly.as_str();
+    let asked = if without_files {
+        BTreeSet::new()
+    } else {
+        questions(&checkout.entries, &sent.entries, force)
+    };
     let found = if there && !asked.is_empty() {
         guest.list(guest.wire(), &asked)?
     } else {
         Entries::new()
     };
-    let (steps, lost) = plan(&checkout.entries, &sent.entries, &found, force);
+    let (entries, (steps, lost)) = if without_files {
+        (&sent.entries, (vec![], vec![]))
+    } else {
+        let entries = &checkout.entries;
+        (entries, plan(entries, &sent.entries, &found, force))
+    };
     let with_git = state.manifest.is_none() || sent.git != checkout.git || force;
     let moved = state
         .head
         .clone()
         .filter(|head| with_git && *head != sent.git.head);
-    if !force && (!lost.is_empty() || moved.is_some()) {
+    // Those of submodules: of what was never sent, nothing is asked.
+    let mut inner = vec![];
+    for repo in checkout.repos.iter().filter(|_| with_git && there) {
+        if let Some(prefix) = &repo.prefix {
+            inner.push((prefix.clone(), guest.inner(prefix).state()?, repo));
+        }
+    }
+    let submodules: Vec<RelPath> = inner
+        .iter()
+        .filter(|(_, state, repo)| state.has_moved(repo.head.commit.as_deref()))
+        .map(|(prefix, ..)| prefix.clone())
+        .collect();
+    if !force && (!lost.is_empty() || moved.is_some() || !submodules.is_empty()) {
         return Err(PrepareError::WouldLose {
             files: lost,
             head: moved,
+            submodules,
         });
     }
     let fresh;
@@ -374,8 +449,18 @@ pub fn prepare(
                 &fresh
             }
         };
-        if let (Some((at, _)), Some(repo)) = (packed.places.first(), checkout.repos.first()) {
-            keep_guests(at, &state, moved.as_ref(), repo).map_err(local)?;
+        let none = GuestState::default();
+        for ((at, _), repo) in packed.places.iter().zip(&checkout.repos) {
+            let of_repo = match &repo.prefix {
+                None => &state,
+                Some(prefix) => {
+                    let mut inner = inner.iter();
+                    inner
+                        .find(|(path, ..)| path == prefix)
+                        .map_or(&none, |(_, state, _)| state)
+                }
+            };
+            keep_guests(at, of_repo, repo).map_err(local)?;
         }
         &packed.places
     } else {
@@ -384,31 +469,57 @@ pub fn prepare(
     let mut prepared = report(checkout, guest, &steps, metadata_at);
     if !how.dry_run {
         let first = state.manifest.is_none();
-        transfer(checkout, guest, &steps, metadata_at, first, &mut prepared)?;
+        let files = (entries, steps.as_slice());
+        transfer(checkout, guest, files, metadata_at, first, &mut prepared)?;
     }
     Ok(prepared)
 }
 
 /// The guest's own commits keep a name, its history ends where it did, and what is sent now is noted.
-fn keep_guests(at: &Path, state: &GuestState, moved: Option<&Head>, repo: &Repo) -> io::Result<()> {
+fn keep_guests(at: &Path, state: &GuestState, repo: &Repo) -> io::Result<()> {
     if let Some(commit) = &repo.head.commit {
         fs::create_dir_all(at.join("refs/banger"))?;
         fs::write(at.join("refs/banger/base"), format!("{commit}\n"))?;
     }
     // All that is sent is here, too; and what was, of earlier times.
     let packed = fs::read_to_string(at.join("packed-refs")).unwrap_or_default();
-    let sent = packed.lines().filter_map(|line| line.split(' ').next());
-    let sent = sent.filter(|id| is_object(id)).map(str::to_owned);
-    let known: BTreeSet<String> = (sent.chain(repo.head.commit.clone()))
-        .chain(state.known.iter().cloned())
+    let sent: Vec<(String, String)> = named_objects(&packed).collect();
+    let known: BTreeSet<&str> = sent
+        .iter()
+        .map(|(_, object)| object.as_str())
+        .chain(repo.head.commit.as_deref())
+        .chain(state.base.as_deref())
+        .chain(state.known.iter().map(String::as_str))
         .collect();
     fs::create_dir_all(at.join("banger"))?;
-    let known: String = known.iter().map(|id| format!("^{id}\n")).collect();
-    fs::write(at.join("banger/known"), known)?;
-    if let Some(commit) = moved.and_then(|head| head.commit.as_deref()) {
-        let kept = at.join("refs/banger/kept");
-        fs::create_dir_all(&kept)?;
-        fs::write(kept.join(commit), format!("{commit}\n"))?;
+    let lines: String = known.iter().map(|id| format!("^{id}\n")).collect();
+    fs::write(at.join("banger/known"), lines)?;
+    if repo.mode == Mode::FullCopy {
+        let tags = sent
+            .iter()
+            .filter(|(name, _)| name.starts_with("refs/tags/"));
+        let lines: String = tags
+            .map(|(name, object)| format!("{object} {name}\n"))
+            .collect();
+        fs::write(at.join("banger/tags-sent"), lines)?;
+    }
+    // Of its names those that what is sent replaces.
+    let detached = state.head.iter().filter(|head| head.branch.is_none());
+    let packed = state
+        .packed
+        .iter()
+        .filter(|(name, _)| repo.mode == Mode::FullCopy || at.join(name).exists());
+    let loose = state
+        .loose
+        .iter()
+        .filter(|(name, _)| at.join(name).exists());
+    let named = packed.chain(loose).map(|(_, object)| object);
+    for object in named.chain(detached.filter_map(|head| head.commit.as_ref())) {
+        if !known.contains(object.as_str()) {
+            let kept = at.join("refs/banger/kept");
+            fs::create_dir_all(&kept)?;
+            fs::write(kept.join(object), format!("{object}\n"))?;
+        }
     }
     if repo.mode != Mode::FullCopy && !state.shallow.is_empty() {
         let ours = fs::read_to_string(at.join("shallow")).unwrap_or_default();
@@ -477,7 +588,7 @@ fn open(path: &Path) -> Result<OwnedFd, PrepareError> {
 fn transfer(
     checkout: &Collected,
     guest: &GuestRepo<'_>,
-    steps: &[Step],
+    (entries, steps): (&Entries, &[Step]),
     metadata: &[(PathBuf, RelPath)],
     first: bool,
     prepared: &mut Prepared,
@@ -518,7 +629,7 @@ fn transfer(
                 sender.send(root.as_fd(), path.as_path(), path)?;
             }
         }
-        let mut entries = checkout.entries.clone();
+        let mut entries = entries.clone();
         for entry in sender.recorded() {
             entries.insert(entry.path.clone(), entry);
         }

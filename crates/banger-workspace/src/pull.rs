@@ -9,8 +9,10 @@ use std::fs::File;
 use std::path::Path;
 use std::process::Stdio;
 
+use banger_guest_proto::RelPath;
 use serde::Serialize;
 
+use crate::checkout::{GITLINK, parse_staged};
 use crate::git::{Git, GitError};
 use crate::prepare::is_object;
 
@@ -24,7 +26,7 @@ pub enum PullError {
     #[error("the guest sent something that is no list of branches")]
     Malformed,
     /// It names too many.
-    #[error("the guest has more than {MAX_REFS} branches and kept commits")]
+    #[error("the guest has more than {MAX_REFS} branches, tags and kept commits")]
     TooMany,
     /// The branch that was asked for exists, and is elsewhere.
     #[error("the branch `{name}` exists here, and does not lead to what the guest has")]
@@ -43,7 +45,7 @@ impl From<GitError> for PullError {
     }
 }
 
-/// So many branches and kept commits are taken of a guest.
+/// So many branches, tags and kept commits are taken of a guest.
 const MAX_REFS: usize = 5000;
 
 /// A name in the guest, and the commit that it stands for.
@@ -51,19 +53,33 @@ const MAX_REFS: usize = 5000;
 pub struct Pulled {
     /// The reference here.
     pub reference: String,
-    /// The commit.
+    /// The commit, or what a tag stands for.
     pub commit: String,
     /// Whether it is new here.
     pub new: bool,
 }
 
+impl Pulled {
+    /// What [`NOTE_PULLED`](crate::NOTE_PULLED) is told of it.
+    #[must_use]
+    pub fn note(&self, vm: &str) -> String {
+        let commit = &self.commit;
+        let tag = self
+            .reference
+            .strip_prefix(&format!("refs/banger/{vm}/tags/"));
+        let tag = tag.map(|name| format!("{commit} refs/tags/{name}\n"));
+        format!("^{commit}\n{}", tag.unwrap_or_default())
+    }
+}
+
 /// Run in the guest: notes the work that is not committed as one more commit, and lists what there is. The
 /// same work gives the same commit: its times are those of the one before. A stash is named by its commit, as its
-/// number changes with the next one.
+/// number changes with the next one. Tags that were sent just so are left out.
 pub const SNAPSHOT: &str = r#"
 set -eu
 cd "$1"
 git() { command git -c core.hooksPath=/dev/null -c core.fsmonitor=false "$@"; }
+own=$(git rev-parse --git-dir)/banger
 index=$(mktemp)
 trap 'rm -f "$index"' EXIT
 cp "$(git rev-parse --git-path index)" "$index" 2>/dev/null || rm -f "$index"
@@ -85,6 +101,10 @@ fi
 echo "${head:--} HEAD"
 git for-each-ref --format='%(objectname) %(refname)' refs/heads refs/banger/uncommitted refs/banger/kept refs/banger/base
 git stash list --format='%H refs/banger/stash/%H'
+{
+  git for-each-ref --format='%(objectname) %(refname)' refs/tags
+  cat "$own/tags-sent" "$own/tags-sent" 2>/dev/null || true
+} | sort | uniq -u
 "#;
 
 /// Run in the guest, with the ids that are wanted and, after `--not`, those that are known, on its
@@ -94,7 +114,7 @@ set -eu
 cd "$1"
 while read -r line; do
   case "$line" in
-    ^*) command git cat-file -e "${line#^}^{commit}" 2>/dev/null || continue ;;
+    ^*) command git cat-file -e "${line#^}" 2>/dev/null || continue ;;
   esac
   echo "$line"
 done | command git -c core.hooksPath=/dev/null pack-objects --revs --thin --stdout -q --delta-base-offset
@@ -126,7 +146,7 @@ impl GuestRefs {
                 found.head = is_object(object).then(|| object.to_owned());
                 continue;
             }
-            let known = ["refs/heads/", "refs/banger/"]
+            let known = ["refs/heads/", "refs/tags/", "refs/banger/"]
                 .iter()
                 .any(|prefix| name.starts_with(prefix));
             if !known || !is_object(object) {
@@ -191,9 +211,8 @@ pub fn wanted(git: &Git, vm: &str, guest: &GuestRefs) -> Result<Option<String>, 
     Ok(Some(input))
 }
 
-fn has(git: &Git, commit: &str) -> bool {
-    git.run(&["cat-file", "-e", &format!("{commit}^{{commit}}")])
-        .is_ok()
+fn has(git: &Git, object: &str) -> bool {
+    git.run(&["cat-file", "-e", object]).is_ok()
 }
 
 /// Takes the objects that came into the repository, and names the commits `refs/banger/<vm>/…`. A name that
@@ -213,15 +232,11 @@ pub fn fetch(
     }
     let mut named = vec![];
     for (name, commit) in &guest.refs {
-        let inner = match (
-            name.strip_prefix("refs/heads/"),
-            name.strip_prefix("refs/banger/"),
-        ) {
-            (Some(inner), _) => format!("heads/{inner}"),
-            (_, Some("base")) => continue,
-            (_, Some(inner)) => inner.to_owned(),
-            _ => return Err(PullError::Malformed),
-        };
+        let inner = name.strip_prefix("refs/").ok_or(PullError::Malformed)?;
+        let inner = inner.strip_prefix("banger/").unwrap_or(inner);
+        if inner == "base" {
+            continue;
+        }
         named.push((format!("refs/banger/{vm}/{inner}"), commit));
     }
     let head = guest
@@ -257,12 +272,15 @@ pub fn fetch(
         }
     }
     let mut pulled = vec![];
+    let tags = format!("refs/banger/{vm}/tags/");
     for (reference, commit) in named {
         let old = git.maybe(&["rev-parse", "-q", "--verify", &reference]);
         if let Some(old) = old.as_deref().filter(|old| old != commit) {
-            let behind = git
-                .run(&["merge-base", "--is-ancestor", old, commit])
-                .is_ok();
+            // A tag is an object of its own, which no later one leads to.
+            let behind = !reference.starts_with(&tags)
+                && git
+                    .run(&["merge-base", "--is-ancestor", old, commit])
+                    .is_ok();
             if !behind {
                 git.run(&["update-ref", &format!("refs/banger/{vm}/kept/{old}"), old])?;
             }
@@ -317,6 +335,44 @@ pub fn repository(path: &Path) -> Result<Git, PullError> {
     Ok(Git::new(OsStr::from_bytes(folder)))
 }
 
+/// The submodules of the checkout that a path is in, and theirs: each that is here, where it stands in the checkout, outer ones
+/// first.
+///
+/// # Errors
+/// [`PullError`] when git fails.
+pub fn submodules(path: &Path) -> Result<Vec<(RelPath, Git)>, PullError> {
+    let git = Git::new(path);
+    // A bare repository has no place for them.
+    let Some(top) = git.maybe(&["rev-parse", "--show-toplevel"]) else {
+        return Ok(vec![]);
+    };
+    let mut found = vec![];
+    inside(Path::new(&top), None, &mut found)?;
+    Ok(found)
+}
+
+fn inside(
+    folder: &Path,
+    prefix: Option<&RelPath>,
+    found: &mut Vec<(RelPath, Git)>,
+) -> Result<(), PullError> {
+    let staged = Git::new(folder).run(&["ls-files", "--stage", "-z"])?;
+    for one in parse_staged(&staged) {
+        let at = folder.join(one.path.as_path());
+        if one.mode != GITLINK || !at.join(".git").exists() {
+            continue;
+        }
+        let path = match prefix {
+            Some(prefix) => prefix.join(one.path.as_bytes()),
+            None => Ok(one.path),
+        };
+        let Ok(path) = path else { continue };
+        found.push((path.clone(), repository(&at)?));
+        inside(&at, Some(&path), found)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,16 +381,17 @@ mod tests {
 
     #[test]
     fn a_guests_list_is_checked() {
-        let list = format!("{ID} HEAD\n{ID} refs/heads/main\n{ID} refs/banger/base\n");
+        let list =
+            format!("{ID} HEAD\n{ID} refs/heads/main\n{ID} refs/banger/base\n{ID} refs/tags/v1\n");
         let refs = GuestRefs::parse(list.as_bytes()).unwrap();
         assert_eq!(
             (refs.tip(), refs.base(), refs.refs.len()),
-            (Some(ID), Some(ID), 2)
+            (Some(ID), Some(ID), 3)
         );
         assert_eq!(GuestRefs::parse(b"- HEAD\n").unwrap().tip(), None);
         for bad in [
             format!("{ID}\n"),
-            format!("{ID} refs/tags/x\n"),
+            format!("{ID} refs/remotes/x\n"),
             "x refs/heads/a\n".to_owned(),
             format!("--upload-pack=x refs/heads/{ID}\n"),
             "\u{1b}[2J\n".to_owned(),

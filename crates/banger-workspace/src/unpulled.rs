@@ -15,46 +15,78 @@ const MAX_NAMES: usize = 20;
 /// The most workspaces that are looked at in one guest.
 const MAX_WORKSPACES: usize = 100;
 
-/// Run in the guest: for each workspace its path, how many commits (those of stashes among them) it has that are neither known to have been
-/// sent nor pulled, and the files that differ from its last commit (none when they are as they were pulled);
-/// each ends with a zero byte, and the list of files with one more. Workspaces are looked for as deep as they
-/// are likely to be.
+/// Run in the guest: for each workspace its path, how many commits (those of stashes and tags among them) and how many tags
+/// it has that are neither known to have been sent nor pulled, and the files that differ from its last commit (none when
+/// they are as they were pulled); each ends with a zero byte, and the list of files with one more. What submodules hold
+/// counts as the workspace's. Workspaces are looked for as deep as they are likely to be.
 pub const UNPULLED: &str = r#"
 command -v git >/dev/null || exit 0
 git() { command git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c safe.directory='*' "$@"; }
 index=$(mktemp) || exit 0
 trap 'rm -f "$index"' EXIT
-for mark in /root/*/.git/banger/workspace /root/*/*/.git/banger/workspace /root/*/*/*/.git/banger/workspace; do
-  [ -f "$mark" ] || continue
-  cd "${mark%/.git/banger/workspace}" || continue
-  known=.git/banger/known
-  count=$({
-    git for-each-ref --format='%(objectname)' refs/heads refs/banger/kept
+tab=$(printf '\t')
+in_submodules() {
+  git ls-files -s | sed -n "s/^160000 [0-9a-f]* [0-9]$tab//p" | while IFS= read -r sub; do
+    [ -e "./$sub/.git" ] || continue
+    (cd "./$sub" && prefix="$prefix$sub/" && "$@" && in_submodules "$@")
+  done
+}
+counts() {
+  own=$(git rev-parse --git-dir)/banger
+  commits=$({
+    git for-each-ref --format='%(objectname)' refs/heads refs/tags refs/banger/kept
     git rev-parse -q --verify 'HEAD^{commit}'
     git stash list --format=%H
     git for-each-ref --format='^%(objectname)' refs/banger/base
-    cat "$known" 2>/dev/null
-  } | git rev-list --ignore-missing --count --stdin) || count=0
-  printf '%s\0%s\0' "$PWD" "$count"
-  same=
+    cat "$own/known"
+    git rev-parse -q --verify refs/banger/base >/dev/null || git for-each-ref --format='^%(objectname)' refs/remotes
+  } | git rev-list --ignore-missing --count --stdin) || commits=0
+  tags=$({
+    git for-each-ref --format='%(objectname) %(refname)' refs/tags
+    cat "$own/tags-sent" "$own/tags-sent" "$own/tags-pulled" "$own/tags-pulled"
+  } | sort | uniq -u | wc -l)
+  echo $commits $tags
+}
+names() {
+  known=$(git rev-parse --git-dir)/banger/known
   pulled=$(git rev-parse -q --verify refs/banger/uncommitted) || pulled=
-  if [ -n "$pulled" ] && grep -qxF "^$pulled" "$known" 2>/dev/null; then
-    cp .git/index "$index" 2>/dev/null
-    GIT_INDEX_FILE=$index git add -A 2>/dev/null
-    [ "$(GIT_INDEX_FILE=$index git write-tree)" = "$(git rev-parse "$pulled^{tree}")" ] && same=yes
+  if [ -n "$pulled" ] && grep -qxF "^$pulled" "$known"; then
+    cp "$(git rev-parse --git-path index)" "$index"
+    GIT_INDEX_FILE=$index git add -A
+    [ "$(GIT_INDEX_FILE=$index git write-tree)" = "$(git rev-parse "$pulled^{tree}")" ] && return
   fi
-  [ -n "$same" ] || {
+  {
     git diff --name-only -z --no-renames --no-ext-diff --ignore-submodules HEAD -- || git ls-files -z
     git ls-files -z -o --exclude-standard
+  } | if [ -z "$prefix" ]; then cat; else
+    xargs -0 sh -c 'in=$1; shift; for name; do printf "%s%s\0" "$in" "$name"; done' sh "$prefix"
+  fi
+}
+for mark in /root/*/.git/banger/workspace /root/*/*/.git/banger/workspace /root/*/*/*/.git/banger/workspace; do
+  [ -f "$mark" ] || continue
+  cd "${mark%/.git/banger/workspace}" || continue
+  prefix=
+  printf '%s\0' "$PWD"
+  { counts; in_submodules counts; } | {
+    commits=0 tags=0
+    while read -r more_commits more_tags; do
+      commits=$((commits + more_commits)) tags=$((tags + more_tags))
+    done
+    printf '%s %s\0' "$commits" "$tags"
   }
+  names
+  in_submodules names
   printf '\0'
 done 2>/dev/null
 "#;
 
-/// Run in the guest, with lines `^<commit>` on its standard input: these commits are on the host now.
+/// Run in the guest, with lines `^<commit>` and `<object> refs/tags/<name>` on its standard input: these are on the host now.
 pub const NOTE_PULLED: &str = r#"
-cd "$1/.git/banger" 2>/dev/null || exit 0
-{ cat known 2>/dev/null; cat; } | sort -u >known.next && mv known.next known
+cd "$1" && own=$(command git -c safe.directory='*' rev-parse --git-dir)/banger && mkdir -p "$own" && cd "$own" || exit 0
+{ cat known tags-pulled 2>/dev/null; cat; } | sort -u >noted.next
+grep '^^' noted.next >known.next; mv known.next known
+grep ' refs/tags/' noted.next >tags.next; mv tags.next tags-pulled
+rm -f noted.next
 "#;
 
 /// What one workspace holds.
@@ -64,6 +96,9 @@ pub struct Unpulled {
     pub path: String,
     /// Commits.
     pub commits: u64,
+    /// Tags.
+    #[serde(default)]
+    pub tags: u64,
     /// Files that were changed, the first of them.
     pub files: Vec<String>,
     /// How many files there are beyond these.
@@ -74,7 +109,7 @@ impl Unpulled {
     /// Whether there is anything.
     #[must_use]
     pub fn is_something(&self) -> bool {
-        self.commits > 0 || !self.files.is_empty()
+        self.commits > 0 || self.tags > 0 || !self.files.is_empty()
     }
 }
 
@@ -84,6 +119,7 @@ pub struct Told {
     /// The folder.
     pub path: String,
     commits: u64,
+    tags: u64,
     names: BTreeSet<RelPath>,
 }
 
@@ -95,14 +131,18 @@ pub fn told(output: &[u8]) -> Vec<Told> {
     while let (Some(path), Some(count)) = (words.next(), words.next()) {
         let names = words.by_ref().take_while(|name| !name.is_empty());
         let names = names.filter_map(|name| RelPath::new(name).ok()).collect();
-        let count = std::str::from_utf8(count).unwrap_or_default();
+        let counts = std::str::from_utf8(count).unwrap_or_default();
+        let mut counts = counts
+            .split_whitespace()
+            .map(|count| count.parse().unwrap_or_default());
         let path = String::from_utf8_lossy(path).into_owned();
         if !path.starts_with("/root/") || all.len() == MAX_WORKSPACES {
             break;
         }
         all.push(Told {
             path,
-            commits: count.trim().parse().unwrap_or_default(),
+            commits: counts.next().unwrap_or_default(),
+            tags: counts.next().unwrap_or_default(),
             names,
         });
     }
@@ -126,6 +166,7 @@ impl GuestRepo<'_> {
         Ok(Unpulled {
             path: told.path,
             commits: told.commits,
+            tags: told.tags,
             files,
             more_files,
         })
@@ -163,10 +204,10 @@ mod tests {
 
     #[test]
     fn a_guests_tale_is_checked() {
-        let all = told(b"/root/repo\x003\0a\nb\0c\0\0/root/x\0nonsense\0\0");
+        let all = told(b"/root/repo\x003 2\0a\nb\0c\0\0/root/x\0nonsense\0\0");
         assert_eq!(all.len(), 2);
-        assert_eq!((all[0].commits, all[0].names.len()), (3, 2));
-        assert_eq!((all[1].commits, all[1].names.len()), (0, 0));
+        assert_eq!((all[0].commits, all[0].tags, all[0].names.len()), (3, 2, 2));
+        assert_eq!((all[1].commits, all[1].tags, all[1].names.len()), (0, 0, 0));
         for bad in [
             &b""[..],
             b"/etc\x001\0\0",

@@ -217,6 +217,15 @@ impl Banger {
         });
     }
 
+    /// A VM that a test has made by itself; deleted when the value goes away.
+    #[must_use]
+    pub fn adopt(&self, name: &str) -> Vm {
+        Vm {
+            name: name.to_owned(),
+            banger: self.clone(),
+        }
+    }
+
     /// A VM of its own for a test; deleted when the value goes away.
     ///
     /// # Panics

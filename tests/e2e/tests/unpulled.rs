@@ -107,6 +107,12 @@ fn a_vm_with_work_of_its_own_is_not_deleted_unasked() {
     let stash = vm.sh("cd /root/repo && git rev-parse refs/stash");
     let pulled = format!("refs/banger/{}/stash/{stash}:a.txt", vm.name);
     git(place.path(), &["cat-file", "-e", &pulled]);
+    vm.sh("cd /root/repo && git tag -m 'of the guest' v1");
+    let delete = banger.run(&["vm", "delete", &vm.name]);
+    delete.assert_failed("a tag", 5, &["never pulled: 1 tag"]);
+    banger.ok(&["vm", "workspace", "pull", &vm.name, path]);
+    let tag = format!("refs/banger/{}/tags/v1^{{tag}}", vm.name);
+    git(place.path(), &["rev-parse", "--verify", &tag]);
     vm.sh("echo 5 >/root/repo/c.txt");
     let delete = banger.run(&["vm", "delete", &vm.name]);
     let only = "never pulled: 1 changed file (c.txt)";

@@ -87,6 +87,31 @@ fn a_checkout_goes_in_and_its_commits_come_back() {
 }
 
 #[test]
+fn a_run_that_waits_for_services_sends_the_checkout_before() {
+    let banger = Banger::from_env();
+    let place = tempfile::tempdir().expect("a folder");
+    repository(place.path());
+    let path = place.path().to_str().expect("text");
+    let name = format!("early-{}", std::process::id());
+    let ran = banger.run(&["vm", "run", "-d", "--name", &name, path]);
+    let vm = banger.adopt(&name);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    for next in ["vm workspace diff", "vm workspace pull", "vm exec -it"] {
+        assert!(ran.stdout.contains(next), "{}", ran.stdout);
+    }
+    let all = "/root/repo: 4 files sent";
+    assert!(ran.stderr.contains(all), "{}", ran.stderr);
+    assert_eq!(
+        vm.sh("cd /root/repo && git status --porcelain && cat a.txt"),
+        "?? untracked\none, again"
+    );
+    let seconds = |what: &str| vm.sh(what).parse::<u64>().expect("a time");
+    let sent = seconds("stat -c %Z /root/repo/.git/banger/workspace");
+    let ready = seconds("stat -c %Y /run/banger/ready");
+    assert!(sent <= ready, "it was sent after the services were up");
+}
+
+#[test]
 fn a_run_with_a_path_is_in_the_checkout_also_without_git_in_the_guest() {
     let banger = Banger::from_env();
     let place = tempfile::tempdir().expect("a folder");

@@ -109,6 +109,50 @@ fn stashes_come_back_with_all_that_they_hold_and_stay_when_they_are_gone_there()
 }
 
 #[test]
+fn tags_come_back_and_are_missed_until_they_did() {
+    let place = Place::filled();
+    let (host, guest) = (place.host(), place.guest());
+    git(&host, &["tag", "here"]);
+    let all = Options {
+        mode: Mode::FullCopy,
+        ..Options::default()
+    };
+    place.put(&all, How::default()).unwrap();
+    assert_eq!(place.unpulled(), (0, 0, vec![]), "what was sent is here");
+    git(&guest, &["tag", "light"]);
+    git(&guest, &["commit", "-q", "--allow-empty", "-m", "left"]);
+    git(&guest, &["tag", "-am", "with a word", "v1/one"]);
+    let tag = git(&guest, &["rev-parse", "v1/one"]);
+    git(&guest, &["tag", "-am", "of a tag", "outer", "v1/one"]);
+    git(&guest, &["tag", "file", "HEAD:a.txt"]);
+    git(&guest, &["reset", "-q", "--hard", "HEAD~1"]);
+    assert_eq!(place.unpulled(), (1, 4, vec![]));
+    let new = place.pull(None);
+    let mut named: Vec<&str> = new
+        .iter()
+        .filter_map(|name| name.strip_prefix("refs/banger/demo/tags/"))
+        .collect();
+    named.sort_unstable();
+    assert_eq!(named, ["file", "light", "outer", "v1/one"], "{new:?}");
+    let came = |name: &str| git(&host, &["rev-parse", &format!("refs/banger/demo/{name}")]);
+    assert_eq!(came("tags/v1/one"), tag);
+    assert_eq!(place.unpulled(), (0, 0, vec![]));
+    assert_eq!(place.pull(None), Vec::<String>::new());
+    // Moved to a later commit: the earlier tag is kept.
+    git(&guest, &["tag", "-fam", "again", "v1/one", "HEAD"]);
+    assert_eq!(place.unpulled(), (0, 1, vec![]));
+    assert_eq!(place.pull(None), ["refs/banger/demo/tags/v1/one"]);
+    assert_ne!(came("tags/v1/one"), tag);
+    assert_eq!(came(&format!("kept/{tag}")), tag);
+    git(&host, &["fsck", "--strict", "--no-dangling"]);
+    // Once more from here: they are no news.
+    write(&host, "a.txt", "later\n");
+    git(&host, &["commit", "-qam", "later"]);
+    place.put(&all, How::default()).unwrap();
+    assert_eq!(place.unpulled(), (0, 0, vec![]));
+}
+
+#[test]
 fn the_guests_work_is_never_overwritten_unasked() {
     let place = Place::filled();
     place.ok();
@@ -125,7 +169,10 @@ fn the_guests_work_is_never_overwritten_unasked() {
     write(&host, "own.txt", "the host's\n");
     git(&host, &["add", "own.txt"]);
     let refused = place.put(&Options::default(), How::default()).unwrap_err();
-    let PrepareError::WouldLose { files, head: None } = &refused else {
+    let PrepareError::WouldLose {
+        files, head: None, ..
+    } = &refused
+    else {
         panic!("{refused:?}")
     };
     let lost: Vec<(String, LostReason)> = files
@@ -377,6 +424,172 @@ fn all_history_and_submodules_only_as_a_full_copy() {
     git(&guest.join("lib/sub"), &["fsck", "--strict"]);
     assert_eq!(git(&guest, &["status", "--porcelain"]), "");
     assert_eq!(place.put(&options, How::default()).unwrap().bytes, 0);
+}
+
+#[test]
+fn work_in_submodules_comes_back_into_their_repositories() {
+    let place = Place::filled();
+    let (host, guest) = (place.host(), place.guest());
+    let top = place.folder.path();
+    for name in ["inner", "sub"] {
+        git(top, &["init", "-q", "-b", "main", name]);
+        write(&top.join(name), "file.txt", "x\n");
+        git(&top.join(name), &["add", "-A"]);
+        git(&top.join(name), &["commit", "-qm", name]);
+    }
+    let add = |at: &std::path::Path, from: &str, to: &str| {
+        let from = top.join(from);
+        git(
+            at,
+            &["submodule", "--quiet", "add", from.to_str().unwrap(), to],
+        );
+        git(at, &["commit", "-qm", "with a submodule"]);
+    };
+    add(&top.join("sub"), "inner", "deep");
+    add(&host, "sub", "lib/a sub");
+    git(
+        &host,
+        &["submodule", "--quiet", "update", "--init", "--recursive"],
+    );
+    // Changed here, it is sent so and no work of the guest's.
+    write(&host, "lib/a sub/file.txt", "changed here\n");
+    let all = Options {
+        mode: Mode::FullCopy,
+        ..Options::default()
+    };
+    place.put(&all, How::default()).unwrap();
+    let text = fs::read_to_string(guest.join("lib/a sub/file.txt")).unwrap();
+    assert_eq!(text, "changed here\n");
+    assert_eq!(place.unpulled(), (0, 0, vec![]));
+
+    let (sub, inner) = (guest.join("lib/a sub"), guest.join("lib/a sub/deep"));
+    write(&inner, "file.txt", "the guest's\n");
+    git(&inner, &["commit", "-qam", "the guest's"]);
+    git(&inner, &["tag", "v1"]);
+    let commit = git(&inner, &["rev-parse", "HEAD"]);
+    write(&sub, "new.txt", "loose\n");
+    let held = (1, 1, vec!["lib/a sub/new.txt".to_owned()]);
+    assert_eq!(place.unpulled(), held);
+
+    // Nothing of it is replaced unasked.
+    write(&host, "a.txt", "later\n");
+    git(&host, &["commit", "-qm", "later", "--", "a.txt"]);
+    let refused = place.put(&all, How::default()).unwrap_err();
+    let PrepareError::WouldLose { submodules, .. } = &refused else {
+        panic!("{refused:?}")
+    };
+    let names: Vec<String> = submodules.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["lib/a sub/deep"]);
+
+    place.pull(None);
+    let new = place.pull_submodules();
+    for name in [
+        "lib/a sub: refs/banger/demo/uncommitted",
+        "lib/a sub/deep: refs/banger/demo/tags/v1",
+        "lib/a sub/deep: refs/banger/demo/HEAD",
+    ] {
+        assert!(new.contains(&name.to_owned()), "{name}: {new:?}");
+    }
+    let here = host.join("lib/a sub/deep");
+    assert_eq!(git(&here, &["rev-parse", "refs/banger/demo/HEAD"]), commit);
+    let loose = git(
+        &host.join("lib/a sub"),
+        &["show", "refs/banger/demo/uncommitted:new.txt"],
+    );
+    assert_eq!(loose, "loose");
+    assert_eq!(place.pull_submodules(), Vec::<String>::new());
+    assert_eq!(place.unpulled(), (0, 0, vec![]));
+    assert_eq!(git(&here, &["status", "--porcelain"]), "");
+
+    // What was pulled may go; what is not is kept when that is forced.
+    git(&inner, &["commit", "-q", "--allow-empty", "-m", "more"]);
+    let more = git(&inner, &["rev-parse", "HEAD"]);
+    let how = How {
+        force: true,
+        dry_run: false,
+    };
+    place.put(&all, how).unwrap();
+    git(&inner, &["rev-parse", &format!("refs/banger/kept/{more}")]);
+    assert_eq!(place.unpulled().0, 1);
+}
+
+#[test]
+fn branches_that_the_guest_has_packed_are_kept() {
+    let place = Place::filled();
+    let all = Options {
+        mode: Mode::FullCopy,
+        ..Options::default()
+    };
+    place.put(&all, How::default()).unwrap();
+    let (host, guest) = (place.host(), place.guest());
+    git(
+        &guest,
+        &["commit", "-q", "--allow-empty", "-m", "the guest's"],
+    );
+    let own = git(&guest, &["rev-parse", "HEAD"]);
+    git(&guest, &["branch", "side"]);
+    git(&guest, &["reset", "-q", "--hard", "HEAD~1"]);
+    git(&guest, &["pack-refs", "--all"]);
+    write(&host, "a.txt", "later\n");
+    git(&host, &["commit", "-qam", "later"]);
+    place.put(&all, How::default()).unwrap();
+    git(&guest, &["rev-parse", &format!("refs/banger/kept/{own}")]);
+    assert_eq!(place.unpulled().0, 1);
+}
+
+#[test]
+fn metadata_alone_leave_files_as_they_are() {
+    let place = Place::filled();
+    let alone = Options {
+        mode: Mode::MetadataOnly,
+        ..Options::default()
+    };
+    let first = place.put(&alone, How::default()).unwrap();
+    assert_eq!((first.sent.len(), first.removed.len()), (0, 0));
+    let (host, guest) = (place.host(), place.guest());
+    let of = |at: &std::path::Path, what: &[&str]| git(at, what);
+    assert_eq!(
+        of(&guest, &["ls-files", "--stage"]),
+        of(&host, &["ls-files", "--stage"])
+    );
+    assert!(!guest.join("a.txt").exists());
+    assert_eq!(place.unpulled(), (0, 0, vec![]), "nothing is the guest's");
+    git(&guest, &["checkout", "-q", "--", "."]);
+    assert_eq!(
+        fs::read_to_string(guest.join("a.txt")).unwrap(),
+        "one, again\n"
+    );
+
+    // After files were sent: they stay, also when it is forced, and are still known to have been sent.
+    let place = Place::filled();
+    place.ok();
+    let (host, guest) = (place.host(), place.guest());
+    write(&guest, "run.sh", "the guest's\n");
+    write(&host, "a.txt", "third\n");
+    git(&host, &["commit", "-qam", "third"]);
+    for force in [false, true] {
+        let how = How {
+            force,
+            ..How::default()
+        };
+        let put = place.put(&alone, how).unwrap();
+        assert_eq!((put.sent.len(), put.removed.len()), (0, 0), "{force}");
+        let read = |name: &str| fs::read_to_string(guest.join(name)).unwrap();
+        assert_eq!(
+            (read("a.txt"), read("run.sh")),
+            ("one, again\n".to_owned(), "the guest's\n".to_owned())
+        );
+        assert_eq!(
+            of(&guest, &["rev-parse", "HEAD"]),
+            of(&host, &["rev-parse", "HEAD"])
+        );
+        assert_eq!(place.unpulled().2, ["run.sh"]);
+    }
+    git(&guest, &["checkout", "-q", "--", "run.sh"]);
+    let sent = place.forced().sent;
+    let names: Vec<&str> = sent.iter().map(|file| file.path.as_str()).collect();
+    assert!(names.contains(&"a.txt"), "{names:?}");
+    place.same();
 }
 
 #[test]

@@ -13,9 +13,10 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
 
+use banger_guest_proto::RelPath;
 use banger_workspace::{
-    Collected, GuestRefs, GuestRepo, How, Options, PACK, PrepareError, Prepared, SNAPSHOT, fetch,
-    prepare, repository, wanted,
+    Collected, Git, GuestRefs, GuestRepo, How, NOTE_PULLED, Options, PACK, PrepareError, Prepared,
+    SNAPSHOT, UNPULLED, fetch, prepare, repository, submodules, told, wanted,
 };
 
 /// A place with a host's repository and a guest's home.
@@ -118,6 +119,18 @@ impl Place {
         breaks: &dyn Fn() -> Option<u64>,
     ) -> Result<Prepared, PrepareError> {
         let checkout = Collected::new(&self.host(), options)?;
+        self.with_guest_over(breaks, |guest| prepare(&checkout, guest, how))
+    }
+
+    fn with_guest<T>(&self, use_it: impl FnOnce(&GuestRepo<'_>) -> T) -> T {
+        self.with_guest_over(&|| None, use_it)
+    }
+
+    fn with_guest_over<T>(
+        &self,
+        breaks: &dyn Fn() -> Option<u64>,
+        use_it: impl FnOnce(&GuestRepo<'_>) -> T,
+    ) -> T {
         let agents = Mutex::new(vec![]);
         let count = Cell::new(0);
         let connect = || {
@@ -152,7 +165,7 @@ impl Place {
             home: self.home(),
             progress: &|_| {},
         };
-        let result = prepare(&checkout, &guest, how);
+        let result = use_it(&guest);
         for mut agent in agents.into_inner().unwrap() {
             agent.wait().unwrap();
         }
@@ -227,39 +240,63 @@ impl Place {
     }
 
     pub(crate) fn pull(&self, branch: Option<&str>) -> Vec<String> {
-        let folder = self.guest();
-        let sh = |script: &str, input: &str| {
-            let mut child = Command::new("sh")
-                .args(["-c", script, "sh"])
-                .arg(&folder)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
-            let output = child.wait_with_output().unwrap();
-            assert!(output.status.success());
-            output.stdout
+        self.pull_between(&repository(&self.host()).unwrap(), &self.guest(), branch)
+    }
+
+    /// The same of all submodules.
+    pub(crate) fn pull_submodules(&self) -> Vec<String> {
+        let all = submodules(&self.host()).unwrap();
+        let pull = |(path, here): (RelPath, Git)| {
+            let refs = self.pull_between(&here, &self.guest().join(path.as_path()), None);
+            refs.into_iter().map(move |name| format!("{path}: {name}"))
         };
-        let refs = GuestRefs::parse(&sh(SNAPSHOT, "")).unwrap();
-        let here = repository(&self.host()).unwrap();
-        let pack = wanted(&here, "demo", &refs).unwrap().map(|input| {
+        all.into_iter().flat_map(pull).collect()
+    }
+
+    /// Brings what there is, and notes it in the guest.
+    fn pull_between(&self, here: &Git, folder: &Path, branch: Option<&str>) -> Vec<String> {
+        let refs = GuestRefs::parse(&sh(SNAPSHOT, folder, "")).unwrap();
+        let pack = wanted(here, "demo", &refs).unwrap().map(|input| {
             let file = tempfile::NamedTempFile::new().unwrap();
-            fs::write(file.path(), sh(PACK, &input)).unwrap();
+            fs::write(file.path(), sh(PACK, folder, &input)).unwrap();
             file
         });
-        let pulled = fetch(
-            &here,
-            "demo",
-            &refs,
-            pack.as_ref().map(|file| file.path()),
-            branch,
-        )
-        .unwrap();
+        let pack = pack.as_ref().map(|file| file.path());
+        let pulled = fetch(here, "demo", &refs, pack, branch).unwrap();
+        let notes: String = pulled.iter().map(|one| one.note("demo")).collect();
+        sh(NOTE_PULLED, folder, &notes);
         pulled
             .into_iter()
             .filter(|one| one.new)
             .map(|one| one.reference)
             .collect()
     }
+
+    /// What the guest holds that is not here: commits, tags, files.
+    pub(crate) fn unpulled(&self) -> (u64, u64, Vec<String>) {
+        let home = self.home().to_str().unwrap().to_owned();
+        let output = sh(&UNPULLED.replace("/root", &home), &self.home(), "");
+        let output = String::from_utf8_lossy(&output).replace(&home, "/root");
+        let mut all = told(output.as_bytes());
+        assert_eq!(all.len(), 1, "{output}");
+        let told = all.remove(0);
+        let held = self.with_guest(|guest| guest.unpulled(told).unwrap());
+        (held.commits, held.tags, held.files)
+    }
+}
+
+/// Runs a script as the host has the guest run it.
+fn sh(script: &str, folder: &Path, input: &str) -> Vec<u8> {
+    let mut child = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(folder)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{script}");
+    output.stdout
 }

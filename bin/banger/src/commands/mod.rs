@@ -4,6 +4,7 @@ mod acp;
 mod bench;
 mod build;
 mod catalog;
+mod checkout;
 mod config;
 mod cp;
 mod daemon;

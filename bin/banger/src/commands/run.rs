@@ -5,7 +5,7 @@ use banger_client::Client;
 use banger_core::{ErrorCode, ImageName, SpecOrigin, SpecOrigins};
 use banger_guest_proto::ExecRequest;
 
-use super::workspace::Repo;
+use super::checkout::{Checkout, making};
 use super::{CommandResult, Context, INTERRUPTED, entrypoint, exec, image, unpulled, workspace};
 use crate::cli::{CreateArgs, RunArgs, VmFlags, WaitFor};
 use crate::error::CommandError;
@@ -144,7 +144,7 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
     }
     // Looked at before anything is made.
     let checkout = match args.path {
-        Some(path) => Some(Repo::find(path, args.branch, args.from, args.readonly).await?),
+        Some(path) => Some(Checkout::find(path, args.branch, args.from, args.readonly).await?),
         None => None,
     };
     let client = context.client(Needs::Helper).await?;
@@ -165,12 +165,24 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
     let name = operation.subject.clone();
     let vm = operation.vm_id.clone().unwrap_or_else(|| name.clone());
     let cancel = OnInterrupt::Cancel;
-    // The host has time while the guest boots: git metadata are made meanwhile.
-    let (made, checkout) = futures_util::future::join(
-        follow(context.ui, &client, &operation, &mut interrupts, cancel),
-        Repo::pack(checkout),
-    )
-    .await;
+    // The host has time while the guest boots: the checkout is packed meanwhile, and sent while services start.
+    let with_checkout = checkout.is_some();
+    let (tell, making) = making();
+    let sending = async {
+        match checkout {
+            Some(checkout) => Ok(Some(checkout.send(context, &client, &vm, making).await)),
+            None => Ok(None),
+        }
+    };
+    let following = async {
+        let made = follow(context.ui, &client, &operation, &mut interrupts, cancel).await?;
+        tell.tell();
+        Ok::<_, CommandError>(made)
+    };
+    let (made, sent) = match futures_util::future::try_join(following, sending).await {
+        Ok((made, sent)) => (Ok(made), sent),
+        Err(error) => (Err(error), None),
+    };
     if let Ok(operation) = &made {
         context.ui.warnings(&operation.warnings);
     }
@@ -185,10 +197,10 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
         delete(&client, &vm).await?;
         return Ok(INTERRUPTED);
     }
-    let with_checkout = matches!(checkout, Ok(Some(_)));
-    let sent = match checkout {
-        Ok(Some(checkout)) => checkout.send(context, &client, &vm).await,
-        other => other.map(drop),
+    let sent = match sent {
+        Some(Ok(sent)) => sent.finish(context).await,
+        Some(Err(error)) => Err(error),
+        None => Ok(()),
     };
     if let Err(error) = sent {
         if args.rm {

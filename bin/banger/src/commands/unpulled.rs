@@ -43,9 +43,10 @@ fn sentence(vm: &str, one: &UnpulledWorkspace) -> String {
         ""
     };
     let commits = counted(one.commits, "commit");
+    let tags = counted(one.tags, "tag");
     let changed = counted(files, "changed file");
     let changed = changed.map(|count| format!("{count} ({}{more})", named.join(", ")));
-    let what: Vec<String> = [commits, changed].into_iter().flatten().collect();
+    let what: Vec<String> = [commits, tags, changed].into_iter().flatten().collect();
     let path = shown(&one.path);
     format!(
         "{vm} holds work in {path} that was never pulled: {}",
@@ -83,11 +84,12 @@ mod tests {
         let mut one = UnpulledWorkspace {
             path: "/root/repo".to_owned(),
             commits: 2,
+            tags: 3,
             files: ["a", "b\u{1b}", "c", "d"].map(str::to_owned).into(),
             more_files: 7,
         };
-        insta::assert_snapshot!(sentence("demo", &one), @r"demo holds work in /root/repo that was never pulled: 2 commits, 11 changed files (a, b\u{1b}, c, …)");
-        (one.commits, one.more_files) = (1, 0);
+        insta::assert_snapshot!(sentence("demo", &one), @r"demo holds work in /root/repo that was never pulled: 2 commits, 3 tags, 11 changed files (a, b\u{1b}, c, …)");
+        (one.commits, one.tags, one.more_files) = (1, 0, 0);
         one.files.clear();
         insta::assert_snapshot!(sentence("demo", &one), @"demo holds work in /root/repo that was never pulled: 1 commit");
     }

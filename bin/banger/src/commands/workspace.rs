@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use banger_api::Readiness;
@@ -12,8 +13,9 @@ use banger_guest::answer::{Answer, AnswerError, Bounds, answer};
 use banger_guest::files::TransferError;
 use banger_guest_proto::ExecRequest;
 use banger_workspace::{
-    CheckoutError, Collected, GuestRefs, GuestRepo, How, NOTE_PULLED, Options, PACK, PrepareError,
-    Prepared, PullError, Pulled, SNAPSHOT, fetch, prepare, repository, wanted,
+    CheckoutError, Collected, Git, GuestRefs, GuestRepo, How, NOTE_PULLED, Options, PACK,
+    PrepareError, Prepared, PullError, Pulled, SNAPSHOT, fetch, prepare, repository, submodules,
+    wanted,
 };
 use tokio::io::AsyncWrite;
 use tokio::runtime::Handle;
@@ -38,10 +40,10 @@ pub(crate) async fn workspace(context: &Context<'_>, command: WorkspaceCommand) 
 
 /// A transfer's connections to a VM.
 #[derive(Debug, Clone)]
-struct Target {
-    client: Client,
-    vm: String,
-    path: PathBuf,
+pub(super) struct Target {
+    pub(super) client: Client,
+    pub(super) vm: String,
+    pub(super) path: PathBuf,
 }
 
 impl Target {
@@ -51,113 +53,20 @@ impl Target {
     }
 }
 
-/// The checkout that a VM is made for.
-#[derive(Debug)]
-pub(crate) struct Repo {
-    checkout: Collected,
-    readonly: bool,
-    /// It says which tools it wants.
-    tools: bool,
-}
-
-/// Installs the tools that a checkout asks for, where the image has mise: behind the user's back, and
-/// logged in the guest.
-const TOOLS: &str = r#"
-command -v mise >/dev/null || exit 0
-cd "$1" || exit 0
-setsid sh -c 'mise trust --quiet; mise install --yes' >/var/log/banger-mise.log 2>&1 </dev/null &
-"#;
-
-impl Repo {
-    /// Finds it, and lists it; what git does not know and does not ignore goes along.
-    pub(crate) async fn find(
-        path: PathBuf,
-        branch: Option<String>,
-        from: Option<String>,
-        readonly: bool,
-    ) -> Result<Self, CommandError> {
-        let options = Options {
-            branch,
-            from,
-            untracked: true,
-            ..Options::default()
-        };
-        let checkout = collect(path, options).await?;
-        let wants = |name: &&str| {
-            let mut paths = checkout.entries.keys();
-            paths.any(|path| path.as_bytes() == name.as_bytes())
-        };
-        let tools = [".mise.toml", "mise.toml", ".tool-versions"]
-            .iter()
-            .any(wants);
-        Ok(Self {
-            checkout,
-            readonly,
-            tools,
-        })
-    }
-
-    /// Makes what takes time and needs no guest.
-    pub(crate) async fn pack(repo: Option<Self>) -> Result<Option<Self>, CommandError> {
-        let Some(mut repo) = repo else {
-            return Ok(None);
-        };
-        blocking(move || {
-            repo.checkout
-                .pack()
-                .map_err(|error| checkout_failed(&error))?;
-            Ok(Some(repo))
-        })
-        .await
-    }
-
-    /// Puts it into a guest that is reachable.
-    pub(crate) async fn send(
-        self,
-        context: &Context<'_>,
-        client: &Client,
-        vm: &str,
-    ) -> Result<(), CommandError> {
-        let target = Target {
-            client: client.clone(),
-            vm: vm.to_owned(),
-            path: GUEST_PATH.into(),
-        };
-        let prepared = put(
-            target.clone(),
-            self.checkout,
-            How::default(),
-            !context.ui.is_json(),
-        )
-        .await?;
-        context.ui.note(&summary(&prepared));
-        notes(context, &prepared);
-        if self.readonly {
-            mounted(&target, "mount", GUEST_PATH, true).await?;
-        }
-        if self.tools {
-            // Best effort: the VM is as good without.
-            drop(in_guest(&target, TOOLS, GUEST_PATH).await);
-        }
-        Ok(())
-    }
-}
-
 /// Lists what a path's checkout consists of, off the runtime.
-async fn collect(path: PathBuf, options: Options) -> Result<Collected, CommandError> {
+pub(super) async fn collect(path: PathBuf, options: Options) -> Result<Collected, CommandError> {
     blocking(move || Collected::new(&path, &options).map_err(|error| checkout_failed(&error))).await
 }
 
 /// Puts a checkout into a VM, off the runtime.
-async fn put(
+pub(super) async fn put(
     target: Target,
-    checkout: Collected,
+    checkout: Arc<Collected>,
     how: How,
-    show: bool,
+    progress: Progress,
 ) -> Result<Prepared, CommandError> {
     let runtime = Handle::current();
     blocking(move || {
-        let progress = Progress::new(None, show);
         let guest = GuestRepo {
             connect: &|| target.connect(&runtime),
             path: target.path.clone(),
@@ -169,7 +78,7 @@ async fn put(
     .await
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, CommandError> + Send + 'static,
 ) -> Result<T, CommandError> {
     super::blocking("the work", work).await?
@@ -200,15 +109,16 @@ async fn prepare_command(context: &Context<'_>, args: PrepareArgs) -> CommandRes
     let folder = target.path.display().to_string();
     if !args.dry_run {
         // A folder that is read-only for the guest's programs is so for the agent, too.
-        mounted(&target, "umount", &folder, false).await?;
+        make_writable(&target, &folder).await?;
     }
     let how = How {
         force: args.force,
         dry_run: args.dry_run,
     };
-    let prepared = put(target.clone(), checkout, how, !context.ui.is_json()).await?;
+    let progress = Progress::new(None, !context.ui.is_json());
+    let prepared = put(target.clone(), Arc::new(checkout), how, progress).await?;
     if args.readonly && !args.dry_run {
-        mounted(&target, "mount", &folder, true).await?;
+        make_read_only(&target, &folder).await?;
     }
     context.ui.result(&prepared, |prepared| {
         if args.dry_run {
@@ -222,39 +132,50 @@ async fn prepare_command(context: &Context<'_>, args: PrepareArgs) -> CommandRes
 }
 
 /// What was left out.
-fn notes(context: &Context<'_>, prepared: &Prepared) {
+pub(super) fn notes(context: &Context<'_>, prepared: &Prepared) {
     for note in &prepared.notes {
         context.ui.note(&banger_guest_proto::shown(note.as_bytes()));
     }
 }
 
-/// Binds the folder onto itself and makes that read-only, or undoes it.
-async fn mounted(
-    target: &Target,
-    verb: &str,
-    folder: &str,
-    must: bool,
-) -> Result<(), CommandError> {
-    let script = match verb {
-        "mount" => "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\"",
-        _ => "! grep -q \" $1 \" /proc/mounts || umount \"$1\"",
-    };
-    let (code, output) = in_guest(target, script, folder).await?;
-    if code != 0 && must {
-        let what = String::from_utf8_lossy(&output).into_owned();
-        return Err(CommandError::new(
-            ErrorCode::ExecFailed,
-            format!("the folder could not be made read-only: {what}"),
-        ));
+/// What the agent's own program says to a word that it does not know.
+const UNKNOWN_WORD: u8 = 2;
+
+/// Has programs in the guest only read the folder. The agent's own program does it: the image need not have one for this.
+pub(super) async fn make_read_only(target: &Target, folder: &str) -> Result<(), CommandError> {
+    let answer = agents_own(target, "read-only", folder).await?;
+    if answer.status.success() {
+        return Ok(());
     }
-    Ok(())
+    if answer.status.exit_code() == UNKNOWN_WORD {
+        let what = "the agent in the guest is older and cannot make a folder read-only";
+        let error = CommandError::new(ErrorCode::AgentTooOld, what);
+        return Err(error.hint(format!("banger vm restart {}", target.vm)));
+    }
+    let what = "the folder could not be made read-only";
+    let mut error = CommandError::new(ErrorCode::ExecFailed, what);
+    error
+        .0
+        .causes
+        .push(banger_guest_proto::shown(answer.stderr.trim_ascii()));
+    Err(error)
+}
+
+/// Undoes that. Best effort: what is read-only still, the transfer says.
+async fn make_writable(target: &Target, folder: &str) -> Result<(), CommandError> {
+    agents_own(target, "writable", folder).await.map(drop)
+}
+
+async fn agents_own(target: &Target, word: &str, folder: &str) -> Result<Answer, CommandError> {
+    let request = ExecRequest::new(["/proc/self/exe", word, folder]);
+    ask(target, request, "", &mut vec![], SHORT).await
 }
 
 fn size(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }
 
-fn summary(prepared: &Prepared) -> String {
+pub(super) fn summary(prepared: &Prepared) -> String {
     let sent = prepared.sent.len();
     let files = if sent == 1 { "file" } else { "files" };
     let mut parts = vec![format!("{sent} {files} sent")];
@@ -291,7 +212,7 @@ fn listed(prepared: &Prepared) -> String {
     lines.join("\n")
 }
 
-fn checkout_failed(error: &CheckoutError) -> CommandError {
+pub(super) fn checkout_failed(error: &CheckoutError) -> CommandError {
     let told = CommandError::because(
         ErrorCode::InvalidArgument,
         "there is no checkout to send",
@@ -312,7 +233,11 @@ fn prepare_failed(error: &PrepareError, target: &Target) -> CommandError {
     match error {
         PrepareError::Checkout(error) => checkout_failed(error),
         PrepareError::Transfer(error) => cp::failed(error),
-        PrepareError::WouldLose { files, head } => {
+        PrepareError::WouldLose {
+            files,
+            head,
+            submodules,
+        } => {
             let mut told = CommandError::new(ErrorCode::WorkInGuest, error.to_string());
             if let Some(head) = head {
                 let at = head.commit.as_deref().unwrap_or("no commit");
@@ -321,6 +246,10 @@ fn prepare_failed(error: &PrepareError, target: &Target) -> CommandError {
                     "its HEAD is at {at} ({branch}), which was not sent from here"
                 ));
             }
+            let moved = submodules.iter();
+            told.0.causes.extend(moved.map(|path| {
+                format!("the submodule {path} has commits that were not sent from here")
+            }));
             let shown = 20;
             told.0.causes.extend(
                 files
@@ -358,30 +287,33 @@ const SILENCE: Duration = Duration::from_secs(600);
 
 /// Runs a script in the guest with the folder as its argument. The answer is its code, and what it said
 /// on standard output, or on standard error when it failed.
-async fn in_guest(
+pub(super) async fn in_guest(
     target: &Target,
     script: &str,
     folder: &str,
 ) -> Result<(u8, Vec<u8>), CommandError> {
     let mut said = vec![];
-    let answer = ask(target, script, folder, "", &mut said, SHORT).await?;
+    let answer = ask(target, shell(script, folder), "", &mut said, SHORT).await?;
     let code = answer.status.exit_code();
     Ok((code, if code == 0 { said } else { answer.stderr }))
 }
 
-/// Runs a script in the guest with the folder as its argument and something on its standard input; its
-/// output, which goes to `to`, is bounded.
+/// A script with the folder as its argument.
+fn shell(script: &str, folder: &str) -> ExecRequest {
+    let mut request = ExecRequest::new(["sh", "-c", script, "sh", folder]);
+    request.env = vec![("LC_ALL".to_owned(), "C".to_owned())];
+    request
+}
+
+/// Runs a program in the guest with something on its standard input; its output, which goes to `to`, is bounded.
 async fn ask<W: AsyncWrite + Unpin>(
     target: &Target,
-    script: &str,
-    folder: &str,
+    mut request: ExecRequest,
     input: &str,
     to: &mut W,
     bytes: u64,
 ) -> Result<Answer, CommandError> {
-    let mut request = ExecRequest::new(["sh", "-c", script, "sh", folder]);
     request.no_stdin = input.is_empty();
-    request.env = vec![("LC_ALL".to_owned(), "C".to_owned())];
     let wait = Readiness::Reachable;
     let stream = target.client.connect_guest(&target.vm, wait, None).await?;
     let bounds = Bounds {
@@ -464,7 +396,7 @@ async fn diff(context: &Context<'_>, args: DiffArgs) -> CommandResult {
         "cd \"$1\" && git -c core.hooksPath=/dev/null --no-pager diff --no-ext-diff --no-textconv --no-color {flags} {base} {tip}"
     );
     let (mut file, mut to) = scratch()?;
-    let answer = ask(&target, &script, &folder, "", &mut to, LONGEST_DIFF).await?;
+    let answer = ask(&target, shell(&script, &folder), "", &mut to, LONGEST_DIFF).await?;
     if !answer.status.success() {
         return Err(CommandError::new(
             ErrorCode::ExecFailed,
@@ -491,23 +423,66 @@ async fn diff(context: &Context<'_>, args: DiffArgs) -> CommandResult {
 struct PullResult {
     refs: Vec<Pulled>,
     branch: Option<String>,
+    submodules: Vec<PulledSubmodule>,
+}
+
+/// What came of a submodule, into its repository here.
+#[derive(Debug, serde::Serialize)]
+struct PulledSubmodule {
+    path: String,
+    refs: Vec<Pulled>,
 }
 
 async fn pull(context: &Context<'_>, args: BackArgs) -> CommandResult {
     let path = args.path.unwrap_or_else(|| PathBuf::from("."));
-    let git = blocking(move || find(&path)).await?;
+    let (git, inner) = blocking(move || {
+        let inner = submodules(&path).map_err(|error| pull_failed(&error));
+        Ok((find(&path)?, inner?))
+    })
+    .await?;
     let target = target(context, &args.vm, args.guest_path).await?;
-    let (vm, folder) = (target.vm.clone(), target.path.display().to_string());
-    let refs = snapshot(&target, &folder).await?;
+    let most = args.max_size.0;
+    let branch = args.branch.clone();
+    let refs = pull_one(&target, &target.path, git, branch, most).await?;
+    let mut pulled = vec![];
+    for (path, git) in inner {
+        let at = target.path.join(path.as_path());
+        // One that is not there now has nothing to bring.
+        let is_there = r#"[ -e "$1/.git" ]"#;
+        let (code, _) = in_guest(&target, is_there, &at.display().to_string()).await?;
+        if code == 0 {
+            let refs = pull_one(&target, &at, git, None, most).await?;
+            let path = path.to_string();
+            pulled.push(PulledSubmodule { path, refs });
+        }
+    }
+    let result = PullResult {
+        refs,
+        branch: args.branch,
+        submodules: pulled,
+    };
+    context.ui.result(&result, brought);
+    Ok(0)
+}
+
+/// Brings the commits of one repository in the guest into one here.
+async fn pull_one(
+    target: &Target,
+    folder: &Path,
+    git: Git,
+    branch: Option<String>,
+    most: u64,
+) -> Result<Vec<Pulled>, CommandError> {
+    let folder = folder.display().to_string();
+    let refs = snapshot(target, &folder).await?;
     let (one, two) = (git.clone(), refs.clone());
-    let name = vm.clone();
+    let name = target.vm.clone();
     let input =
         blocking(move || wanted(&one, &name, &two).map_err(|error| pull_failed(&error))).await?;
     let mut pack = None;
     if let Some(input) = input {
         let (file, mut to) = scratch()?;
-        let most = args.max_size.0;
-        let answer = ask(&target, PACK, &folder, &input, &mut to, most).await?;
+        let answer = ask(target, shell(PACK, &folder), &input, &mut to, most).await?;
         if !answer.status.success() {
             return Err(CommandError::new(
                 ErrorCode::ExecFailed,
@@ -516,20 +491,14 @@ async fn pull(context: &Context<'_>, args: BackArgs) -> CommandResult {
         }
         pack = Some(file);
     }
-    let branch = args.branch.clone();
-    let name = vm.clone();
+    let name = target.vm.clone();
     let pulled = blocking(move || {
         let pack = pack.as_ref().map(tempfile::NamedTempFile::path);
         fetch(&git, &name, &refs, pack, branch.as_deref()).map_err(|error| pull_failed(&error))
     })
     .await?;
-    note_pulled(&target, &folder, &pulled).await;
-    let result = PullResult {
-        refs: pulled,
-        branch: args.branch,
-    };
-    context.ui.result(&result, brought);
-    Ok(0)
+    note_pulled(target, &folder, &pulled).await;
+    Ok(pulled)
 }
 
 fn brought(result: &PullResult) -> String {
@@ -548,6 +517,10 @@ fn brought(result: &PullResult) -> String {
             .iter()
             .map(|branch| format!("branch {branch}")),
     );
+    for inner in &result.submodules {
+        let refs = inner.refs.iter().map(line);
+        lines.extend(refs.map(|line| format!("{line} ({})", inner.path)));
+    }
     if lines.is_empty() {
         "the guest has no commits and no changes".to_owned()
     } else {
@@ -558,15 +531,14 @@ fn brought(result: &PullResult) -> String {
 /// Tells the guest what is here now, so that nobody is warned of losing it. Best effort: who is warned in
 /// vain loses nothing.
 async fn note_pulled(target: &Target, folder: &str, pulled: &[Pulled]) {
-    let commits = pulled.iter().map(|one| format!("^{}\n", one.commit));
-    let input: String = commits.collect();
+    let input: String = pulled.iter().map(|one| one.note(&target.vm)).collect();
     if !input.is_empty() {
         let mut said = vec![];
-        drop(ask(target, NOTE_PULLED, folder, &input, &mut said, SHORT).await);
+        drop(ask(target, shell(NOTE_PULLED, folder), &input, &mut said, SHORT).await);
     }
 }
 
-fn find(path: &Path) -> Result<banger_workspace::Git, CommandError> {
+fn find(path: &Path) -> Result<Git, CommandError> {
     repository(path).map_err(|error| {
         CommandError::because(ErrorCode::InvalidArgument, format!("`{}` is in no git repository", path.display()), &error)
             .hint("run it in the repository that the workspace came from, or name it: `banger vm workspace pull VM PATH`")
@@ -603,6 +575,10 @@ mod tests {
         PullResult {
             refs: vec![one("HEAD", true), one("heads/main", false)],
             branch: Some("from-demo".to_owned()),
+            submodules: vec![PulledSubmodule {
+                path: "lib".to_owned(),
+                refs: vec![one("tags/v1", true)],
+            }],
         }
     }
 
@@ -611,6 +587,7 @@ mod tests {
         let nothing = PullResult {
             refs: vec![],
             branch: None,
+            submodules: vec![],
         };
         let all = [
             summary(&prepared()),

@@ -531,6 +531,7 @@ pub(crate) fn answers() -> Answers {
             held.workspaces.push(UnpulledWorkspace {
                 path: text("/root/repo"),
                 commits: 2,
+                tags: 0,
                 files: vec![text("notes.txt")],
                 more_files: 0,
             });

@@ -71,6 +71,7 @@ pub(crate) async fn unpulled(
     let workspaces = found.into_iter().map(|one| UnpulledWorkspace {
         path: one.path,
         commits: one.commits,
+        tags: one.tags,
         files: one.files,
         more_files: one.more_files,
     });
