@@ -216,9 +216,9 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
     }
     if args.detach {
         let shown = client.vm(&vm).await?;
-        context.ui.result(&shown, |vm| {
-            format!("{name} runs at {}\n  shell  banger vm exec -it {name} -- bash\n  ssh    banger vm ssh {name}\n  stop   banger vm stop {name}", vm.address)
-        });
+        context
+            .ui
+            .result(&shown, |vm| ways_in(&name, &vm.address, with_checkout));
         return Ok(0);
     }
     // From here on they are the command's. One that came before is seen by one of both.
@@ -240,7 +240,7 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
             context.ui.warnings(&held);
         }
         delete(&client, &vm).await?;
-    } else if is_shell {
+    } else if client.vm(&vm).await.is_ok_and(|vm| vm.phase == "running") {
         context.ui.note(&format!(
             "{name} still runs: `banger vm ssh {name}` goes back, `banger vm delete {name}` removes it"
         ));
@@ -263,6 +263,19 @@ async fn kept(client: &Client, operation: &Operation, error: CommandError) -> Co
     error.hint(format!(
         "the VM `{name}` is kept: `banger vm show {name}`, `banger vm logs {name}`"
     ))
+}
+
+/// What to type next.
+fn ways_in(name: &str, address: impl std::fmt::Display, with_checkout: bool) -> String {
+    let mut text = format!(
+        "{name} runs at {address}\n  shell  banger vm exec -it {name} -- bash\n  ssh    banger vm ssh {name}\n"
+    );
+    if with_checkout {
+        text.push_str(&format!(
+            "  diff   banger vm workspace diff {name}\n  pull   banger vm workspace pull {name}\n"
+        ));
+    }
+    text + &format!("  stop   banger vm stop {name}")
 }
 
 /// The image whose entry point is asked for; it must be here before anything is made.
@@ -333,5 +346,18 @@ mod tests {
             line(SpecOrigin::Flag, SpecOrigin::Config, host),
             "spec: 2 vCPU (as asked) · 4096 MiB (from the configuration) · 8 GiB disk (host-derived)"
         );
+    }
+
+    #[test]
+    fn what_to_type_next() {
+        insta::assert_snapshot!(ways_in("demo", "172.16.0.5", true), @r"
+        demo runs at 172.16.0.5
+          shell  banger vm exec -it demo -- bash
+          ssh    banger vm ssh demo
+          diff   banger vm workspace diff demo
+          pull   banger vm workspace pull demo
+          stop   banger vm stop demo
+        ");
+        assert!(!ways_in("demo", "172.16.0.5", false).contains("workspace"));
     }
 }
