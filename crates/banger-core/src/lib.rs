@@ -4,6 +4,7 @@
 mod admission;
 mod cow_store;
 mod error_code;
+mod guest_init;
 mod ids;
 mod image_ref;
 mod kill_signal;
@@ -23,6 +24,7 @@ pub use cow_store::{
     cow_store_state,
 };
 pub use error_code::{ErrorCode, ExitCode};
+pub use guest_init::{FoundInit, ImageFiles, InitFamily, find_init};
 pub use ids::{Digest, OpId, ParseIdError, TapName, VmId};
 pub use image_ref::{DEFAULT_REGISTRY, ImageRef, ParseImageRefError, RegistryRef};
 pub use kill_signal::{KillSignal, ParseSignalError};

@@ -292,7 +292,7 @@ pub trait RootHelper: Send + Sync {
     /// What exists, of every VM, in one go.
     async fn facts(&self) -> Result<Vec<(VmId, VmFacts)>, Failure>;
     /// Resolves when the VMM of that VM, or the backend that it needs, has ended (at once when it does
-    /// not live).
+    /// not live), or when its guest has halted, which some VMMs outlive.
     async fn wait_exit(&self, vm: &VmId) -> Result<ExitFacts, Failure>;
 }
 

@@ -95,3 +95,6 @@ pub const MAX_DATA: usize = 64 << 10;
 
 /// What the last line of a guest's life on its console starts with; `poweroff` or `reboot` follows.
 pub const FAREWELL: &str = "banger-farewell: ";
+
+/// What the line starts with that says why a guest did not boot. No farewell follows, only a reset.
+pub const BOOT_FAILED: &str = "banger: boot failed: ";

@@ -1,5 +1,6 @@
-//! Which init an image has: told by what it is, not by what it is called.
+//! Which init an image has, by the rule that pulls go by.
 
+use banger_core::{ImageFiles, InitFamily, find_init};
 use banger_guest_proto::InitKind;
 
 use crate::root::Root;
@@ -11,37 +12,31 @@ pub(super) struct Found {
     pub(super) kind: InitKind,
 }
 
-const CANDIDATES: [&str; 3] = [
-    "/sbin/init",
-    "/usr/lib/systemd/systemd",
-    "/lib/systemd/systemd",
-];
+impl ImageFiles for Root {
+    type File = (u64, u64);
+
+    fn program(&self, path: &str) -> Option<(u64, u64)> {
+        let found = self.stat(path).filter(|_| self.is_program(path))?;
+        Some((found.st_dev, found.st_ino))
+    }
+
+    fn real_path(&self, path: &str) -> Option<String> {
+        Root::real_path(self, path)
+    }
+}
 
 /// The image's init, when it has one.
 pub(super) fn detect(root: &Root) -> Option<Found> {
-    let path = CANDIDATES.into_iter().find(|path| root.is_program(path))?;
-    let real = root.real_path(path)?;
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"]
-        .into_iter()
-        .filter_map(|path| root.stat(path));
-    // A hard link to busybox has another name; the file is the same.
-    let this = root.stat(path)?;
-    let is_busybox = real.ends_with("/busybox")
-        || busybox
-            .into_iter()
-            .any(|it| (it.st_dev, it.st_ino) == (this.st_dev, this.st_ino));
-    let has_openrc = root.is_program("/sbin/openrc");
-    let kind = if real.ends_with("/systemd") {
-        InitKind::Systemd
-    } else if has_openrc && (is_busybox || real.contains("openrc")) {
-        InitKind::OpenRc
-    } else if is_busybox {
-        // Without OpenRC's inittab it would only ask for terminals that a VM does not have.
-        return None;
-    } else {
-        InitKind::Other
+    let found = find_init(root)?;
+    let kind = match found.family {
+        InitFamily::Systemd => InitKind::Systemd,
+        InitFamily::OpenRc => InitKind::OpenRc,
+        InitFamily::Runit | InitFamily::S6 | InitFamily::Other => InitKind::Other,
     };
-    Some(Found { path, kind })
+    Some(Found {
+        path: found.path,
+        kind,
+    })
 }
 
 #[cfg(test)]

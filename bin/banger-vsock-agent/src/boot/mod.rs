@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use banger_guest_proto::{AGENT_PORT, GuestConfig, InitKind};
+use banger_guest_proto::{AGENT_PORT, BOOT_FAILED, GuestConfig, InitKind};
 
 pub(crate) use files::has_sshd;
 use report::{BootError, Report};
@@ -54,7 +54,7 @@ pub(crate) fn main() -> ExitCode {
                 std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
             let text: Vec<String> = chain.map(ToString::to_string).collect();
             // On the console without a farewell: the host shows it with the failed VM.
-            console::say_and_drain(&format!("banger: boot failed: {}", text.join(": ")));
+            console::say_and_drain(&format!("{BOOT_FAILED}{}", text.join(": ")));
             farewell::reset()
         }
     }
@@ -193,7 +193,7 @@ fn become_init(path: &str) -> ExitCode {
         text("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
     ];
     let error = sys::exec(&text(path), &[text(path)], &env);
-    console::say_and_drain(&format!("banger: boot failed: execute {path}: {error}"));
+    console::say_and_drain(&format!("{BOOT_FAILED}execute {path}: {error}"));
     farewell::reset()
 }
 

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::time::Duration;
 
 use banger_engine::ports::Farewell;
 use rustix::fs::{Mode, OFlags};
@@ -46,15 +47,70 @@ fn tail(mut file: File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The last farewell counts: nothing but the guest's last process is left to write after it.
+/// How often the console of a guest that runs is looked at: a guest that has halted has time.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Resolves when the kernel has said that it stands still for good, and nothing more since: a guest that halts, or powers off where
+/// the machine cannot, leaves its VMM running. Cancel-safe: it only looks.
+pub(crate) async fn halts(path: &Path) {
+    halts_by_looks(path, LOOK).await;
+}
+
+async fn halts_by_looks(path: &Path, pause: Duration) {
+    let mut length = None;
+    let mut stands = false;
+    loop {
+        tokio::time::sleep(pause).await;
+        let now = std::fs::symlink_metadata(path).ok().map(|it| it.len());
+        if now == length {
+            if stands {
+                return;
+            }
+            continue;
+        }
+        length = now;
+        let path = path.to_owned();
+        let read = blocking(move || Ok(open(&path).and_then(tail).unwrap_or_default()));
+        stands = stands_still(&read.await.unwrap_or_default());
+    }
+}
+
+fn stands_still(text: &str) -> bool {
+    let last = text.lines().rev().find(|line| !line.trim().is_empty());
+    last.and_then(kernels_end) == Some(Farewell::Poweroff)
+}
+
+/// So many lines before the last one may hold the farewell.
+const LAST_LINES: usize = 4;
+
+/// The last farewell counts: nothing but the guest's last process is left to write after it. An init that ends the guest by itself
+/// leaves it to the kernel to say how.
 fn farewell(text: &str) -> Option<Farewell> {
-    text.lines().rev().take(4).find_map(|line| {
-        match line.trim_end().strip_prefix(banger_guest_proto::FAREWELL)? {
+    let lines = || text.lines().rev().take(LAST_LINES).map(str::trim_end);
+    let ours = lines().find_map(
+        |line| match line.strip_prefix(banger_guest_proto::FAREWELL)? {
             "poweroff" => Some(Farewell::Poweroff),
             "reboot" => Some(Farewell::Reboot),
             _ => None,
-        }
-    })
+        },
+    );
+    if ours.is_some() || lines().any(|line| line.starts_with(banger_guest_proto::BOOT_FAILED)) {
+        return ours;
+    }
+    lines().find_map(kernels_end)
+}
+
+/// What the kernel says last of all (`kernel/reboot.c`), after the time that it puts in front. A panic and a reset say nothing.
+fn kernels_end(line: &str) -> Option<Farewell> {
+    let line = line.trim();
+    let after_time = || line.strip_prefix('[')?.split_once("] ");
+    let line = after_time().map_or(line, |(_, rest)| rest);
+    let what = line.strip_prefix("reboot: ")?;
+    match what {
+        "Power down" | "System halted" => Some(Farewell::Poweroff),
+        _ if what.starts_with("Restarting system") => Some(Farewell::Reboot),
+        _ => None,
+    }
 }
 
 fn last_lines(text: &str) -> Vec<String> {
@@ -88,6 +144,65 @@ mod tests {
         );
         assert_eq!(farewell("echo banger-farewell: poweroff\n"), None);
         assert_eq!(farewell("banger-farewell: poweroff\n1\n2\n3\n4\n5\n"), None);
+    }
+
+    #[test]
+    fn where_an_init_ends_the_guest_the_kernel_says_how() {
+        let ends = |text: &str| farewell(&format!("The system is going down\r\n{text}\r\n"));
+        for (text, end) in [
+            (
+                "[   12.345678] reboot: Power down",
+                Some(Farewell::Poweroff),
+            ),
+            ("[    2.1] reboot: System halted", Some(Farewell::Poweroff)),
+            ("reboot: Restarting system", Some(Farewell::Reboot)),
+            (
+                "[  3.2] reboot: Restarting system with command 'x'",
+                Some(Farewell::Reboot),
+            ),
+            // The agent's word comes before the kernel's, which always restarts after it.
+            (
+                "banger-farewell: poweroff\n[    3.2] reboot: Restarting system",
+                Some(Farewell::Poweroff),
+            ),
+            (
+                "banger: boot failed: no root\n[    3.2] reboot: Restarting system",
+                None,
+            ),
+            ("reboot: Power down\n1\n2\n3\n4", None),
+            ("echo reboot: Power down", None),
+            ("[ 1.0] x reboot: Power down", None),
+            ("[ 1.0 reboot: Power down", None),
+            ("reboot: ", None),
+            ("[    1.0] Kernel panic - not syncing: sysrq", None),
+        ] {
+            assert_eq!(ends(text), end, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_halted_stands_still() {
+        assert!(stands_still("x\n[ 1.0] reboot: System halted\r\n\r\n"));
+        assert!(stands_still("[ 1.0] reboot: Power down\n"));
+        for text in [
+            "",
+            "[ 1.0] reboot: Restarting system\n",
+            "[ 1.0] reboot: System halted\nlogin: ",
+        ] {
+            assert!(!stands_still(text), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_halt_is_seen_once_nothing_follows_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("console");
+        std::fs::write(&path, "login: ").unwrap();
+        let seen = std::pin::pin!(halts_by_looks(&path, Duration::from_millis(1)));
+        let halt = async {
+            std::fs::write(&path, "login: \n[ 1.0] reboot: System halted\n").unwrap();
+        };
+        tokio::join!(seen, halt);
     }
 
     #[test]

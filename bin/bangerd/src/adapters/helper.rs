@@ -17,6 +17,7 @@ use banger_engine::locked_up;
 use banger_engine::ports::{
     ExitFacts, Failure, LaunchRequest, RootHelper, TapFacts, VmFacts, VmmFacts,
 };
+use banger_guest::GuestAddress;
 use banger_root_proto::{
     Accel, CacheMode, CallError, Client, DriveFormat, DriveRole, DriveSpec, HelperInfo, LaunchSpec,
     OwnedVmm, ProcessState, RefusalCode, Reply, Request, StoreFill, VmmSignal, VmmSpec,
@@ -131,6 +132,20 @@ impl HelperLink {
 
     fn folder(&self, vm: &VmId) -> PathBuf {
         self.vms.join(vm.as_str())
+    }
+
+    /// Resolves when the guest has halted and its agent answers no more. Whoever waits takes its VMM down.
+    async fn halted(&self, vm: &VmId) {
+        let folder = self.folder(vm);
+        let agent = GuestAddress::new(folder.join("run/v"));
+        loop {
+            console::halts(&folder.join("run/console")).await;
+            // Anybody may write to a console.
+            let answer = tokio::time::timeout(ANSWER, agent.dial()).await;
+            if !matches!(answer, Ok(Ok(_))) {
+                return;
+            }
+        }
     }
 
     /// VMM, and the backend of one that needs it.
@@ -355,9 +370,14 @@ impl RootHelper for HelperLink {
 
     async fn wait_exit(&self, vm: &VmId) -> Result<ExitFacts, Failure> {
         let (vmm, backend) = self.probe(vm).await?;
+        let mut halted = std::pin::pin!(self.halted(vm));
         let backend_lost = match (vmm, backend) {
             (Handle::Alive(vmm), None) => {
-                ended(vmm).await?;
+                tokio::select! {
+                    biased;
+                    result = ended(vmm) => result?,
+                    () = &mut halted => {}
+                }
                 false
             }
             (Handle::Alive(vmm), Some(Handle::Alive(backend))) => {
@@ -365,6 +385,7 @@ impl RootHelper for HelperLink {
                 tokio::select! {
                     biased;
                     result = &mut vmm_end => { result?; false }
+                    () = &mut halted => false,
                     result = ended(backend) => {
                         result?;
                         // The VMM takes its backend with it: only one that dies alone is lost.
@@ -383,6 +404,9 @@ impl RootHelper for HelperLink {
         })
     }
 }
+
+/// How long an agent has to answer.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// Resolves when the process of this pidfd has ended (`pidfd_open(2)`: then it is readable).
 async fn ended(pidfd: OwnedFd) -> Result<(), Failure> {
