@@ -44,7 +44,7 @@ pub(crate) async fn ssh(context: &Context<'_>, args: &SshArgs) -> CommandResult 
     // What cannot be read is no complaint.
     let _ = log.read_to_end(&mut complaints);
     let code = status.code().unwrap_or(SSH_FAILED);
-    if let Some(failure) = failed(code, &complaints) {
+    if let Some(failure) = failed(&args.vm, code, &complaints) {
         return Err(failure);
     }
     if args.command.is_empty()
@@ -63,7 +63,7 @@ pub(crate) async fn ssh(context: &Context<'_>, args: &SshArgs) -> CommandResult 
 
 /// Whether it was ssh that failed. The command in the guest may end with ssh's code for that, too, and ssh's with
 /// it when a signal ended the command; then it complains of nothing.
-fn failed(code: i32, complaints: &[u8]) -> Option<CommandError> {
+fn failed(vm: &str, code: i32, complaints: &[u8]) -> Option<CommandError> {
     let lines = complaints
         .split(|byte| *byte == b'\n')
         .map(<[u8]>::trim_ascii);
@@ -72,9 +72,24 @@ fn failed(code: i32, complaints: &[u8]) -> Option<CommandError> {
     if code != SSH_FAILED || causes.is_empty() {
         return None;
     }
+    if causes.iter().any(|line| line.ends_with(REFUSED)) {
+        return Some(no_server(vm));
+    }
     let mut error = CommandError::new(ErrorCode::AgentUnreachable, "ssh itself failed");
     error.0.causes = causes;
     Some(error.hint("`banger vm exec` needs neither a network nor sshd in the guest"))
+}
+
+/// What ssh says where nothing listens.
+const REFUSED: &str = "port 22: Connection refused";
+
+/// Nothing in the guest takes ssh: with what to do instead.
+pub(super) fn no_server(vm: &str) -> CommandError {
+    let what =
+        format!("nothing in `{vm}` takes ssh: its image has no ssh server, or that does not run");
+    CommandError::new(ErrorCode::SessionNotFound, what)
+        .hint(format!("`banger vm exec -it {vm} -- sh` needs none"))
+        .hint("install one in the guest or its image (`openssh-server`), and `vm ssh` works")
 }
 
 fn command(target: &SshTarget, log: &Path, remote: &[String]) -> Command {
@@ -104,13 +119,22 @@ mod tests {
 
     #[test]
     fn only_an_ssh_that_complains_has_failed_itself() {
-        assert_eq!(failed(255, b""), None);
-        assert_eq!(failed(255, b"\r\n"), None);
-        assert_eq!(failed(3, b"something"), None);
-        let error = failed(255, b"ssh: connect to host x:\r\nrefused \x1b[2J\n").unwrap();
+        assert_eq!(failed("demo", 255, b""), None);
+        assert_eq!(failed("demo", 255, b"\r\n"), None);
+        assert_eq!(failed("demo", 3, b"something"), None);
+        let error = failed("demo", 255, b"ssh: connect to host x:\r\nrefused \x1b[2J\n").unwrap();
         assert_eq!(
             error.0.causes,
             ["ssh: connect to host x:", "refused \\u{1b}[2J"]
         );
+        assert_eq!(error.0.code, ErrorCode::AgentUnreachable);
+    }
+
+    #[test]
+    fn where_nothing_listens_another_way_in_is_told() {
+        let said = b"ssh: connect to host 172.16.0.9 port 22: Connection refused\r\n";
+        let error = failed("demo", 255, said).unwrap();
+        assert_eq!(error.0.code, ErrorCode::SessionNotFound);
+        assert!(error.0.hints[0].contains("vm exec -it demo -- sh"));
     }
 }

@@ -12,7 +12,7 @@ use banger_guest::exec::{ExecIo, run};
 use banger_guest_proto::ExecRequest;
 use serde::Serialize;
 
-use super::{CommandResult, Context, blocking};
+use super::{CommandResult, Context, blocking, ssh};
 use crate::cli::SshConfigArgs;
 use crate::error::CommandError;
 use crate::start::Needs;
@@ -22,6 +22,8 @@ const BOOT: u32 = 120;
 
 /// What the agent's own program says to a word that it does not know.
 const UNKNOWN_WORD: u8 = 2;
+/// What it says where nothing listens.
+const REFUSED: u8 = 3;
 
 #[derive(Debug, Serialize)]
 struct Installed {
@@ -167,6 +169,7 @@ pub(crate) async fn ssh_proxy(context: &Context<'_>, host: &str) -> CommandResul
             let error = CommandError::new(ErrorCode::AgentTooOld, what);
             Err(error.hint(format!("banger vm restart {vm}")))
         }
+        REFUSED => Err(ssh::no_server(vm)),
         code => Ok(code),
     }
 }
