@@ -47,6 +47,11 @@ impl Root {
         rustix::fs::fstat(fd).ok()
     }
 
+    /// What the path leads to, as a place.
+    pub(crate) fn file(&self, path: &str) -> io::Result<OwnedFd> {
+        Ok(self.at(Path::new(path), OFlags::PATH, Mode::empty())?)
+    }
+
     /// Whether there is an entry of that name, also a link that leads nowhere (from here).
     pub(crate) fn has_entry(&self, path: &str) -> bool {
         let flags = OFlags::PATH | OFlags::NOFOLLOW;

@@ -6,6 +6,7 @@
 mod drives;
 mod file_sync;
 mod files;
+mod fstab;
 mod identity;
 mod init;
 mod modules;
@@ -80,6 +81,9 @@ fn run() -> Result<ExitCode, BootError> {
     let image_init = kind.map(|found| found.kind);
     mounts::prepare_tmp(&root, image_init, &mut report);
     overrides::write(&root, &config, &mut report);
+    if kind.is_some() {
+        report.note("shorten fstab", fstab::shorten(&root));
+    }
     report.note("mount what programs expect", mounts::for_programs(&root));
     report.note(
         "point the kernel at modprobe",
