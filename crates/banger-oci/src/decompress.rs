@@ -33,7 +33,7 @@ impl Packing {
 /// Chunks on their way; so much is held, whatever the layer's size.
 const IN_FLIGHT: usize = 4;
 /// Windows up to 2^27 bytes, as the `zstd` program accepts unasked.
-const ZSTD_WINDOW_LOG: u32 = 27;
+pub(crate) const ZSTD_WINDOW_LOG: u32 = 27;
 
 type Chunk = io::Result<Vec<u8>>;
 

@@ -16,8 +16,8 @@ use crate::watch::Watch;
 const HOST_ATTRIBUTES: [&[u8]; 3] = [b"security.selinux", b"system.nfs4_acl", b"trusted.overlay."];
 /// A layer may unpack to so many times its size and to so much more: what compresses better than that is made
 /// to fill disks.
-const RATIO_MAX: u64 = 250;
-const RATIO_SLACK: u64 = 1 << 30;
+pub(crate) const RATIO_MAX: u64 = 250;
+pub(crate) const RATIO_SLACK: u64 = 1 << 30;
 
 /// A layer's bytes in a file.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use crate::hash;
 use crate::layer::LayerBlob;
 use crate::manifest::{CONFIG_MAX, Descriptor, Document, MANIFEST_MAX, digest};
 use crate::member::Members;
+use crate::watch::Watch;
 
 const INDEX: &str = "index.json";
 
@@ -129,9 +130,9 @@ pub(crate) struct SavedImage {
 }
 
 impl DockerArchive {
-    pub(crate) fn open(path: &Path) -> Result<Self, PullError> {
+    pub(crate) fn open(path: &Path, scratch: &Path, watch: &dyn Watch) -> Result<Self, PullError> {
         Ok(Self {
-            members: Members::open(path)?,
+            members: Members::open(path, scratch, watch)?,
             path: path.to_owned(),
         })
     }

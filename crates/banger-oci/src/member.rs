@@ -1,15 +1,20 @@
-//! Files inside of a tar file, found without unpacking it.
+//! Files inside of a tar file, found without unpacking it. One that is compressed as a whole is decompressed once, into a file that
+//! has no name.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, Seek, SeekFrom};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::decompress::Packing;
+use flate2::bufread::MultiGzDecoder;
+
+use crate::decompress::{Packing, ZSTD_WINDOW_LOG};
 use crate::error::{Context, MalformedError, PullError};
+use crate::layer::{RATIO_MAX, RATIO_SLACK};
 use crate::path;
 use crate::tar::{EntryKind, TarReader};
+use crate::watch::Watch;
 
 const MEMBERS_MAX: usize = 100_000;
 const LINKS_MAX: usize = 8;
@@ -29,7 +34,12 @@ pub(crate) struct Members {
 }
 
 impl Members {
-    pub(crate) fn open(archive: &Path) -> Result<Self, PullError> {
+    /// Opens an archive; what has to be decompressed first goes below `scratch`.
+    pub(crate) fn open(
+        archive: &Path,
+        scratch: &Path,
+        watch: &dyn Watch,
+    ) -> Result<Self, PullError> {
         let malformed = |why: String| PullError::Malformed {
             image: archive.display().to_string(),
             source: MalformedError::new(why),
@@ -37,12 +47,10 @@ impl Members {
         let file = File::open(archive).context("read", archive)?;
         let mut start = [0; 4];
         let _ = file.read_at(&mut start, 0).context("read", archive)?;
-        if Packing::of(&start) != Packing::None {
-            return Err(malformed(
-                "the archive is compressed as a whole; unpack it with gunzip or unzstd first"
-                    .to_owned(),
-            ));
-        }
+        let file = match Packing::of(&start) {
+            Packing::None => file,
+            packing => whole(&file, packing, archive, scratch, watch)?,
+        };
         let mut members = HashMap::new();
         let length = file.metadata().context("read", archive)?.len();
         let mut at = 0;
@@ -110,6 +118,61 @@ impl Members {
 
     pub(crate) fn file(&self) -> std::io::Result<File> {
         self.file.try_clone()
+    }
+}
+
+const CHUNK: usize = 256 << 10;
+
+/// The archive, decompressed.
+fn whole(
+    packed: &File,
+    packing: Packing,
+    archive: &Path,
+    scratch: &Path,
+    watch: &dyn Watch,
+) -> Result<File, PullError> {
+    let malformed = |why: String| PullError::Malformed {
+        image: archive.display().to_string(),
+        source: MalformedError::new(why),
+    };
+    watch.step("decompress the archive");
+    let length = packed.metadata().context("read", archive)?.len();
+    let limit = length.saturating_mul(RATIO_MAX).saturating_add(RATIO_SLACK);
+    let input = BufReader::with_capacity(CHUNK, packed);
+    let mut from: Box<dyn Read + '_> = match packing {
+        Packing::None => Box::new(input),
+        Packing::Gzip => Box::new(MultiGzDecoder::new(input)),
+        Packing::Zstd => {
+            let decoder = zstd::Decoder::with_buffer(input);
+            let mut decoder = decoder.context("read", archive)?;
+            let bounded = decoder.window_log_max(ZSTD_WINDOW_LOG);
+            bounded.context("read", archive)?;
+            Box::new(decoder)
+        }
+    };
+    let mut to = tempfile::tempfile_in(scratch).context("write below", scratch)?;
+    let mut chunk = vec![0; CHUNK];
+    let mut total = 0;
+    loop {
+        if watch.cancelled() {
+            return Err(PullError::Cancelled);
+        }
+        let count = match from.read(&mut chunk) {
+            Ok(0) => return Ok(to),
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => {
+                return Err(malformed(format!("it cannot be decompressed: {error}")));
+            }
+        };
+        total += count as u64;
+        if total > limit {
+            return Err(malformed(format!(
+                "it has {length} bytes and decompresses to more than {limit}: it is made to fill disks"
+            )));
+        }
+        to.write_all(&chunk[..count])
+            .context("write below", scratch)?;
     }
 }
 

@@ -102,10 +102,12 @@ impl Resolved {
                 in_layout(Layout::Directory(path.clone()), image, tag.as_deref())
             }
             ImageRef::OciArchive { path, tag } => {
-                in_layout(Layout::Archive(Members::open(path)?), image, tag.as_deref())
+                let members = Members::open(path, options.blobs.root(), watch)?;
+                in_layout(Layout::Archive(members), image, tag.as_deref())
             }
             ImageRef::DockerArchive { path, tag } => {
-                in_docker_archive(DockerArchive::open(path)?, image, tag.as_deref())
+                let archive = DockerArchive::open(path, options.blobs.root(), watch)?;
+                in_docker_archive(archive, image, tag.as_deref())
             }
         }
     }

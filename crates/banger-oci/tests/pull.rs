@@ -729,16 +729,34 @@ fn the_same_image_from_debians_registry_a_layout_and_archives() {
         &from,
         &format!("docker-archive:{}:team/image:1", at("docker.tar")),
     );
+    let packed = |name: &str| {
+        let bytes = fs::read(dir.path().join(name)).unwrap();
+        let zstd = zstd::encode_all(bytes.as_slice(), 1).unwrap();
+        fs::write(dir.path().join(format!("{name}.zst")), zstd).unwrap();
+        let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
+        std::io::Write::write_all(&mut gzip, &bytes).unwrap();
+        fs::write(
+            dir.path().join(format!("{name}.gz")),
+            gzip.finish().unwrap(),
+        )
+        .unwrap();
+    };
+    packed("oci.tar");
+    packed("docker.tar");
     let mut seen = Vec::new();
-    for reference in [from, in_registry, format!("oci-archive:{}", at("oci.tar"))] {
+    let archive = |name: &str| format!("oci-archive:{}", at(name));
+    let archives = ["oci.tar", "oci.tar.gz", "oci.tar.zst"].map(archive);
+    for reference in [from, in_registry].into_iter().chain(archives) {
         let path = pull(dir.path(), &reference.parse().unwrap(), &Unwatched)
             .unwrap_or_else(|error| panic!("{reference}: {error:?}"));
         seen.push(fingerprint(&path));
     }
     assert!(seen.iter().all(|one| *one == seen[0]), "{seen:?}");
     // Another configuration, as the archive's form wants it, but the same files.
-    let reference = format!("docker-archive:{}", at("docker.tar"));
-    pull(dir.path(), &reference.parse().unwrap(), &Unwatched).unwrap();
+    for name in ["docker.tar", "docker.tar.gz"] {
+        let reference = format!("docker-archive:{}", at(name));
+        pull(dir.path(), &reference.parse().unwrap(), &Unwatched).unwrap();
+    }
     for missing in [
         "oci:/nowhere",
         "oci-archive:/nowhere",
@@ -765,6 +783,12 @@ fn damaged_archives_are_refused() {
             b"this is no archive at all, but long enough to be read as one block of it, perhaps",
         ),
         ("gz", b"\x1f\x8b\x08\x00"),
+        (
+            "gz-garbage",
+            b"\x1f\x8b\x08\x00\0\0\0\0\0\x03garbage that is no deflate at all",
+        ),
+        ("zst", b"\x28\xb5\x2f\xfd"),
+        ("zst-garbage", b"\x28\xb5\x2f\xfd\xff\xff\xff\xff\xff\xff"),
     ] {
         let path = dir.path().join(name);
         fs::write(&path, bytes).unwrap();
