@@ -134,18 +134,22 @@ pub(crate) enum ImageCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("image").args(["name", "named"]).multiple(true))]
 pub(crate) struct BuildArgs {
     /// Name of the image; alone, that of a recipe; without it, the default image's.
     #[arg(add = ArgValueCandidates::new(complete::images))]
-    pub(crate) name: Option<ImageName>,
+    pub(crate) name: Option<String>,
     /// Folder that a Dockerfile copies from, and is looked for in.
-    #[arg(requires = "name", conflicts_with = "from")]
+    #[arg(requires = "image", conflicts_with = "from")]
     pub(crate) context: Option<PathBuf>,
+    /// Name of the image, as a flag: what stands alone is then the folder.
+    #[arg(long = "name", value_name = "NAME")]
+    pub(crate) named: Option<ImageName>,
     /// Build a recipe also when its image exists and the recipe has not changed.
     #[arg(long, conflicts_with_all = ["from", "context", "file"])]
     pub(crate) force: bool,
     /// Image to build on: a name, or a reference to one that is pulled when it is not there.
-    #[arg(long, alias = "from-image", value_name = "IMAGE", requires = "name", add = ArgValueCandidates::new(complete::images))]
+    #[arg(long, alias = "from-image", value_name = "IMAGE", requires = "image", add = ArgValueCandidates::new(complete::images))]
     pub(crate) from: Option<String>,
     /// Packages of the image's own distribution; `@FILE` reads them from a file.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', requires = "from")]
@@ -164,7 +168,7 @@ pub(crate) struct BuildArgs {
         short,
         long,
         value_name = "FILE",
-        requires = "name",
+        requires = "image",
         conflicts_with = "from"
     )]
     pub(crate) file: Option<PathBuf>,
@@ -172,23 +176,28 @@ pub(crate) struct BuildArgs {
     #[arg(
         long,
         value_name = "NAME[=VALUE]",
-        requires = "name",
+        requires = "image",
         conflicts_with = "from"
     )]
     pub(crate) build_arg: Vec<String>,
     /// Stage that is wanted, by name or number; without it, the last.
-    #[arg(long, value_name = "STAGE", requires = "name", conflicts_with = "from")]
+    #[arg(
+        long,
+        value_name = "STAGE",
+        requires = "image",
+        conflicts_with = "from"
+    )]
     pub(crate) target: Option<String>,
     /// Least size of the root file system; at least 8 GiB are free in any case.
-    #[arg(long, requires = "name")]
+    #[arg(long, requires = "image")]
     pub(crate) size: Option<ByteSize>,
     /// Do every step again.
-    #[arg(long, requires = "name")]
+    #[arg(long, requires = "image")]
     pub(crate) no_cache: bool,
     /// Open a shell in the builder when all else is done; what is there afterwards is the image.
-    #[arg(long, requires = "name")]
+    #[arg(long, requires = "image")]
     pub(crate) interactive: bool,
     /// Open a shell in the builder when a step has failed.
-    #[arg(long, requires = "name")]
+    #[arg(long, requires = "image")]
     pub(crate) enter_on_failure: bool,
 }

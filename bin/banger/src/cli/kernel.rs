@@ -21,7 +21,9 @@ pub(crate) enum KernelCommand {
         available: bool,
     },
     /// Pull a kernel from the catalog.
-    #[command(after_help = "Example:\n  banger kernel pull generic-6.12")]
+    #[command(
+        after_help = "Examples:\n  banger kernel list --available      what the catalog has\n  banger kernel pull generic-6.12     one of those"
+    )]
     Pull {
         /// Its name in the catalog.
         name: KernelName,

@@ -165,7 +165,7 @@ pub(crate) struct VmFlags {
 pub(crate) enum WaitFor {
     /// The agent answers; file systems, network, names and limits are final.
     Reachable,
-    /// Also what the image promises: sshd.
+    /// Also what the image promises: its services, sshd, opencode.
     Ready,
 }
 

@@ -31,9 +31,10 @@ fn read(path: &Path) -> Result<String, CommandError> {
 }
 
 /// `image build`.
-pub(crate) async fn build(context: &Context<'_>, args: BuildArgs) -> CommandResult {
+pub(crate) async fn build(context: &Context<'_>, mut args: BuildArgs) -> CommandResult {
+    let name = settle_names(&mut args)?;
     let has_dockerfile = args.file.is_some() || args.context.is_some();
-    let name = match &args.name {
+    let name = match &name {
         Some(name) if has_dockerfile || args.from.is_some() => name.clone(),
         name => {
             let asked = [
@@ -75,6 +76,25 @@ pub(crate) async fn build(context: &Context<'_>, args: BuildArgs) -> CommandResu
     let cancel = OnInterrupt::Cancel;
     follow_and(ui, &client, &operation, &mut interrupts, cancel, enter).await?;
     show(context, &client, &name).await
+}
+
+/// The image's name, wherever it was given; what stands in its place beside `--name` is the folder.
+fn settle_names(args: &mut BuildArgs) -> Result<Option<ImageName>, CommandError> {
+    let Some(named) = args.named.take() else {
+        let name = args.name.take();
+        let parsed = name.map(|name| name.parse()).transpose();
+        return parsed.map_err(|error: banger_core::ParseNameError| invalid(error.to_string()));
+    };
+    if let Some(place) = args.name.take() {
+        if args.context.is_some() || args.from.is_some() || args.force {
+            return Err(invalid(format!(
+                "the image is named twice, or `{place}` has no place here"
+            ))
+            .hint("give its name first, or with --name"));
+        }
+        args.context = Some(PathBuf::from(place));
+    }
+    Ok(Some(named))
 }
 
 async fn show(context: &Context<'_>, client: &Client, name: &ImageName) -> CommandResult {
@@ -194,6 +214,43 @@ fn arguments(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Alone {
+        #[command(flatten)]
+        args: BuildArgs,
+    }
+
+    #[test]
+    fn a_name_is_taken_first_or_as_a_flag() {
+        let settled = |line: &str| {
+            let words = std::iter::once("build").chain(line.split_whitespace());
+            let mut args = <Alone as clap::Parser>::try_parse_from(words).ok()?.args;
+            let name = settle_names(&mut args).ok()?;
+            let place = args.context.map(|path| path.display().to_string());
+            Some((name.map(|name| name.to_string()), place))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        for (line, expected) in [
+            ("", Some((None, None))),
+            ("app", Some((some("app"), None))),
+            ("app .", Some((some("app"), some(".")))),
+            ("--name app .", Some((some("app"), some(".")))),
+            (
+                "--name app --from-image base --docker",
+                Some((some("app"), None)),
+            ),
+            ("--name app -f File", Some((some("app"), None))),
+            ("--name app other .", None),
+            ("--name app other --from base", None),
+            ("app . --from base", None),
+            ("Bad_Name", None),
+            ("--name Bad_Name", None),
+            ("--from base", None),
+        ] {
+            assert_eq!(settled(line), expected, "{line}");
+        }
+    }
 
     #[test]
     fn arguments_have_values_or_those_of_the_environment() {
