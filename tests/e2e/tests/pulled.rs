@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use banger_e2e::{Banger, until};
+use banger_e2e::{Banger, assert_powers_off, assert_sandbox, git, until};
 
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -168,6 +168,26 @@ fn a_single_static_program_is_an_image() {
         notes.contains("no shell") && notes.contains("no init"),
         "{notes}"
     );
+    let vm = banger.vm(&["--image", &reference]);
+    let repo = registry.folder("repo");
+    git(&repo, &["init", "-q", "-b", "main"]);
+    fs::write(repo.join("a.txt"), "sent\n").unwrap();
+    git(&repo, &["add", "-A"]);
+    let prepare = ["vm", "workspace", "prepare", &vm.name];
+    let path = repo.to_str().unwrap();
+    for _ in 0..2 {
+        banger.ok(&[&prepare[..], &[path, "--readonly"]].concat());
+        let sent = vm.exec(&["/busybox", "cat", "/root/repo/a.txt"]);
+        assert_eq!(sent.stdout, "sent\n", "{}", sent.stderr);
+        let written = vm.exec(&["/busybox", "touch", "/root/repo/a.txt"]);
+        assert!(
+            written.stderr.contains("Read-only"),
+            "without a shell or mount: {written:?}"
+        );
+    }
+    banger.ok(&[&prepare[..], &[path]].concat());
+    assert_eq!(vm.exec(&["/busybox", "touch", "/root/repo/b"]).code, 0);
+    drop(vm);
     // It is there now: nobody is asked for it again.
     drop(registry);
     let again = banger.run(&[
@@ -257,10 +277,7 @@ fn busybox_alone_by_buildah_is_a_sandbox() {
         vm.sh("mount").contains(" on /root "),
         "the work disk is there"
     );
-    vm.sh("echo kept >/root/kept; echo kept >/kept; sync");
-    banger.ok(&["vm", "stop", &vm.name]);
-    banger.ok(&["vm", "start", &vm.name]);
-    assert_eq!(vm.sh("cat /root/kept /kept"), "kept\nkept");
+    assert_sandbox(&banger, &vm);
 }
 
 /// `vm run --entrypoint` runs what the image runs as a container.
@@ -364,7 +381,7 @@ fn a_minimal_debian_without_init_is_a_sandbox() {
         vm.sh(". /etc/os-release; echo $ID; stat -c %a /usr/bin/su; stat -c %U:%G /etc/shadow"),
         "debian\n4755\nroot:shadow"
     );
-    assert!(vm.sh("cat /proc/1/comm").contains("init") || vm.exec(&["true"]).code == 0);
+    assert_sandbox(&banger, &vm);
     let image = banger.json(&["image", "show", "minbase-1"]);
     assert!(image["contents"].to_string().contains("no init"), "{image}");
 }
@@ -416,8 +433,11 @@ fn a_full_debian_with_systemd_boots_and_takes_ssh() {
         vm.sh("systemctl is-active ssh.service || systemctl is-active ssh.socket"),
         "active"
     );
-    banger.ok(&["vm", "stop", &vm.name]);
-    assert_eq!(vm.phase(), "stopped");
+    vm.sh("echo 'UUID=4bad4bad-0000-4000-8000-4bad4bad4bad /data ext4 defaults 0 2' >>/etc/fstab");
+    assert_sandbox(&banger, &vm);
+    assert_eq!(vm.sh("systemctl is-active local-fs.target"), "active");
+    assert!(vm.sh("cat /etc/fstab").contains("# not there: UUID=4bad"));
+    assert_powers_off(&vm);
 }
 
 #[test]

@@ -1,0 +1,98 @@
+//! Images with the inits that Debian has beside systemd: each boots as it is, is a sandbox, and ends cleanly. `scripts/guest-inits`
+//! makes their trees; without them they are skipped.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it cannot do"
+)]
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use banger_e2e::{Banger, assert_powers_off, assert_sandbox, until};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An image of that tree, until it goes away.
+struct Image<'a>(&'a Banger, String);
+
+impl<'a> Image<'a> {
+    /// `None`, said loudly, without the tree.
+    fn of(banger: &'a Banger, init: &str) -> Option<Self> {
+        let tar = banger.state_dir().join(format!("../inits/{init}.tar"));
+        if !tar.exists() {
+            println!(
+                "SKIPPED({init}): BANGER_E2E_INITS=1 makes {}",
+                tar.display()
+            );
+            return None;
+        }
+        let name = format!("init-{init}");
+        // An earlier run may have been cut off before its image was deleted.
+        banger.run(&["image", "delete", &name]);
+        let folder = tempfile::tempdir().unwrap();
+        let layout = folder.path().join("layout");
+        let image = format!("{}:1", layout.display());
+        umoci(&["init", "--layout"], &layout);
+        umoci(&["new", "--image"], Path::new(&image));
+        umoci(&["raw", "add-layer", "--image", &image], &tar);
+        banger.ok(&["image", "pull", &format!("oci:{image}"), "--name", &name]);
+        Some(Self(banger, name))
+    }
+}
+
+impl Drop for Image<'_> {
+    fn drop(&mut self) {
+        self.0.run(&["image", "delete", &self.1]);
+    }
+}
+
+fn umoci(args: &[&str], last: &Path) {
+    let output = Command::new("umoci").args(args).arg(last).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "umoci {args:?}: {said}");
+}
+
+fn boots(init: &str, said: &str, first: &str) {
+    let banger = Banger::from_env();
+    let Some(image) = Image::of(&banger, init) else {
+        return;
+    };
+    let shown = banger.json(&["image", "show", &image.1]);
+    let contents = shown["contents"].to_string();
+    assert!(contents.contains(said), "{contents}");
+    let vm = banger.vm(&["--image", &image.1]);
+    until("the init runs", PATIENCE, || {
+        vm.sh("cat /proc/1/comm") == first
+    });
+    // A device that never appears holds nobody up.
+    vm.sh("echo 'UUID=4bad4bad-0000-4000-8000-4bad4bad4bad /data ext4 defaults 0 2' >>/etc/fstab");
+    assert_sandbox(&banger, &vm);
+    assert!(vm.sh("cat /etc/fstab").contains("# not there: UUID=4bad"));
+    let ssh = banger.run(&["vm", "ssh", &vm.name, "--", "true"]);
+    assert_ne!(ssh.code, 0);
+    assert!(ssh.stderr.contains("no ssh server"), "{}", ssh.stderr);
+    assert!(ssh.stderr.contains("vm exec -it"), "{}", ssh.stderr);
+    assert_powers_off(&vm);
+}
+
+#[test]
+fn sysvinit() {
+    boots("sysvinit", "init: /sbin/init", "init");
+}
+
+#[test]
+fn openrc() {
+    boots("openrc", "init: OpenRC", "init");
+}
+
+#[test]
+fn runit() {
+    boots("runit", "init: runit", "runit");
+}
+
+#[test]
+fn s6() {
+    boots("s6", "init: /sbin/init", "s6-svscan");
+}
