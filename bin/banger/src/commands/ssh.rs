@@ -14,6 +14,8 @@ use crate::start::Needs;
 
 /// ssh's own exit code when it failed itself (ssh(1)).
 const SSH_FAILED: i32 = 255;
+/// How long a guest that says nothing at all is waited for: it is ready by then, or its agent is gone.
+const CONNECT_SECONDS: u32 = 60;
 /// So many lines of its complaints are shown.
 const MAX_SHOWN: usize = 5;
 
@@ -21,11 +23,20 @@ const MAX_SHOWN: usize = 5;
 pub(crate) async fn ssh(context: &Context<'_>, args: &SshArgs) -> CommandResult {
     let client = context.client(Needs::Daemon).await?;
     // Ready: sshd listens. The connection itself is not needed. A VM that still boots is waited for.
-    drop(
-        client
-            .connect_guest(&args.vm, Readiness::Ready, None)
-            .await?,
-    );
+    match client
+        .connect_guest(&args.vm, Readiness::Ready, None)
+        .await
+        .map_err(CommandError::from)
+    {
+        Ok(connection) => drop(connection),
+        // sshd needs no agent.
+        Err(error) if error.0.code == ErrorCode::AgentUnreachable => {
+            context
+                .ui
+                .note("the guest's agent does not answer: ssh is tried without it");
+        }
+        Err(error) => return Err(error),
+    }
     let target = client.ssh_target(&args.vm).await?;
     let unlogged = |error: std::io::Error| {
         CommandError::because(
@@ -103,6 +114,7 @@ fn command(target: &SshTarget, log: &Path, remote: &[String]) -> Command {
         "StrictHostKeyChecking=yes".to_owned(),
         "IdentitiesOnly=yes".to_owned(),
         "LogLevel=ERROR".to_owned(),
+        format!("ConnectTimeout={CONNECT_SECONDS}"),
     ] {
         command.args(["-o", &option]);
     }
