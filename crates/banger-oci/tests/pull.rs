@@ -19,7 +19,7 @@ use banger_oci::{
     Unwatched, Watch,
 };
 use common::server::{After, Answer, Request, Server};
-use common::{Layer, Packing, fingerprint, has, pack, run, said, sha256, write_layout};
+use common::{Layer, Packing, compress, fingerprint, has, pack, run, said, sha256, write_layout};
 
 /// An image's documents by the end of their paths.
 struct Image {
@@ -729,20 +729,9 @@ fn the_same_image_from_debians_registry_a_layout_and_archives() {
         &from,
         &format!("docker-archive:{}:team/image:1", at("docker.tar")),
     );
-    let packed = |name: &str| {
-        let bytes = fs::read(dir.path().join(name)).unwrap();
-        let zstd = zstd::encode_all(bytes.as_slice(), 1).unwrap();
-        fs::write(dir.path().join(format!("{name}.zst")), zstd).unwrap();
-        let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
-        std::io::Write::write_all(&mut gzip, &bytes).unwrap();
-        fs::write(
-            dir.path().join(format!("{name}.gz")),
-            gzip.finish().unwrap(),
-        )
-        .unwrap();
-    };
-    packed("oci.tar");
-    packed("docker.tar");
+    for name in ["oci.tar", "docker.tar"] {
+        compress(&dir.path().join(name));
+    }
     let mut seen = Vec::new();
     let archive = |name: &str| format!("oci-archive:{}", at(name));
     let archives = ["oci.tar", "oci.tar.gz", "oci.tar.zst"].map(archive);

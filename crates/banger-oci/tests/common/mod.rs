@@ -513,3 +513,14 @@ pub(crate) fn umoci(dir: &Path, layers: &[(Vec<u8>, Packing)]) -> Result<PathBuf
         Err(said(&output))
     }
 }
+
+/// Puts the same file beside it, by gzip (`.gz`) and by zstd (`.zst`).
+pub(crate) fn compress(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    let beside = |ending: &str| format!("{}.{ending}", path.display());
+    let zstd = zstd::encode_all(bytes.as_slice(), 1).unwrap();
+    fs::write(beside("zst"), zstd).unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
+    gzip.write_all(&bytes).unwrap();
+    fs::write(beside("gz"), gzip.finish().unwrap()).unwrap();
+}
