@@ -2,11 +2,10 @@
 
 use std::cell::RefCell;
 use std::io::IsTerminal;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::sync::watch;
 
 /// Before this, nothing is shown.
 const QUIET: Duration = Duration::from_secs(1);
@@ -17,7 +16,7 @@ pub(crate) struct Progress {
     start: Instant,
     total: Option<u64>,
     shown: bool,
-    once: Option<Arc<AtomicBool>>,
+    once: Option<watch::Receiver<bool>>,
     state: RefCell<(u64, Option<ProgressBar>)>,
 }
 
@@ -34,7 +33,7 @@ impl Progress {
     }
 
     /// Shown only from when that is true: something else is shown until then.
-    pub(crate) fn once(mut self, when: Arc<AtomicBool>) -> Self {
+    pub(crate) fn once(mut self, when: watch::Receiver<bool>) -> Self {
         self.once = Some(when);
         self
     }
@@ -43,7 +42,7 @@ impl Progress {
     pub(crate) fn add(&self, bytes: u64) {
         let mut state = self.state.borrow_mut();
         state.0 += bytes;
-        let is_early = |when: &Arc<AtomicBool>| !when.load(Ordering::Relaxed);
+        let is_early = |when: &watch::Receiver<bool>| !*when.borrow();
         let waits = self.once.as_ref().is_some_and(is_early);
         if !self.shown || waits || self.start.elapsed() < QUIET {
             return;

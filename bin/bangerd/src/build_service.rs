@@ -39,7 +39,7 @@ pub(crate) fn run(args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     let news = match build(&args) {
         Ok(()) => BuildNews::Done,
         Err(failure) => {
-            eprintln!("bangerd build: {failure}: {}", failure.causes.join(": "));
+            eprintln!("bangerd build: {}", failure.in_full());
             BuildNews::Failed {
                 code: failure.code,
                 message: failure.message,

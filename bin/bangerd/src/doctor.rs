@@ -7,7 +7,6 @@ use std::path::Path;
 
 use banger_api::{Check, CheckResult, Doctor, EffectiveDefault};
 use banger_core::{ByteSize, SpecOrigin, VmmKind};
-use banger_engine::ports::Failure;
 
 use crate::config::Config;
 use crate::limits;
@@ -113,7 +112,7 @@ fn vmm(config: &Config, host: &HostVmms) -> Check {
     let (result, message) = match choose(config.vmm, config.storage, host) {
         Ok((vmm, _)) if host.kvm.is_ok() => (CheckResult::Pass, vmm.reason),
         Ok((vmm, _)) => (CheckResult::Warn, vmm.reason),
-        Err(failure) => (CheckResult::Fail, told(&failure)),
+        Err(failure) => (CheckResult::Fail, failure.in_full()),
     };
     let message = format!("new VMs: {message}");
     let slow = host
@@ -121,11 +120,6 @@ fn vmm(config: &Config, host: &HostVmms) -> Check {
         .is_err()
         .then_some("a host with KVM runs guests many times as fast");
     check("vmm", result, message, slow)
-}
-
-fn told(failure: &Failure) -> String {
-    let parts = std::iter::once(&failure.message).chain(&failure.causes);
-    parts.map(String::as_str).collect::<Vec<_>>().join(": ")
 }
 
 async fn helper(state: &State) -> Check {
@@ -137,15 +131,12 @@ async fn helper(state: &State) -> Check {
             );
             check("helper", CheckResult::Pass, message, None)
         }
-        Err(failure) => {
-            let message = format!("{failure}: {}", failure.causes.join(": "));
-            check(
-                "helper",
-                CheckResult::Fail,
-                message,
-                Some("run any `banger vm` command: it starts the helper"),
-            )
-        }
+        Err(failure) => check(
+            "helper",
+            CheckResult::Fail,
+            failure.in_full(),
+            Some("run any `banger vm` command: it starts the helper"),
+        ),
     }
 }
 
@@ -241,7 +232,7 @@ async fn database(state: &State) -> Check {
             let message = format!("{} is damaged: {}", path.display(), damage.join("; "));
             check("database", CheckResult::Fail, message, Some(fix))
         }
-        Err(failure) => check("database", CheckResult::Fail, told(&failure), Some(fix)),
+        Err(failure) => check("database", CheckResult::Fail, failure.in_full(), Some(fix)),
     }
 }
 
@@ -288,7 +279,7 @@ fn storage(config: &Config, host: &HostVmms) -> Check {
         }
         Err(failure) => {
             let fix = "`storage = \"auto\"` in config.toml takes what the host can";
-            check("storage", CheckResult::Fail, told(&failure), Some(fix))
+            check("storage", CheckResult::Fail, failure.in_full(), Some(fix))
         }
     }
 }

@@ -26,6 +26,7 @@ mod state;
 mod stats;
 mod stores;
 mod unpulled;
+mod vm_folder;
 mod vmm_choice;
 
 use std::process::ExitCode;

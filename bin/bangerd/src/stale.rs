@@ -14,6 +14,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::state::State;
 use crate::stats::traffic;
+use crate::vm_folder;
 use streams::Streams;
 
 /// What an idle guest sends and receives between two looks stays below this, in bytes.
@@ -196,7 +197,9 @@ async fn evidence(state: &State, view: &VmView, table: &Table) -> Evidence {
     let status = state.glance(&view.id, PATIENCE).await;
     Evidence {
         programs: status.map(|status| status.sessions),
-        streams: table.streams.to(&state.vm_folder(&view.id).join("run/v")),
+        streams: table
+            .streams
+            .to(&state.vm_folder(&view.id).join(vm_folder::AGENT)),
         connections: connections(&table.tcp, view.address),
         traffic: traffic(&view.id).map(|(to, from)| to.saturating_add(from)),
     }

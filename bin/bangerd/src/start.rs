@@ -91,8 +91,7 @@ fn told(error: &anyhow::Error) -> (String, String) {
     let Some(failure) = error.downcast_ref::<Failure>() else {
         return (text.clone(), text);
     };
-    let parts = std::iter::once(&failure.message).chain(&failure.causes);
-    let text = parts.map(String::as_str).collect::<Vec<_>>().join(": ");
+    let text = failure.in_full();
     let line = serde_json::to_string(&convert::error(failure));
     (line.unwrap_or_else(|_| text.clone()), text)
 }

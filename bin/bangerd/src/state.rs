@@ -23,6 +23,7 @@ use crate::listen::Stop;
 use crate::sizes::Host;
 use crate::stale::Staleness;
 use crate::stats::Sampler;
+use crate::vm_folder;
 use crate::vmm_choice::HostVmms;
 
 /// Shared by the routes.
@@ -111,7 +112,7 @@ impl State {
     }
 
     pub(crate) fn guest_address(&self, vm: &banger_core::VmId) -> GuestAddress {
-        GuestAddress::new(self.vm_folder(vm).join("run/v"))
+        GuestAddress::new(self.vm_folder(vm).join(vm_folder::AGENT))
     }
 
     /// What a VM's agent says of it, when it says it soon.

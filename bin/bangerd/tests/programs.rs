@@ -12,6 +12,21 @@ use banger_api::ApiError;
 use banger_core::{ErrorCode, Intent, Phase, SpecOrigin, VmId, VmSpec};
 use banger_store::{NewVm, Store, VmRow};
 
+/// The program with these words, and its places in that folder.
+fn bangerd(words: &[&str], dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bangerd"));
+    command.args(words).args(["--agent", "/nowhere"]);
+    for (flag, place) in [
+        ("--socket", "daemon.sock"),
+        ("--state-dir", "state"),
+        ("--config-dir", "config"),
+        ("--helper-socket", "nobody.sock"),
+    ] {
+        command.arg(flag).arg(dir.join(place));
+    }
+    command
+}
+
 /// A daemon, and its end of the pipe on which it says that it is ready. It ends with the value.
 struct Daemon(Child, PipeReader);
 
@@ -19,16 +34,8 @@ impl Daemon {
     fn start(dir: &Path) -> Self {
         let (reader, writer) = std::io::pipe().unwrap();
         rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty()).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_bangerd"))
-            .arg("--socket")
-            .arg(dir.join("daemon.sock"))
-            .arg("--state-dir")
-            .arg(dir.join("state"))
-            .arg("--config-dir")
-            .arg(dir.join("config"))
-            .arg("--helper-socket")
-            .arg(dir.join("nobody.sock"))
-            .args(["--agent", "/nowhere", "--dns-listen", "127.0.0.1:0"])
+        let child = bangerd(&[], dir)
+            .args(["--dns-listen", "127.0.0.1:0"])
             .args(["--ready-fd", &writer.as_raw_fd().to_string()])
             .env("HOME", dir)
             .stdin(Stdio::null())
@@ -173,19 +180,7 @@ async fn a_row_that_cannot_be_read_stops_nobody_and_is_told() {
 
 /// What `bangerd examine` finds.
 fn examined(dir: &Path) -> banger_api::Doctor {
-    let output = Command::new(env!("CARGO_BIN_EXE_bangerd"))
-        .arg("examine")
-        .arg("--socket")
-        .arg(dir.join("daemon.sock"))
-        .arg("--state-dir")
-        .arg(dir.join("state"))
-        .arg("--config-dir")
-        .arg(dir.join("config"))
-        .arg("--helper-socket")
-        .arg(dir.join("nobody.sock"))
-        .args(["--agent", "/nowhere"])
-        .output()
-        .unwrap();
+    let output = bangerd(&["examine"], dir).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     serde_json::from_slice(&output.stdout).unwrap()
 }

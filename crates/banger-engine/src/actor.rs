@@ -13,7 +13,7 @@ use crate::execute::{FailedStep, Findings, run_group};
 use crate::guest_wait::Waited;
 use crate::helper_wait::vmm_end;
 use crate::inner::{Inner, Wish};
-use crate::operation::{Operation, TaskContext};
+use crate::operation::{Goal, Operation, TaskContext};
 use crate::pausing::can_be_paused;
 use crate::plan::{plan_delete, plan_provision, plan_start, plan_teardown};
 use crate::ports::{ExitFacts, Failure, Farewell, GuestState, VmFacts};
@@ -119,14 +119,9 @@ impl Actor {
             return false;
         }
         match wish {
-            Wish::Create {
-                start,
-                wait,
-                deadline,
-                op,
-            } => self.create(start, wait, deadline, &op).await,
-            Wish::Start { wait, deadline, op } => {
-                let result = self.start(wait, deadline, &op, None).await;
+            Wish::Create { start, goal, op } => self.create(start, goal, &op).await,
+            Wish::Start { goal, op } => {
+                let result = self.start(goal, &op, None).await;
                 self.inner.finish(&op, result).await;
                 false
             }
@@ -135,13 +130,8 @@ impl Actor {
                 self.inner.finish(&op, result).await;
                 false
             }
-            Wish::Restart {
-                grace,
-                wait,
-                deadline,
-                op,
-            } => {
-                let result = self.restart(grace, wait, deadline, &op).await;
+            Wish::Restart { grace, goal, op } => {
+                let result = self.restart(grace, goal, &op).await;
                 self.inner.finish(&op, result).await;
                 false
             }
@@ -182,13 +172,7 @@ impl Actor {
     }
 
     /// Makes the VM; true when nothing of it is left.
-    async fn create(
-        &mut self,
-        start: bool,
-        wait: Option<GuestState>,
-        deadline: Duration,
-        op: &Arc<Operation>,
-    ) -> bool {
+    async fn create(&mut self, start: bool, goal: Goal, op: &Arc<Operation>) -> bool {
         let context = TaskContext::new(Arc::clone(op));
         let room = if start {
             self.inner.has_room().await
@@ -200,7 +184,7 @@ impl Actor {
             Err(failure) => Err(failure),
         };
         let result = match provisioned {
-            Ok(findings) if start => self.start(wait, deadline, op, Some(findings)).await,
+            Ok(findings) if start => self.start(goal, op, Some(findings)).await,
             result => result.map(drop),
         };
         let is_full = |failure: &Failure| failure.code == ErrorCode::DiskFull;
@@ -233,8 +217,7 @@ impl Actor {
 
     pub(crate) async fn start(
         &mut self,
-        wait: Option<GuestState>,
-        deadline: Duration,
+        goal: Goal,
         op: &Arc<Operation>,
         provisioned: Option<Findings>,
     ) -> Result<(), Failure> {
@@ -254,8 +237,10 @@ impl Actor {
             }
             booted?;
         }
-        let Some(state) = wait else { return Ok(()) };
-        match self.wait_for_guest(state, deadline, &context).await {
+        let Some(state) = goal.wait else {
+            return Ok(());
+        };
+        match self.wait_for_guest(state, goal.deadline, &context).await {
             Waited::Reached => Ok(()),
             Waited::Preempted => Err(preempted()),
             Waited::Failed(failure) => Err(failure),

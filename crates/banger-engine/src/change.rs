@@ -9,9 +9,9 @@ use banger_store::VmRow;
 use crate::actor::{Actor, preempted};
 use crate::engine::EngineConfig;
 use crate::execute::{Findings, run_group};
-use crate::operation::{Operation, TaskContext};
+use crate::operation::{Goal, Operation, TaskContext};
 use crate::plan::plan_set;
-use crate::ports::{Failure, GuestState};
+use crate::ports::Failure;
 use crate::step::Step;
 
 /// How long a VMM may take to end when it is asked to.
@@ -38,8 +38,7 @@ impl Actor {
     pub(crate) async fn restart(
         &mut self,
         grace: Duration,
-        wait: Option<GuestState>,
-        deadline: Duration,
+        goal: Goal,
         op: &Arc<Operation>,
     ) -> Result<(), Failure> {
         // Not stopped for a start that would be refused.
@@ -50,7 +49,7 @@ impl Actor {
         if self.is_preempted() {
             return Err(preempted());
         }
-        self.start(wait, deadline, op, None).await
+        self.start(goal, op, None).await
     }
 
     pub(crate) async fn kill(

@@ -325,9 +325,8 @@ impl Engine {
             reserved: config.bridge_ip,
         };
         let row = self.insert(new).await?;
-        let (start, wait) = (request.start, request.wait);
-        let deadline = request.timeout.unwrap_or(config.boot_deadline);
-        let goal = Goal { wait, deadline };
+        let start = request.start;
+        let goal = self.goal(request.wait, request.timeout);
         let (name, vm) = (row.name.to_string(), row.id.clone());
         let op = self
             .inner
@@ -336,8 +335,7 @@ impl Engine {
         // The actor was made a line above and lives until its VM is deleted.
         let _ = handle.wishes.send(Wish::Create {
             start,
-            wait,
-            deadline,
+            goal,
             op: Arc::clone(&op),
         });
         self.inner.publish_names().await;
@@ -381,11 +379,9 @@ impl Engine {
         wait: Option<GuestState>,
         timeout: Option<Duration>,
     ) -> Result<OperationView, Failure> {
-        let deadline = timeout.unwrap_or(self.inner.config.boot_deadline);
-        let goal = Goal { wait, deadline };
+        let goal = self.goal(wait, timeout);
         self.send(vm, OpKind::StartVm, Some(goal), |op| Wish::Start {
-            wait,
-            deadline,
+            goal,
             op,
         })
     }
@@ -433,12 +429,10 @@ impl Engine {
         wait: Option<GuestState>,
         timeout: Option<Duration>,
     ) -> Result<OperationView, Failure> {
-        let deadline = timeout.unwrap_or(self.inner.config.boot_deadline);
-        let goal = Goal { wait, deadline };
+        let goal = self.goal(wait, timeout);
         self.send(vm, OpKind::RestartVm, Some(goal), |op| Wish::Restart {
             grace,
-            wait,
-            deadline,
+            goal,
             op,
         })
     }
@@ -464,6 +458,11 @@ impl Engine {
         let now = self.get(vm).ok_or_else(|| gone(vm))?;
         changed_spec(&self.inner.config, &now.spec, change)?;
         self.send(vm, OpKind::SetVm, None, |op| Wish::Set { change, op })
+    }
+
+    fn goal(&self, wait: Option<GuestState>, timeout: Option<Duration>) -> Goal {
+        let deadline = timeout.unwrap_or(self.inner.config.boot_deadline);
+        Goal { wait, deadline }
     }
 
     fn send(

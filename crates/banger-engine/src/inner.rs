@@ -13,7 +13,7 @@ use crate::engine::{EngineConfig, Ports};
 use crate::helper_wait::HelperWanted;
 use crate::operation::{Goal, OpKind, OpState, Operation, OperationView, Operations};
 use crate::pausing::Pausing;
-use crate::ports::{Failure, GuestState, NamedGuest, VmFacts};
+use crate::ports::{Failure, NamedGuest, VmFacts};
 use crate::view::VmView;
 
 /// What an actor is asked for.
@@ -22,16 +22,11 @@ pub(crate) enum Wish {
     /// Make its drives; start it when `start`.
     Create {
         start: bool,
-        wait: Option<GuestState>,
-        deadline: std::time::Duration,
+        goal: Goal,
         op: Arc<Operation>,
     },
     /// Start it.
-    Start {
-        wait: Option<GuestState>,
-        deadline: std::time::Duration,
-        op: Arc<Operation>,
-    },
+    Start { goal: Goal, op: Arc<Operation> },
     /// Stop it, by force after `grace`.
     Stop {
         grace: std::time::Duration,
@@ -40,8 +35,7 @@ pub(crate) enum Wish {
     /// Stop it and start it again.
     Restart {
         grace: std::time::Duration,
-        wait: Option<GuestState>,
-        deadline: std::time::Duration,
+        goal: Goal,
         op: Arc<Operation>,
     },
     /// End its VMM by a signal.

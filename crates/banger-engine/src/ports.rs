@@ -40,6 +40,13 @@ impl Failure {
         }
     }
 
+    /// The message and all that led to it, in one line.
+    #[must_use]
+    pub fn in_full(&self) -> String {
+        let parts = std::iter::once(&self.message).chain(&self.causes);
+        parts.map(String::as_str).collect::<Vec<_>>().join(": ")
+    }
+
     /// A failure with the chain of causes of `error`. One that says that a file system is full is no
     /// defect, whatever was being done.
     #[must_use]

@@ -36,10 +36,9 @@ pub(crate) async fn reconcile(inner: &Arc<Inner>) -> Result<ReconcileReport, Fai
         fact.folder = folders.contains(vm);
         fact
     };
-    report.problems.extend(inner.unreadable.iter().map(|vm| {
-        let failure = unreadable(vm);
-        format!("{failure}: {}", failure.causes.join(": "))
-    }));
+    report
+        .problems
+        .extend(inner.unreadable.iter().map(|vm| unreadable(vm).in_full()));
     // Of a row that cannot even be said whose it is, everything unknown may be.
     let nameless = inner.unreadable.iter().any(|vm| vm.id.is_none());
     let unread = |id: &VmId| inner.unreadable.iter().any(|vm| vm.id.as_ref() == Some(id));
@@ -171,14 +170,7 @@ impl Actor {
                 let begin = || inner.begin(OpKind::StartVm, name, Some(vm), Some(goal));
                 let op = op.take().unwrap_or_else(begin);
                 let start = self.row.intent == Intent::Running;
-                let Goal { wait, deadline } = goal;
-                let wish = Wish::Create {
-                    start,
-                    wait,
-                    deadline,
-                    op,
-                };
-                self.pending.push_front(wish);
+                self.pending.push_front(Wish::Create { start, goal, op });
             }
             Phase::Stopped | Phase::Failed if !lives => {}
             Phase::Stopped => {
@@ -192,7 +184,7 @@ impl Actor {
             self.take_down(None).await?;
         }
         if let (Phase::Running, Some(op)) = (self.row.phase, op.as_ref()) {
-            self.start(goal.wait, goal.deadline, op, None).await?;
+            self.start(goal, op, None).await?;
         }
         Ok(false)
     }

@@ -40,10 +40,7 @@ impl Members {
         scratch: &Path,
         watch: &dyn Watch,
     ) -> Result<Self, PullError> {
-        let malformed = |why: String| PullError::Malformed {
-            image: archive.display().to_string(),
-            source: MalformedError::new(why),
-        };
+        let malformed = |why| malformed(archive, why);
         let file = File::open(archive).context("read", archive)?;
         let mut start = [0; 4];
         let _ = file.read_at(&mut start, 0).context("read", archive)?;
@@ -121,6 +118,13 @@ impl Members {
     }
 }
 
+fn malformed(archive: &Path, why: String) -> PullError {
+    PullError::Malformed {
+        image: archive.display().to_string(),
+        source: MalformedError::new(why),
+    }
+}
+
 const CHUNK: usize = 256 << 10;
 
 /// The archive, decompressed.
@@ -131,10 +135,7 @@ fn whole(
     scratch: &Path,
     watch: &dyn Watch,
 ) -> Result<File, PullError> {
-    let malformed = |why: String| PullError::Malformed {
-        image: archive.display().to_string(),
-        source: MalformedError::new(why),
-    };
+    let malformed = |why| malformed(archive, why);
     watch.step("decompress the archive");
     let length = packed.metadata().context("read", archive)?.len();
     let limit = length.saturating_mul(RATIO_MAX).saturating_add(RATIO_SLACK);

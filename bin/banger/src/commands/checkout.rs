@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use banger_api::Readiness;
 use banger_client::Client;
 use banger_workspace::{Collected, How, Options, Prepared};
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 use super::Context;
 use super::workspace::{
@@ -33,40 +32,6 @@ command -v mise >/dev/null || exit 0
 cd "$1" || exit 0
 setsid sh -c 'mise trust --quiet; mise install --yes' >/var/log/banger-mise.log 2>&1 </dev/null &
 "#;
-
-/// Says when the VM is as far as its create waits for.
-#[derive(Debug)]
-pub(super) struct Made {
-    done: oneshot::Sender<()>,
-    shown: Arc<AtomicBool>,
-}
-
-impl Made {
-    /// It is: from here on the transfer may show itself.
-    pub(super) fn tell(self) {
-        self.shown.store(true, Ordering::Relaxed);
-        // Nobody waits who has sent everything already.
-        let _ = self.done.send(());
-    }
-}
-
-/// Waits for what [`Made`] says.
-#[derive(Debug)]
-pub(super) struct Making {
-    done: oneshot::Receiver<()>,
-    shown: Arc<AtomicBool>,
-}
-
-/// Both ends.
-pub(super) fn making() -> (Made, Making) {
-    let (tell, done) = oneshot::channel();
-    let shown = Arc::new(AtomicBool::new(false));
-    let made = Made {
-        done: tell,
-        shown: Arc::clone(&shown),
-    };
-    (made, Making { done, shown })
-}
 
 impl Checkout {
     /// Finds it, and lists it; what git does not know and does not ignore goes along.
@@ -98,13 +63,13 @@ impl Checkout {
     }
 
     /// Makes what takes time and needs no guest, and puts all into the guest as soon as its agent answers: the work disk is
-    /// mounted by then.
+    /// mounted by then. The transfer shows itself from when `made` says that the VM is as far as its create waits for.
     pub(super) async fn send(
         self,
         context: &Context<'_>,
         client: &Client,
         vm: &str,
-        making: Making,
+        mut made: watch::Receiver<bool>,
     ) -> Result<Sent, CommandError> {
         let Self {
             mut collected,
@@ -116,14 +81,14 @@ impl Checkout {
             Ok(Arc::new(collected))
         })
         .await?;
-        let Making { done, shown } = making;
         let target = Target {
             client: client.clone(),
             vm: vm.to_owned(),
             path: GUEST_PATH.into(),
         };
+        let shown = made.clone();
         let put = |force| {
-            let progress = Progress::new(None, !context.ui.is_json()).once(Arc::clone(&shown));
+            let progress = Progress::new(None, !context.ui.is_json()).once(shown.clone());
             let how = How {
                 force,
                 ..How::default()
@@ -139,7 +104,7 @@ impl Checkout {
         };
         let early = early.await;
         // Without a word: it has failed, and who waits for both has stopped waiting.
-        let _ = done.await;
+        let _ = made.wait_for(|made| *made).await;
         let prepared = match early {
             Ok((first, prepared)) if first.is_some() && first == vmm().await => prepared,
             // The guest has booted again meanwhile: what was not on its disk yet is gone.

@@ -150,6 +150,11 @@ mod tests {
         }
     }
 
+    fn names(doctor: &Doctor) -> Vec<&str> {
+        let names = doctor.checks.iter().map(|check| check.name.as_str());
+        names.collect()
+    }
+
     #[test]
     fn why_there_is_no_daemon_is_the_first_finding_and_the_rest_is_found_all_the_same() {
         let dir = tempfile::tempdir().unwrap();
@@ -164,12 +169,7 @@ mod tests {
         let no_helper = CommandError::new(ErrorCode::HelperUnavailable, "sudo would ask")
             .hint("run `banger daemon start` once in a terminal");
         let found = alone(&paths(dir.path()), &no_helper);
-        let names: Vec<&str> = found
-            .checks
-            .iter()
-            .map(|check| check.name.as_str())
-            .collect();
-        assert_eq!(names, ["helper", "daemon", "nft"]);
+        assert_eq!(names(&found), ["helper", "daemon", "nft"]);
         assert!(
             found.checks[0]
                 .fix
@@ -187,12 +187,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let no_daemon = CommandError::new(ErrorCode::DaemonUnavailable, "it does not start");
         let found = alone(&paths(dir.path()), &no_daemon);
-        let names: Vec<&str> = found
-            .checks
-            .iter()
-            .map(|check| check.name.as_str())
-            .collect();
-        assert_eq!(names, ["daemon", "programs"]);
+        assert_eq!(names(&found), ["daemon", "programs"]);
         assert!(
             found
                 .checks

@@ -1,6 +1,7 @@
 //! One file for each group of verbs.
 
 mod acp;
+mod agents_own;
 mod bench;
 mod build;
 mod catalog;

@@ -4,8 +4,9 @@ use banger_api::{CreateVmRequest, Image, Operation, Readiness, SpecLine};
 use banger_client::Client;
 use banger_core::{ErrorCode, ImageName, SpecOrigin, SpecOrigins};
 use banger_guest_proto::ExecRequest;
+use tokio::sync::watch;
 
-use super::checkout::{Checkout, making};
+use super::checkout::Checkout;
 use super::{CommandResult, Context, INTERRUPTED, entrypoint, exec, image, unpulled, workspace};
 use crate::cli::{CreateArgs, RunArgs, VmFlags, WaitFor};
 use crate::error::CommandError;
@@ -167,16 +168,17 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
     let cancel = OnInterrupt::Cancel;
     // The host has time while the guest boots: the checkout is packed meanwhile, and sent while services start.
     let with_checkout = checkout.is_some();
-    let (tell, making) = making();
+    let (tell, made) = watch::channel(false);
     let sending = async {
         match checkout {
-            Some(checkout) => Ok(Some(checkout.send(context, &client, &vm, making).await)),
+            Some(checkout) => Ok(Some(checkout.send(context, &client, &vm, made).await)),
             None => Ok(None),
         }
     };
     let following = async {
         let made = follow(context.ui, &client, &operation, &mut interrupts, cancel).await?;
-        tell.tell();
+        // Nobody listens who has no checkout.
+        tell.send_replace(true);
         Ok::<_, CommandError>(made)
     };
     let (made, sent) = match futures_util::future::try_join(following, sending).await {

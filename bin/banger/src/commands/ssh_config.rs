@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 use banger_api::{Readiness, SshAccess};
 use banger_core::ErrorCode;
 use banger_guest::exec::{ExecIo, run};
-use banger_guest_proto::ExecRequest;
 use serde::Serialize;
 
-use super::{CommandResult, Context, blocking, ssh};
+use super::{CommandResult, Context, agents_own, blocking, ssh};
 use crate::cli::SshConfigArgs;
 use crate::error::CommandError;
 use crate::start::Needs;
@@ -20,9 +19,7 @@ use crate::start::Needs;
 /// How long a guest that still boots is waited for, in seconds.
 const BOOT: u32 = 120;
 
-/// What the agent's own program says to a word that it does not know.
-const UNKNOWN_WORD: u8 = 2;
-/// What it says where nothing listens.
+/// What the agent's own program says where nothing listens.
 const REFUSED: u8 = 3;
 
 #[derive(Debug, Serialize)]
@@ -155,8 +152,7 @@ pub(crate) async fn ssh_proxy(context: &Context<'_>, host: &str) -> CommandResul
     let stream = client
         .connect_guest(vm, Readiness::Ready, Some(BOOT))
         .await?;
-    // The agent's own program: the image need not have one for this.
-    let request = ExecRequest::new(["/proc/self/exe", "connect", "22"]);
+    let request = agents_own::request(["connect", "22"]);
     let ran = move || run(stream, request, ExecIo::stdio(false));
     let status = blocking("the stream", ran).await?;
     let status = status.map_err(|error| {
@@ -164,11 +160,7 @@ pub(crate) async fn ssh_proxy(context: &Context<'_>, host: &str) -> CommandResul
         CommandError::because(ErrorCode::AgentUnreachable, what, &error)
     })?;
     match status.exit_code() {
-        UNKNOWN_WORD => {
-            let what = format!("the agent in {vm} is older and cannot be a way to its sshd");
-            let error = CommandError::new(ErrorCode::AgentTooOld, what);
-            Err(error.hint(format!("banger vm restart {vm}")))
-        }
+        agents_own::UNKNOWN_WORD => Err(agents_own::too_old(vm, "be a way to its sshd")),
         REFUSED => Err(ssh::no_server(vm)),
         code => Ok(code),
     }

@@ -20,7 +20,7 @@ use banger_workspace::{
 use tokio::io::AsyncWrite;
 use tokio::runtime::Handle;
 
-use super::{CommandResult, Context, cp};
+use super::{CommandResult, Context, agents_own, cp};
 use crate::cli::{BackArgs, DiffArgs, PrepareArgs, WorkspaceCommand};
 use crate::error::CommandError;
 use crate::progress::Progress;
@@ -138,19 +138,15 @@ pub(super) fn notes(context: &Context<'_>, prepared: &Prepared) {
     }
 }
 
-/// What the agent's own program says to a word that it does not know.
-const UNKNOWN_WORD: u8 = 2;
-
 /// Has programs in the guest only read the folder. The agent's own program does it: the image need not have one for this.
 pub(super) async fn make_read_only(target: &Target, folder: &str) -> Result<(), CommandError> {
-    let answer = agents_own(target, "read-only", folder).await?;
+    let request = agents_own::request(["read-only", folder]);
+    let answer = ask(target, request, "", &mut vec![], SHORT).await?;
     if answer.status.success() {
         return Ok(());
     }
-    if answer.status.exit_code() == UNKNOWN_WORD {
-        let what = "the agent in the guest is older and cannot make a folder read-only";
-        let error = CommandError::new(ErrorCode::AgentTooOld, what);
-        return Err(error.hint(format!("banger vm restart {}", target.vm)));
+    if answer.status.exit_code() == agents_own::UNKNOWN_WORD {
+        return Err(agents_own::too_old(&target.vm, "make a folder read-only"));
     }
     let what = "the folder could not be made read-only";
     let mut error = CommandError::new(ErrorCode::ExecFailed, what);
@@ -163,12 +159,9 @@ pub(super) async fn make_read_only(target: &Target, folder: &str) -> Result<(), 
 
 /// Undoes that. Best effort: what is read-only still, the transfer says.
 async fn make_writable(target: &Target, folder: &str) -> Result<(), CommandError> {
-    agents_own(target, "writable", folder).await.map(drop)
-}
-
-async fn agents_own(target: &Target, word: &str, folder: &str) -> Result<Answer, CommandError> {
-    let request = ExecRequest::new(["/proc/self/exe", word, folder]);
-    ask(target, request, "", &mut vec![], SHORT).await
+    let request = agents_own::request(["writable", folder]);
+    let answer = ask(target, request, "", &mut vec![], SHORT).await;
+    answer.map(drop)
 }
 
 fn size(bytes: u64) -> String {

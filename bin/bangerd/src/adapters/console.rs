@@ -9,6 +9,8 @@ use std::time::Duration;
 use banger_engine::ports::Farewell;
 use rustix::fs::{Mode, OFlags};
 
+use crate::vm_folder;
+
 use super::blocking;
 
 /// How much of the end is looked at.
@@ -34,7 +36,7 @@ pub(crate) fn read_end(path: &Path) -> (Option<Farewell>, Vec<String>) {
 
 /// The same of the VM in that folder.
 pub(crate) async fn end(folder: &Path) -> (Option<Farewell>, Vec<String>) {
-    let console = folder.join("run/console");
+    let console = folder.join(vm_folder::CONSOLE);
     let end = blocking(move || Ok(read_end(&console))).await;
     end.unwrap_or_default()
 }

@@ -15,7 +15,7 @@ use banger_image::{DiskError, grow_work_disk, make_root_disk, make_work_disk, me
 
 use super::{blocking, clock, console};
 use crate::config::SyncedPath;
-use crate::{file_sync, keys};
+use crate::{file_sync, keys, vm_folder};
 
 /// In a VM's folder: what of `[[file_sync]]` it did not get at its last start, a line each.
 pub(crate) const FILE_SYNC_WARNINGS: &str = "file-sync.warnings";
@@ -277,7 +277,7 @@ impl Drives for VmDrives {
         let folder = self.folder(vm);
         blocking(move || {
             let log = folder.join("console.log");
-            let Ok(mut console) = console::open(&folder.join("run/console")) else {
+            let Ok(mut console) = console::open(&folder.join(vm_folder::CONSOLE)) else {
                 return Ok(());
             };
             let copied = fs::File::options()

@@ -10,7 +10,7 @@ use banger_guest::{AgentCallError, AgentClient, GuestAddress};
 use banger_guest_proto::{Readiness, ShutdownVerb};
 use tokio::time::Instant;
 
-use crate::unpulled;
+use crate::{unpulled, vm_folder};
 
 /// Longer than any caller waits: who calls sets the deadline.
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
@@ -26,7 +26,7 @@ pub(crate) struct AgentGuests {
 
 impl AgentGuests {
     pub(crate) fn address(&self, vm: &VmId) -> GuestAddress {
-        GuestAddress::new(self.folder(vm).join("run/v"))
+        GuestAddress::new(self.folder(vm).join(vm_folder::AGENT))
     }
 
     fn folder(&self, vm: &VmId) -> PathBuf {

@@ -29,6 +29,7 @@ use rustix::fs::{Mode, OFlags};
 use super::network::{self, NetworkNeeds};
 use super::{blocking, console, firecracker};
 use crate::args::Args;
+use crate::vm_folder;
 
 /// How long QEMU's monitor may take to answer.
 const QMP_PATIENCE: Duration = Duration::from_secs(2);
@@ -137,9 +138,9 @@ impl HelperLink {
     /// Resolves when the guest has halted and its agent answers no more. Whoever waits takes its VMM down.
     async fn halted(&self, vm: &VmId) {
         let folder = self.folder(vm);
-        let agent = GuestAddress::new(folder.join("run/v"));
+        let agent = GuestAddress::new(folder.join(vm_folder::AGENT));
         loop {
-            console::halts(&folder.join("run/console")).await;
+            console::halts(&folder.join(vm_folder::CONSOLE)).await;
             // Anybody may write to a console.
             let answer = tokio::time::timeout(ANSWER, agent.dial()).await;
             if !matches!(answer, Ok(Ok(_))) {

@@ -53,13 +53,7 @@ fn configured(args: &Args) -> (Config, Vec<Check>) {
     match config::load(&path, &home()) {
         Ok(loaded) => (loaded.config, vec![]),
         Err(error) => {
-            let chain = std::iter::successors(Some(&error as &dyn std::error::Error), |error| {
-                error.source()
-            });
-            let message = chain
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(": ");
+            let message = format!("{:#}", anyhow::Error::new(error));
             let fix = "put that right: the daemon does not start before";
             let check = check("config", CheckResult::Fail, message, Some(fix));
             (Config::default(), vec![check])

@@ -18,6 +18,7 @@ use tokio::io::unix::AsyncFd;
 use super::Problem;
 use super::problem::Query;
 use crate::state::Shared;
+use crate::vm_folder;
 
 const CHUNK: usize = 32 << 10;
 
@@ -38,7 +39,7 @@ pub(crate) async fn logs(
 ) -> Result<Response, Problem> {
     let vm = state.engine.resolve(&reference)?.id;
     let folder = state.vm_folder(&vm);
-    let current = folder.join("run/console");
+    let current = folder.join(vm_folder::CONSOLE);
     let watch = if query.follow {
         watch(&current).ok()
     } else {

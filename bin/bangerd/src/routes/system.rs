@@ -39,7 +39,7 @@ async fn ask_version(state: &Shared) -> Version {
             problem: None,
         },
         Err(failure) => {
-            let problem = Some(format!("{failure}: {}", failure.causes.join(": ")));
+            let problem = Some(failure.in_full());
             HelperStatus {
                 available: false,
                 wanted,

@@ -15,6 +15,8 @@ use tokio::sync::Mutex;
 use super::disks;
 use super::host::{self, Usage};
 
+use crate::vm_folder;
+
 /// How long a guest has to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// What a rate is measured over when there was no look shortly before.
@@ -128,7 +130,7 @@ async fn look(view: &VmView, folder: &Path) -> Look {
 }
 
 async fn ask(folder: &Path) -> Result<Figures, String> {
-    let address = GuestAddress::new(folder.join("run/v"));
+    let address = GuestAddress::new(folder.join(vm_folder::AGENT));
     let asking = async {
         let stream = address.dial().await.map_err(|error| error.to_string())?;
         let figures = AgentClient::over(stream).figures().await;
