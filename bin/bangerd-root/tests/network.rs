@@ -17,6 +17,14 @@ use common::packets::{
 };
 use common::{World, call, code, inside, ip, ok, skipped, vm};
 
+fn nft(world: &World, args: &[&str]) -> String {
+    let mut command = std::process::Command::new("nsenter");
+    command
+        .args(["-t", &world.network().to_string(), "-n", "nft"])
+        .args(args);
+    String::from_utf8(command.output().unwrap().stdout).unwrap()
+}
+
 #[test]
 fn guests_reach_each_other_the_hosts_names_and_with_nat_the_world() {
     if skipped() {
@@ -144,13 +152,7 @@ fn what_others_changed_is_put_right() {
             nat: false,
         },
     );
-    let nft = |args: &[&str]| {
-        let mut command = std::process::Command::new("nsenter");
-        command
-            .args(["-t", &world.network().to_string(), "-n", "nft"])
-            .args(args);
-        String::from_utf8(command.output().unwrap().stdout).unwrap()
-    };
+    let nft = |args: &[&str]| nft(&world, args);
     let stands = || match ok(&client, &Request::List {}) {
         Reply::Owned(facts) => facts.network,
         other => panic!("{other:?}"),
@@ -236,6 +238,39 @@ fn an_address_is_taken_as_long_as_its_tap_exists() {
     assert!(!ip(world.network(), "link").contains(lost.as_str()));
     ok(&client, &Request::RemoveTap { vm: vm(1) });
     assert!(ip(world.network(), "link").contains(TapName::of(&vm(2)).as_str()));
+}
+
+#[test]
+fn a_network_whose_last_tap_was_lost_can_be_removed() {
+    if skipped() {
+        return;
+    }
+    let world = World::new(4242);
+    let client = world.client();
+    ok(&client, &Request::EnsureNetwork {});
+    let tap = Request::EnsureTap {
+        vm: vm(1),
+        address: Ipv4Addr::new(172, 16, 0, 2),
+        nat: false,
+    };
+    ok(&client, &tap);
+    assert_eq!(code(&client, &Request::RemoveNetwork {}), RefusalCode::Busy);
+    // As after the end of the namespace that all of it was in: the ledger alone knows the tap.
+    let links = [TapName::of(&vm(1)).as_str(), "banger0"].map(|name| format!("link del {name}"));
+    for link in &links {
+        ip(world.network(), link);
+    }
+    ok(
+        &client,
+        &Request::TendNetwork {
+            names: None,
+            pool: 0,
+        },
+    );
+    assert!(ip(world.network(), "link").contains("banger0"));
+    ok(&client, &Request::RemoveNetwork {});
+    assert!(!ip(world.network(), "link").contains("banger0"));
+    assert!(!nft(&world, &["list", "tables"]).contains("banger"));
 }
 
 #[test]

@@ -81,8 +81,9 @@ impl Helper {
     }
 
     /// Takes down what [`Self::ensure_network`] made. Forwarding is switched off again when it was
-    /// off before us, unless somebody else has come to rely on it.
+    /// off before us, unless somebody else has come to rely on it. Taps that are gone hold nothing up.
     pub(crate) fn remove_network(&mut self) -> Result<(), Refusal> {
+        self.forget_lost_taps()?;
         if !self.ledger.taps.is_empty() {
             let message = format!("{} taps are on the bridge", self.ledger.taps.len());
             return Err(refuse(RefusalCode::Busy, message));

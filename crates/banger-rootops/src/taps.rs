@@ -128,7 +128,7 @@ impl Helper {
 
     /// An entry whose tap is gone (somebody removed it, or its network namespace) holds no address and no
     /// place. The rules follow with the next change.
-    fn forget_lost_taps(&mut self) -> Result<(), Refusal> {
+    pub(crate) fn forget_lost_taps(&mut self) -> Result<(), Refusal> {
         let links = self
             .netlink()?
             .links()
