@@ -15,6 +15,8 @@ use crate::start;
 /// newer build starts the next at once, and else it was meant to be gone.
 const AFTER_DEATH: Duration = Duration::from_secs(30);
 const AFTER_STOP: Duration = Duration::from_secs(5);
+/// When nothing was heard for so long, it is looked whether the daemon waits for a helper that is gone.
+const SILENCE: Duration = Duration::from_secs(1);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -54,7 +56,14 @@ impl<'a> Followed<'a> {
                 self.events = self.again(lost).await?;
                 self.lost = None;
             }
-            self.lost = match self.events.next().await {
+            let event = match tokio::time::timeout(SILENCE, self.events.next()).await {
+                Ok(event) => event,
+                Err(_) => {
+                    self.see_to_the_helper().await?;
+                    continue;
+                }
+            };
+            self.lost = match event {
                 Ok(Some(event)) => return Ok(event),
                 Ok(None) => Some(Lost::Stopped),
                 Err(ClientError::Broken(_)) => Some(Lost::Died),
@@ -77,6 +86,18 @@ impl<'a> Followed<'a> {
         match self.client.cancel(self.operation).await {
             Ok(_) | Err(ClientError::Api(_)) => Ok(()),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Starts the helper when the daemon waits for one and there is none: nobody else may come to do so.
+    async fn see_to_the_helper(&self) -> Result<(), CommandError> {
+        match self.client.version().await {
+            Ok(version) if version.helper.wanted && !version.helper.available => {
+                let paths = find_paths(false)?;
+                start::connect(&paths, start::Needs::Helper).await.map(drop)
+            }
+            // How the daemon is, its events say.
+            _ => Ok(()),
         }
     }
 

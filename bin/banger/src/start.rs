@@ -6,8 +6,10 @@ use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use banger_api::{API_VERSION, ApiError, Version};
 use banger_client::{Client, ClientError};
@@ -339,8 +341,25 @@ impl HelperConfig {
     }
 }
 
-/// Starts the helper, and gives its process id when it did not run before.
+/// How long a helper that has its lock may take to listen, or to be gone.
+const BETWEEN: Duration = Duration::from_secs(5);
+
+/// Starts the helper, and gives its process id when it did not run before. One that is about to be gone still has
+/// its lock for a moment: what counts is that somebody listens.
 fn start_helper(paths: &Paths) -> Result<Option<u32>, CommandError> {
+    let begun = Instant::now();
+    loop {
+        let pid = launch_helper(paths)?;
+        let listens = || UnixStream::connect(paths.helper_socket()).is_ok();
+        if pid.is_some() || listens() || begun.elapsed() > BETWEEN {
+            return Ok(pid);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// None when there is one already.
+fn launch_helper(paths: &Paths) -> Result<Option<u32>, CommandError> {
     let file = paths.config_dir.join("config.toml");
     let config = HelperConfig::load(&file);
     let network = config.plan().map_err(|error| {

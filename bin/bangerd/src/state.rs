@@ -1,11 +1,11 @@
 //! What every route sees.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use banger_core::ImageName;
+use banger_core::{ImageName, Phase};
 use banger_dns::DnsServer;
 use banger_engine::Engine;
 use banger_guest::{AgentClient, GuestAddress, Status as GuestStatus};
@@ -127,6 +127,17 @@ impl State {
             agent.status().await.ok()
         };
         tokio::time::timeout(patience, asking).await.ok().flatten()
+    }
+
+    /// Whether something waits for the helper: in the engine, or what was left in the middle by an earlier daemon, which
+    /// is not gone on with before what exists was seen.
+    pub(crate) fn wants_helper(&self) -> bool {
+        let unseen = || {
+            let at_rest = |phase| matches!(phase, Phase::Stopped | Phase::Failed);
+            !self.reconciled.load(Ordering::Acquire)
+                && self.engine.list().iter().any(|vm| !at_rest(vm.phase))
+        };
+        self.engine.wants_helper() || unseen()
     }
 
     /// What this host offers to VMs now.

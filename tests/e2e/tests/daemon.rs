@@ -78,6 +78,42 @@ fn a_create_is_followed_to_its_end_though_the_daemon_is_killed() {
     banger.ok(&["vm", "delete", "survivor"]);
 }
 
+/// Kills the process that `daemon status` has there.
+fn kill(banger: &Banger, program: &str) {
+    let status = banger.json(&["daemon", "status"]);
+    let Some(pid) = status["version"][program]["pid"].as_i64() else {
+        return;
+    };
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+}
+
+#[test]
+fn a_start_is_followed_to_its_end_though_helper_and_daemon_are_killed_twice() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(SMALL);
+    banger.ok(&["vm", "stop", &vm.name]);
+    let mut start = banger.command(&["vm", "start", "--wait", "reachable", &vm.name]);
+    start.stdout(std::process::Stdio::piped());
+    start.stderr(std::process::Stdio::piped());
+    let start = start.spawn().unwrap();
+    until("the guest boots", PATIENCE, || {
+        vm.show()["vmm_pid"].is_u64()
+    });
+    let first = daemon_pid(&banger);
+    kill(&banger, "helper");
+    kill(&banger, "daemon");
+    // Who waits starts both again; nobody else does.
+    until("there is another daemon", PATIENCE, || {
+        let status = banger.run(&["daemon", "status", "-o", "json"]);
+        status.code == 0 && !status.stdout.contains(&format!("\"pid\": {first}"))
+    });
+    kill(&banger, "helper");
+    let ended = start.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    assert_eq!(vm.sh("echo there"), "there");
+}
+
 #[test]
 fn an_older_build_is_replaced_and_its_vms_go_on() {
     let banger = Banger::from_env();

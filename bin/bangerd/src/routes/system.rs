@@ -28,7 +28,7 @@ async fn version_of(state: &Shared) -> Version {
 
 async fn ask_version(state: &Shared) -> Version {
     let socket = state.args.helper_socket.display().to_string();
-    let wanted = state.engine.wants_helper();
+    let wanted = state.wants_helper();
     let helper = match state.helper.info().await {
         Ok(info) => HelperStatus {
             available: true,

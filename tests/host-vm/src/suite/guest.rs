@@ -171,7 +171,7 @@ fn stage(line: &str) -> Option<(String, Duration)> {
 
 impl Drop for Guest<'_> {
     fn drop(&mut self) {
-        let _ = self.host.banger(&["vm", "delete", &self.name]);
+        let _ = self.host.banger(&["vm", "delete", "--force", &self.name]);
     }
 }
 

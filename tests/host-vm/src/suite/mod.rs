@@ -14,6 +14,8 @@ mod network;
 mod pausing;
 mod readme;
 mod storage;
+mod verbs;
+mod work;
 mod world;
 
 use anyhow::Result;
@@ -95,6 +97,8 @@ pub(crate) fn all() -> Vec<Test> {
         machine::first(),
         readme::tests(),
         life::tests(),
+        verbs::tests(),
+        work::tests(),
         storage::tests(),
         network::tests(),
         beside::tests(),
