@@ -37,7 +37,12 @@ for ((i = 0; i < pairs; i++)); do
 done
 ratio "workspace prepare after 10 files / the first" "$(median <"$work/again")" "$first" ms 0.1
 ssh "${opts[@]}" -O exit "root@$target" 2>/dev/null || true
-banger vm delete files >/dev/null 2>&1
+
+run_large() { banger vm run --rm "$repo" -- true 2>/dev/null; }
+run_and_send() { run && by_prepare >/dev/null 2>&1; }
+repo_gone
+AFTER_B=repo_gone pair "vm run --rm ./repo (10,000 files) / run, and sent" 0.85 run_large run_and_send
+banger vm delete --force files >/dev/null 2>&1
 
 small=$work/small
 mkdir -p "$small"
