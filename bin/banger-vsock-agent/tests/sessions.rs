@@ -10,13 +10,14 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use banger_guest::AgentErrorCode;
 use banger_guest::session::{
     AttachEnd, AttachIo, AttachNote, LogItem, SessionError, attach, call, logs,
 };
+use banger_guest::{AgentCallError, AgentClient, AgentErrorCode};
 use banger_guest_proto::{
-    AttachRequest, ExitStatus, LogStart, LogsRequest, MIN_LOG, RestartPolicy, SessionInfo,
-    SessionName, SessionReply, SessionRequest, SessionSpec, SessionState, StdinMode, Stream,
+    AttachRequest, Environment, ExitStatus, LogStart, LogsRequest, MIN_LOG, RestartPolicy,
+    SessionInfo, SessionName, SessionReply, SessionRequest, SessionSpec, SessionState, StdinMode,
+    Stream,
 };
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process};
 
@@ -73,6 +74,24 @@ impl Agent {
 
     fn connect(&self) -> UnixStream {
         UnixStream::connect(self.folder.path().join("socket")).unwrap()
+    }
+
+    /// Gives the VM an environment, as the host does.
+    fn set_environment(&self, variables: &[(&str, &str)]) -> Result<(), AgentCallError> {
+        let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let environment = Environment::new(variables.iter().map(pair).collect()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let stream = self.connect();
+        stream.set_nonblocking(true).unwrap();
+        runtime.block_on(async {
+            let stream = tokio::net::UnixStream::from_std(stream).unwrap();
+            AgentClient::over(stream)
+                .set_environment(&environment)
+                .await
+        })
     }
 
     fn ask(&self, request: SessionRequest) -> Result<SessionReply, SessionError> {
@@ -766,4 +785,28 @@ fn a_client_of_later_or_wrong_words_harms_nothing() {
     }
     assert_eq!(answers.matches("unsupported").count(), 2, "{answers}");
     assert_eq!(agent.list(), []);
+}
+
+#[test]
+fn sessions_get_the_vms_environment_beneath_their_own_and_over_reboots() {
+    let mut agent = Agent::start();
+    agent
+        .set_environment(&[("A", "vm"), ("B", "vm"), ("PATH", "/nowhere:/bin:/usr/bin")])
+        .unwrap();
+    let mut spec = sh("first", "echo $A $B $PATH");
+    spec.env = vec![("B".to_owned(), "own".to_owned())];
+    agent.begin(spec.clone()).unwrap();
+    let said = "vm own /nowhere:/bin:/usr/bin\n";
+    assert_eq!(agent.output("first", None), said);
+    // Names of its own are shown, those of the VM are not its.
+    assert_eq!(agent.show("first").env, ["B"]);
+    agent.reboot();
+    spec.name = Some(name("second"));
+    agent.begin(spec).unwrap();
+    assert_eq!(agent.output("second", None), said);
+    agent.set_environment(&[]).unwrap();
+    agent.begin(sh("third", "echo ${A-unset}")).unwrap();
+    assert_eq!(agent.output("third", None), "unset\n");
+    let stored = std::fs::read(agent.folder.path().join("sessions/first/session.json")).unwrap();
+    assert!(!String::from_utf8(stored).unwrap().contains("/nowhere"));
 }

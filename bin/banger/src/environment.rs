@@ -1,4 +1,4 @@
-//! `--env` and `--env-file`: variables for a command in a guest. Their values go to the guest's agent over
+//! `--env` and `--env-file`: variables for a command in a guest, or for a whole VM. Their values go to the guest's agent over
 //! vsock and nowhere else: not to the daemon, its log or its database, nor onto a command line.
 
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ const MAX_FILE: u64 = 1 << 20;
 /// The flags.
 #[derive(Clone, Default, Args)]
 pub(crate) struct EnvFlags {
-    /// Environment variable for the command: K=V, or K to pass on this one's (which keeps the value off the command line).
+    /// Environment variable in the guest: K=V, or K to pass on this one's (which keeps the value off the command line).
     #[arg(short, long, value_name = "K[=V]")]
     env: Vec<String>,
     /// File of such variables, one a line; # begins a comment. --env goes before it.
@@ -36,6 +36,11 @@ impl std::fmt::Debug for EnvFlags {
 }
 
 impl EnvFlags {
+    /// Whether there are no such flags.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.env.is_empty() && self.env_file.is_empty()
+    }
+
     /// Every variable; the later of two with one name counts.
     pub(crate) fn variables(&self) -> Result<Vec<(String, String)>, CommandError> {
         let here = |name: &str| std::env::var(name).ok();

@@ -46,7 +46,7 @@ pub(crate) fn is_expected(folder: &Path) -> bool {
 async fn asked(address: &GuestAddress) -> Option<Vec<Unpulled>> {
     let dialled = tokio::time::timeout(HEARS, address.dial()).await.ok()?;
     let stream = dialled.ok()?.into_std().ok()?;
-    let mut request = ExecRequest::new(["sh", "-c", UNPULLED]);
+    let mut request = ExecRequest::own(["sh", "-c", UNPULLED]);
     request.no_stdin = true;
     let bounds = Bounds {
         bytes: MAX_TOLD,

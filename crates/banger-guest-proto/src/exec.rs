@@ -18,7 +18,7 @@ pub struct ExecRequest {
     /// user's login shell.
     #[serde(default)]
     pub argv: Vec<String>,
-    /// Set on top of the login environment; the later of two with one name counts.
+    /// Set on top of the login environment and the VM's; the later of two with one name counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<(String, String)>,
     /// Working directory. Without: the user's home.
@@ -39,6 +39,9 @@ pub struct ExecRequest {
     /// Nothing is written to standard input: it is `/dev/null` from the start.
     #[serde(default)]
     pub no_stdin: bool,
+    /// A program of banger's own: the VM's environment is not for it. Older agents have none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own: bool,
 }
 
 impl ExecRequest {
@@ -48,6 +51,15 @@ impl ExecRequest {
         Self {
             argv: argv.into_iter().map(Into::into).collect(),
             ..Self::default()
+        }
+    }
+
+    /// The same for banger's own purposes: without the VM's environment.
+    #[must_use]
+    pub fn own<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            own: true,
+            ..Self::new(argv)
         }
     }
 }

@@ -26,6 +26,7 @@
 //! rendered messages of every generation; lines are added there, never changed.
 
 mod config_drive;
+mod environment;
 mod exec;
 mod figures;
 mod files;
@@ -44,6 +45,7 @@ mod status;
 mod tree;
 
 pub use config_drive::{ConfigDriveError, MAX_CONFIG, decode, encode, encoded_size};
+pub use environment::{BadEnvironment, Environment, MAX_ENVIRONMENT, MAX_VARIABLES};
 pub use exec::{ExecRequest, ExitStatus, TtySize};
 pub use figures::{Figures, FileSystem};
 pub use files::{FileProblem, FilesDone, GetFiles, GetPaths, PutFiles};
@@ -78,7 +80,8 @@ pub use tree::{
 /// 3: [`ClientMessage::GetFiles`], [`ClientMessage::GetPaths`], [`ClientMessage::PutFiles`], their answer,
 /// and records.
 /// 4: [`ClientMessage::Session`], [`ClientMessage::Forward`], their answers, and [`Frame::Record`].
-pub const GENERATION: u32 = 4;
+/// 5: [`ClientMessage::SetEnvironment`] and its answer.
+pub const GENERATION: u32 = 5;
 
 /// The first generation that copies files.
 pub const FILES_GENERATION: u32 = 3;

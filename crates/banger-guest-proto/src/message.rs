@@ -105,6 +105,12 @@ pub enum ClientMessage {
     Session(SessionRequest),
     /// About forwarding. Generation 4.
     Forward(ForwardRequest),
+    /// Gives the VM this [`Environment`](crate::Environment), in place of the one it had: the agent keeps it over boots.
+    /// Generation 5. Answered by [`AgentMessage::EnvironmentSet`].
+    SetEnvironment {
+        /// Names and values.
+        variables: Vec<(String, String)>,
+    },
 }
 
 impl ClientMessage {
@@ -112,6 +118,7 @@ impl ClientMessage {
     #[must_use]
     pub const fn generation(&self) -> u32 {
         match self {
+            Self::SetEnvironment { .. } => 5,
             Self::Session(_) | Self::Forward(_) => 4,
             Self::Listeners | Self::Figures => 2,
             Self::GetFiles(_) | Self::GetPaths(_) | Self::PutFiles(_) => 3,
@@ -153,6 +160,8 @@ pub enum AgentMessage {
     Session(SessionReply),
     /// About forwarding. Generation 4.
     Forward(ForwardReply),
+    /// Generation 5. The VM's environment is kept.
+    EnvironmentSet,
     /// The request was refused or failed.
     Error(AgentError),
 }

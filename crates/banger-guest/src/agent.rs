@@ -3,8 +3,9 @@
 use std::io;
 
 use banger_guest_proto::{
-    AgentError, AgentMessage, ClientMessage, Figures, Frame, FrameError, Hello, Listeners,
-    MAX_FRAME, MAX_LISTENERS, MAX_OWNER_NAME, Readiness, ShutdownVerb, Status, encode_control,
+    AgentError, AgentMessage, ClientMessage, Environment, Figures, Frame, FrameError, Hello,
+    Listeners, MAX_FRAME, MAX_LISTENERS, MAX_OWNER_NAME, Readiness, ShutdownVerb, Status,
+    encode_control,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -171,6 +172,21 @@ impl AgentClient {
     pub async fn figures(&mut self) -> Result<Figures, AgentCallError> {
         match self.call(ClientMessage::Figures).await? {
             AgentMessage::Figures(figures) => Ok(figures),
+            _ => Err(AgentCallError::Unexpected),
+        }
+    }
+
+    /// Gives the VM its environment; returns when it is kept.
+    ///
+    /// # Errors
+    /// [`AgentCallError`] when the agent cannot keep it or is too old, or the connection fails.
+    pub async fn set_environment(&mut self, to: &Environment) -> Result<(), AgentCallError> {
+        let variables = to.variables().to_vec();
+        match self
+            .call(ClientMessage::SetEnvironment { variables })
+            .await?
+        {
+            AgentMessage::EnvironmentSet => Ok(()),
             _ => Err(AgentCallError::Unexpected),
         }
     }

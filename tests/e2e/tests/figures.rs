@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use banger_e2e::{Banger, Elsewhere};
+use banger_e2e::{Banger, Elsewhere, SMALL};
 use serde_json::Value;
 
 #[test]
@@ -146,6 +146,59 @@ fn a_secret_reaches_the_command_and_nothing_else() {
             .run(&all)
             .assert_failed("bad variables", 125, &[told]);
     }
+}
+
+#[test]
+fn a_vms_environment_is_every_commands_and_stands_nowhere_on_the_host() {
+    let banger = Banger::from_env();
+    let secret = format!("vm-s3cret-{}", std::process::id());
+    let name = format!("of-vm-{}", std::process::id());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("env");
+    fs::write(&file, format!("FILED={secret}-filed\nTOKEN=replaced\n")).unwrap();
+    let mut create = banger.command(&["vm", "create", "--name", &name, "--env", "TOKEN"]);
+    create.args(SMALL).arg("--env-file").arg(&file);
+    let created = create.env("TOKEN", &secret).output().unwrap();
+    let vm = banger.adopt(&name);
+    let said = String::from_utf8_lossy(&created.stderr);
+    assert!(
+        created.status.success() && !said.contains(&secret),
+        "{said}"
+    );
+
+    let both = format!("{secret} {secret}-filed");
+    assert_eq!(vm.sh("echo $TOKEN $FILED"), both);
+    assert_eq!(
+        vm.sh("stat -c '%a %U' /var/lib/banger/environment"),
+        "600 root"
+    );
+    let acp = ["vm", "acp", &name, "--", "sh", "-c", "echo $TOKEN $FILED"];
+    assert_eq!(banger.ok(&acp).trim(), both);
+    let session = ["vm", "session", "start", &name, "--name", "own"];
+    let script = ["--env", "TOKEN=own", "--", "sh", "-c", "echo $TOKEN $FILED"];
+    banger.ok(&session.iter().chain(&script).copied().collect::<Vec<_>>());
+    let log = ["vm", "session", "logs", &name, "own", "--follow"];
+    assert_eq!(banger.ok(&log).trim(), format!("own {secret}-filed"));
+
+    banger.ok(&["vm", "stop", &name]);
+    banger.kill_daemon();
+    banger.ok(&["vm", "start", &name, "--wait", "reachable"]);
+    assert_eq!(vm.sh("echo $TOKEN $FILED"), both);
+    let own = ["vm", "exec", &name, "--env", "TOKEN=own", "--"];
+    let own = own.iter().chain(&["sh", "-c", "echo $TOKEN"]);
+    assert_eq!(banger.ok(&own.copied().collect::<Vec<_>>()).trim(), "own");
+
+    let shown = vm.show().to_string();
+    assert!(!shown.contains(&secret), "{shown}");
+    for place in ["bangerd.log", "banger.db", "banger.db-wal"] {
+        let bytes = fs::read(banger.state_dir().join(place)).unwrap_or_default();
+        let holds = bytes
+            .windows(secret.len())
+            .any(|part| part == secret.as_bytes());
+        assert!(!holds, "{place} holds a secret");
+    }
+    let no_start = banger.run(&["vm", "create", "--no-start", "--env", "A=b"]);
+    no_start.assert_failed("nobody to keep it", 2, &["--no-start", "vm exec"]);
 }
 
 #[test]

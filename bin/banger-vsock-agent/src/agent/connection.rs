@@ -91,6 +91,9 @@ impl Connection {
                         return Ok(());
                     }
                 }
+                ClientMessage::SetEnvironment { variables } => {
+                    self.send(&state.environment().set(variables))?;
+                }
                 ClientMessage::StdinEof
                 | ClientMessage::Resize(_)
                 | ClientMessage::Signal { .. }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use banger_guest_proto::ExecRequest;
+use banger_guest_proto::{Environment, ExecRequest};
 
 use super::forward::SSH_AGENT;
 
@@ -75,8 +75,12 @@ impl User {
     }
 }
 
-/// The variables, each name once.
-pub(super) fn variables(user: &User, request: &ExecRequest) -> Vec<(String, String)> {
+/// The variables, each name once: a login's, over them the VM's, over all the request's.
+pub(super) fn variables(
+    user: &User,
+    of_vm: &Environment,
+    request: &ExecRequest,
+) -> Vec<(String, String)> {
     let path = if user.uid == 0 { ROOT_PATH } else { USER_PATH };
     let mut all: Vec<(String, String)> = vec![];
     let mut set = |name: &str, value: &str| {
@@ -107,7 +111,8 @@ pub(super) fn variables(user: &User, request: &ExecRequest) -> Vec<(String, Stri
     if user.uid == 0 && Path::new(SSH_AGENT).exists() {
         set("SSH_AUTH_SOCK", SSH_AGENT);
     }
-    for (name, value) in &request.env {
+    let of_vm = if request.own { &[] } else { of_vm.variables() };
+    for (name, value) in of_vm.iter().chain(&request.env) {
         set(name, value);
     }
     all
@@ -171,10 +176,28 @@ mod tests {
             env: vec![("PATH".into(), "/x".into()), ("HOME".into(), "/h".into())],
             ..ExecRequest::default()
         };
-        let all = variables(&User::root(), &request);
+        let all = variables(&User::root(), &Environment::default(), &request);
         let path: Vec<_> = all.iter().filter(|(name, _)| name == "PATH").collect();
         assert_eq!(path, [&("PATH".to_owned(), "/x".to_owned())]);
         assert!(all.contains(&("HOME".to_owned(), "/h".to_owned())));
         assert!(!all.iter().any(|(name, _)| name == "TERM"));
+    }
+
+    #[test]
+    fn the_vms_go_over_a_logins_and_beneath_the_clients_and_not_to_bangers_own() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let of_vm = vec![pair("USER", "vm"), pair("A", "vm"), pair("B", "vm")];
+        let of_vm = Environment::new(of_vm).unwrap();
+        let mut request = ExecRequest::new(["x"]);
+        request.env = vec![pair("B", "mine")];
+        let all = variables(&User::root(), &of_vm, &request);
+        for expected in [pair("USER", "vm"), pair("A", "vm"), pair("B", "mine")] {
+            let found: Vec<_> = all.iter().filter(|(name, _)| *name == expected.0).collect();
+            assert_eq!(found, [&expected]);
+        }
+        request.own = true;
+        let all = variables(&User::root(), &of_vm, &request);
+        assert!(all.contains(&pair("USER", "root")) && all.contains(&pair("B", "mine")));
+        assert!(!all.iter().any(|(name, _)| name == "A"));
     }
 }

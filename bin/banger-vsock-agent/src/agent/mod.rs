@@ -10,6 +10,7 @@ mod exit;
 mod figures;
 mod files;
 mod forward;
+mod kept_environment;
 mod linger;
 mod listeners;
 mod lookup;
@@ -39,7 +40,6 @@ pub(crate) use user::{as_user, in_group};
 
 use crate::boot::Booted;
 use crate::{console, sys};
-use sessions::Sessions;
 use state::State;
 use watcher::ReadyWatcher;
 
@@ -49,7 +49,7 @@ const MAX_CONNECTIONS: usize = 256;
 /// Connection threads do little on their stacks; the kernel commits only what is touched.
 const STACK: usize = 256 << 10;
 
-/// Where sessions are kept: on the root disk, which stays when the guest ends.
+/// Where sessions are kept: on the root disk, which stays when the guest ends. The VM's environment is beside them.
 const SESSIONS: &str = "/var/lib/banger/sessions";
 
 /// The agent's life. Returns when it was told to end.
@@ -63,11 +63,7 @@ pub(crate) fn main(listener: OwnedFd, booted: Booted) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let state = Arc::new(State::new(
-        booted.init,
-        booted.problems,
-        Sessions::new(SESSIONS),
-    ));
+    let state = Arc::new(State::new(booted.init, booted.problems, SESSIONS));
     state.reached(Readiness::Reachable);
     console::complain(&format!(
         "agent listening, vm {}, {} ms after the kernel started",
@@ -169,11 +165,7 @@ fn accept(listener: &OwnedFd, state: &Arc<State>) {
 /// Serves one given connection, as if the guest were ready and had no init (tests).
 pub(crate) fn serve_one(connection: OwnedFd) -> ExitCode {
     leave_the_console();
-    let state = Arc::new(State::new(
-        InitKind::Banger,
-        vec![],
-        Sessions::new(SESSIONS),
-    ));
+    let state = Arc::new(State::new(InitKind::Banger, vec![], SESSIONS));
     state.reached(Readiness::Ready);
     connection::serve(connection, &state);
     ExitCode::SUCCESS
@@ -185,11 +177,7 @@ pub(crate) fn serve_socket(socket: &OsStr, sessions: &OsStr) -> ExitCode {
         return ExitCode::FAILURE;
     };
     leave_the_console();
-    let state = Arc::new(State::new(
-        InitKind::Banger,
-        vec![],
-        Sessions::new(sessions),
-    ));
+    let state = Arc::new(State::new(InitKind::Banger, vec![], sessions));
     state.reached(Readiness::Ready);
     sessions::start_again(&state);
     for connection in listener.incoming().flatten() {

@@ -41,7 +41,7 @@ fn failed(what: &str, error: &io::Error) -> Box<AgentMessage> {
 
 /// Whether all is there that a session needs: its directory, its program, and the commands that it
 /// requires. Gives the directory.
-pub(super) fn check(spec: &SessionSpec) -> Result<String, Box<AgentMessage>> {
+pub(super) fn check(spec: &SessionSpec, state: &State) -> Result<String, Box<AgentMessage>> {
     let request = ExecRequest {
         env: spec.env.clone(),
         cwd: spec.cwd.clone(),
@@ -51,7 +51,7 @@ pub(super) fn check(spec: &SessionSpec) -> Result<String, Box<AgentMessage>> {
         let what = "there is no root in the guest".to_owned();
         return Err(refusal(AgentErrorCode::Internal, what));
     };
-    let variables = environment::variables(&user, &request);
+    let variables = environment::variables(&user, &state.environment().current(), &request);
     let search = variables.iter().find(|(name, _)| name == "PATH");
     let search = search.map_or("", |(_, value)| value.as_str());
     let cwd = environment::working_directory(&user, &request);
@@ -85,7 +85,7 @@ pub(super) fn start_in(
         let what = format!("there is no user `{name}` in the guest");
         refusal(AgentErrorCode::BadRequest, what)
     })?;
-    let variables = environment::variables(&user, request);
+    let variables = environment::variables(&user, &state.environment().current(), request);
     let search = variables.iter().find(|(name, _)| name == "PATH");
     let search = search.map_or("", |(_, value)| value.as_str());
     let cwd = environment::working_directory(&user, request);

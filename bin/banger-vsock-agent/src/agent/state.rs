@@ -1,6 +1,7 @@
 //! What the agent's threads share.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use rustix::process::Pid;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::forward::Waiting;
+use super::kept_environment::KeptEnvironment;
 use super::sessions::Sessions;
 
 /// How far the guest is, and what runs in it for clients.
@@ -20,6 +22,7 @@ pub(super) struct State {
     changed: Condvar,
     connections: Arc<AtomicUsize>,
     kept: Sessions,
+    environment: KeptEnvironment,
     waiting: Waiting,
 }
 
@@ -50,7 +53,15 @@ pub(super) fn uptime_ms() -> u64 {
 }
 
 impl State {
-    pub(super) fn new(init: InitKind, problems: Vec<String>, kept: Sessions) -> Self {
+    /// With the sessions that are kept in a folder, and the environment beside it.
+    pub(super) fn new(
+        init: InitKind,
+        mut problems: Vec<String>,
+        sessions: impl AsRef<Path>,
+    ) -> Self {
+        let sessions = sessions.as_ref();
+        let (environment, problem) = KeptEnvironment::beside(sessions);
+        problems.extend(problem);
         Self {
             init,
             shared: Mutex::new(Shared {
@@ -61,7 +72,8 @@ impl State {
             }),
             changed: Condvar::new(),
             connections: Arc::default(),
-            kept,
+            kept: Sessions::new(sessions),
+            environment,
             waiting: Waiting::default(),
         }
     }
@@ -69,6 +81,11 @@ impl State {
     /// The sessions that are kept for clients.
     pub(super) fn kept(&self) -> &Sessions {
         &self.kept
+    }
+
+    /// The VM's environment.
+    pub(super) fn environment(&self) -> &KeptEnvironment {
+        &self.environment
     }
 
     /// Who waits to be claimed by the host.

@@ -15,12 +15,12 @@ use crate::environment::EnvFlags;
 pub(crate) enum VmCommand {
     /// Create a VM, start it, and enter it or run a command in it.
     #[command(
-        after_help = "Examples:\n  banger vm run                          a shell; the VM stays when you leave\n  banger vm run --rm -- make test        run a command, exit with its status, delete the VM\n  banger vm run -d --name web --nat      leave it running\n  banger vm run ./repo -- make test      a git checkout at /root/repo, and a command in it\n  banger vm run --rm --image registry.example/tool --entrypoint -- --version\n  banger vm run --memory 4G --vcpu 4 --image debian-bookworm"
+        after_help = "Examples:\n  banger vm run                          a shell; the VM stays when you leave\n  banger vm run --rm -- make test        run a command, exit with its status, delete the VM\n  banger vm run -d --name web --nat      leave it running\n  banger vm run ./repo -- make test      a git checkout at /root/repo, and a command in it\n  banger vm run --rm --image registry.example/tool --entrypoint -- --version\n  banger vm run --memory 4G --vcpu 4 --image debian-bookworm\n\nVariables are for the command or shell alone; with -d, where there is neither, they become the VM's\nenvironment, as with `banger vm create`."
     )]
     Run(RunArgs),
     /// Create a VM, and start it unless told not to.
     #[command(
-        after_help = "Examples:\n  banger vm create --name demo\n  banger vm create --no-start --disk-size 64G"
+        after_help = "Examples:\n  banger vm create --name demo\n  banger vm create --no-start --disk-size 64G\n  banger vm create --name demo --env TOKEN --env-file .env\n\nVariables become the VM's environment: every `vm exec`, session and `vm acp` in it gets them,\nbeneath what its own --env says. The guest keeps them on its disk, for root, over its boots;\nbanger's log and database never have them. Logins by ssh do not get them."
     )]
     Create(CreateArgs),
     /// List VMs.
@@ -191,7 +191,7 @@ pub(crate) struct RunArgs {
     #[arg(short, long, conflicts_with_all = ["rm", "command"])]
     pub(crate) detach: bool,
     /// Make its disks, and leave it stopped: as `vm create --no-start` does.
-    #[arg(long, conflicts_with_all = ["path", "rm", "detach", "env", "env_file", "entrypoint", "command"])]
+    #[arg(long, conflicts_with_all = ["path", "rm", "detach", "entrypoint", "command"])]
     pub(crate) no_start: bool,
     #[command(flatten)]
     pub(crate) env: EnvFlags,
@@ -218,6 +218,8 @@ pub(crate) struct CreateArgs {
     /// Make its disks, and leave it stopped.
     #[arg(long)]
     pub(crate) no_start: bool,
+    #[command(flatten)]
+    pub(crate) env: EnvFlags,
 }
 
 #[derive(Debug, Args)]

@@ -10,7 +10,7 @@ pub(super) const UNKNOWN_WORD: u8 = 2;
 
 /// Runs it with these words.
 pub(super) fn request<const N: usize>(words: [&str; N]) -> ExecRequest {
-    ExecRequest::new(["/proc/self/exe"].into_iter().chain(words))
+    ExecRequest::own(["/proc/self/exe"].into_iter().chain(words))
 }
 
 /// It does not know the word: an older banger has booted that VM.

@@ -29,6 +29,7 @@ mod ssh_config;
 mod stats;
 mod system;
 mod unpulled;
+mod vm_environment;
 mod workspace;
 
 use std::path::Path;

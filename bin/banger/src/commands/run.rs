@@ -3,11 +3,14 @@
 use banger_api::{CreateVmRequest, Image, Operation, Readiness, SpecLine};
 use banger_client::Client;
 use banger_core::{ErrorCode, ImageName, SpecOrigin, SpecOrigins};
-use banger_guest_proto::ExecRequest;
+use banger_guest_proto::{Environment, ExecRequest};
 use tokio::sync::watch;
 
 use super::checkout::Checkout;
-use super::{CommandResult, Context, INTERRUPTED, entrypoint, exec, image, unpulled, workspace};
+use super::{
+    CommandResult, Context, INTERRUPTED, entrypoint, exec, image, unpulled, vm_environment,
+    workspace,
+};
 use crate::cli::{CreateArgs, RunArgs, VmFlags, WaitFor};
 use crate::error::CommandError;
 use crate::interrupt::Interrupts;
@@ -84,6 +87,7 @@ async fn begin(
 
 /// `vm create`.
 pub(crate) async fn create(context: &Context<'_>, args: CreateArgs) -> CommandResult {
+    let environment = vm_environment::asked_for(&args.env, args.no_start)?;
     let image = args.vm.image.clone();
     let mut request = CreateVmRequest {
         no_start: args.no_start,
@@ -96,12 +100,13 @@ pub(crate) async fn create(context: &Context<'_>, args: CreateArgs) -> CommandRe
     let cancel = OnInterrupt::Cancel;
     let operation = match follow(context.ui, &client, &operation, &mut interrupts, cancel).await {
         Ok(operation) => operation,
-        Err(error) => return Err(kept(&client, &operation, error).await),
+        Err(error) => return Err(kept(&client, &operation, &environment, error).await),
     };
     context.ui.warnings(&operation.warnings);
-    let vm = client
-        .vm(operation.vm_id.as_deref().unwrap_or(&operation.subject))
-        .await?;
+    let name = &operation.subject;
+    let vm = operation.vm_id.as_deref().unwrap_or(name);
+    vm_environment::give(&client, vm, name, &environment, &mut interrupts).await?;
+    let vm = client.vm(vm).await?;
     context.ui.result(&vm, |vm| {
         format!(
             "{} is {} at {} ({})",
@@ -114,17 +119,20 @@ pub(crate) async fn create(context: &Context<'_>, args: CreateArgs) -> CommandRe
 /// `vm run`.
 pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
     if args.no_start {
-        let (vm, no_start) = (args.vm, true);
-        return create(context, CreateArgs { vm, no_start }).await;
+        let create_args = CreateArgs {
+            vm: args.vm,
+            no_start: true,
+            env: args.env,
+        };
+        return create(context, create_args).await;
     }
     let runs_a_command = args.runs_a_command();
     let is_shell = !runs_a_command && !args.detach;
-    let env = args.env.variables()?;
-    if args.detach && !env.is_empty() {
-        let what = "variables are for a command or a shell, and with -d there is neither";
-        return Err(CommandError::new(ErrorCode::InvalidArgument, what)
-            .hint("give them to `banger vm exec` when you run something"));
-    }
+    // With -d there is neither a command nor a shell that they could be for.
+    let (of_vm, env) = match args.detach {
+        true => (vm_environment::asked_for(&args.env, false)?, vec![]),
+        false => (Environment::default(), args.env.variables()?),
+    };
     let default_wait = if runs_a_command {
         Readiness::Reachable
     } else {
@@ -192,7 +200,7 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
         if error.0.code == ErrorCode::Cancelled {
             return Ok(INTERRUPTED);
         }
-        return Err(kept(&client, &operation, error).await);
+        return Err(kept(&client, &operation, &of_vm, error).await);
     }
     if interrupts.seen() {
         // It came too late to cancel, and before anything ran in the guest.
@@ -217,6 +225,7 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
         command.cwd = Some(workspace::GUEST_PATH.to_owned());
     }
     if args.detach {
+        vm_environment::give(&client, &vm, &name, &of_vm, &mut interrupts).await?;
         let shown = client.vm(&vm).await?;
         context
             .ui
@@ -256,15 +265,24 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
 }
 
 /// The failure of a create, with what became of its VM.
-async fn kept(client: &Client, operation: &Operation, error: CommandError) -> CommandError {
+async fn kept(
+    client: &Client,
+    operation: &Operation,
+    environment: &Environment,
+    error: CommandError,
+) -> CommandError {
     let name = &operation.subject;
     let vm = operation.vm_id.as_ref().unwrap_or(name);
     if error.0.code == ErrorCode::Cancelled || client.vm(vm).await.is_err() {
         return error;
     }
-    error.hint(format!(
+    let error = error.hint(format!(
         "the VM `{name}` is kept: `banger vm show {name}`, `banger vm logs {name}`"
-    ))
+    ));
+    match environment.is_empty() {
+        true => error,
+        false => vm_environment::without(name, error),
+    }
 }
 
 /// What to type next.

@@ -293,7 +293,7 @@ pub(super) async fn in_guest(
 
 /// A script with the folder as its argument.
 fn shell(script: &str, folder: &str) -> ExecRequest {
-    let mut request = ExecRequest::new(["sh", "-c", script, "sh", folder]);
+    let mut request = ExecRequest::own(["sh", "-c", script, "sh", folder]);
     request.env = vec![("LC_ALL".to_owned(), "C".to_owned())];
     request
 }

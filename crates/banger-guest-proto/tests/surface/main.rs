@@ -63,6 +63,7 @@ fn surface() -> Vec<String> {
             tty: Some(TtySize { rows: 24, cols: 80 }),
             term: Some("xterm".to_owned()),
             no_stdin: true,
+            own: false,
         }),
         ClientMessage::StdinEof,
         ClientMessage::Resize(TtySize {
@@ -118,6 +119,7 @@ fn surface() -> Vec<String> {
     lines.extend(second_generation());
     lines.extend(files());
     lines.extend(sessions::surface());
+    lines.extend(environment());
     lines
 }
 
@@ -232,6 +234,30 @@ fn files() -> Vec<String> {
         lines.push(format!("3 agent {json}"));
     }
     lines
+}
+
+/// What generation 5 added.
+fn environment() -> [String; 3] {
+    let set = ClientMessage::SetEnvironment {
+        variables: vec![("A".to_owned(), "b".to_owned())],
+    };
+    assert_eq!(set.generation(), 5);
+    let own = ClientMessage::Exec(ExecRequest::own(["true"]));
+    let client = [set, own].map(|message| {
+        let json = serde_json::to_string(&message).unwrap();
+        assert_eq!(
+            serde_json::from_str::<ClientMessage>(&json).unwrap(),
+            message
+        );
+        format!("5 client {json}")
+    });
+    let [set, own] = client;
+    let is_set = serde_json::to_string(&AgentMessage::EnvironmentSet).unwrap();
+    assert_eq!(
+        serde_json::from_str::<AgentMessage>(&is_set).unwrap(),
+        AgentMessage::EnvironmentSet
+    );
+    [set, own, format!("5 agent {is_set}")]
 }
 
 #[test]

@@ -160,6 +160,7 @@ impl<'a> Pump<'a> {
                 | AgentMessage::FilesDone(_)
                 | AgentMessage::Session(_)
                 | AgentMessage::Forward(_)
+                | AgentMessage::EnvironmentSet
                 | AgentMessage::ShuttingDown => return Err(ExecError::Unexpected),
             },
         }

@@ -112,7 +112,7 @@ impl Sessions {
         }
         let mut locked = self.lock();
         let name = pick_name(locked.table(), spec.name.as_ref(), program);
-        let cwd = start::check(&spec)?;
+        let cwd = start::check(&spec, state)?;
         let record = Record::new(name.clone(), spec, cwd);
         if let Some(other) = locked.table().get(&name) {
             may_replace(&other.info(), record.spec.replace)?;
