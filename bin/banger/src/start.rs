@@ -47,7 +47,7 @@ pub(crate) async fn connect(paths: &Paths, needs: Needs) -> Result<Client, Comma
         Ok(version) if is_good(&version, paths, needs)? => return Ok(client),
         Ok(version) => {
             if !version.helper.available
-                && let Err(error) = start_helper(paths)
+                && let Err(error) = start_helper(paths).await
                 && needs == Needs::Helper
             {
                 return Err(error);
@@ -57,7 +57,7 @@ pub(crate) async fn connect(paths: &Paths, needs: Needs) -> Result<Client, Comma
             }
         }
         Err(error) if error.is_no_daemon() => {
-            let helper = start_helper(paths)?;
+            let helper = start_helper(paths).await?;
             if let Err(error) = start_daemon(paths) {
                 // Nothing is left of a start that failed.
                 let _ = helper.map(stop_helper);
@@ -346,7 +346,7 @@ const BETWEEN: Duration = Duration::from_secs(5);
 
 /// Starts the helper, and gives its process id when it did not run before. One that is about to be gone still has
 /// its lock for a moment: what counts is that somebody listens.
-fn start_helper(paths: &Paths) -> Result<Option<u32>, CommandError> {
+async fn start_helper(paths: &Paths) -> Result<Option<u32>, CommandError> {
     let begun = Instant::now();
     loop {
         let pid = launch_helper(paths)?;
@@ -354,7 +354,7 @@ fn start_helper(paths: &Paths) -> Result<Option<u32>, CommandError> {
         if pid.is_some() || listens() || begun.elapsed() > BETWEEN {
             return Ok(pid);
         }
-        std::thread::sleep(Duration::from_millis(10));
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
