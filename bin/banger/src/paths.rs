@@ -17,6 +17,8 @@ pub(crate) struct Paths {
     pub(crate) runtime_dir: PathBuf,
     pub(crate) state_dir: PathBuf,
     pub(crate) config_dir: PathBuf,
+    /// What may be lost: this program's own, not the daemon's.
+    pub(crate) cache_dir: PathBuf,
     /// The helper's own folder, root's.
     pub(crate) helper_dir: PathBuf,
     /// Holds `bangerd`, `bangerd-root`, `banger-vhost-vsock`.
@@ -37,13 +39,7 @@ impl Paths {
 
     fn new(uid: u32, executable: &Path, get: impl Fn(&str) -> Option<PathBuf>) -> Self {
         let home = get("HOME").unwrap_or_else(|| "/".into());
-        // The XDG specification: a relative path is to be ignored.
-        let xdg = |name: &str, default: &str| {
-            get(name)
-                .filter(|path| path.is_absolute())
-                .unwrap_or_else(|| home.join(default))
-                .join("banger")
-        };
+        let xdg = |name: &str, default: &str| xdg(get(name), &home, default);
         let runtime_dir = match get("XDG_RUNTIME_DIR").filter(|path| path.is_absolute()) {
             Some(dir) => dir.join("banger"),
             None => PathBuf::from(format!("/tmp/banger-{uid}")),
@@ -55,6 +51,7 @@ impl Paths {
             installed_for: None,
             state_dir: xdg("XDG_STATE_HOME", ".local/state"),
             config_dir: xdg("XDG_CONFIG_HOME", ".config"),
+            cache_dir: xdg("XDG_CACHE_HOME", ".cache"),
             agent: programs.join("../lib/banger/banger-vsock-agent"),
             runtime_dir,
             helper_dir,
@@ -64,16 +61,23 @@ impl Paths {
 
     /// Of the whole host's installation.
     pub(crate) fn installed(record: &Record) -> Self {
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
         let lib = lib_dir(&record.prefix);
         Self {
             installed_for: Some(record.owner.name.clone()),
             runtime_dir: RUNTIME_DIR.into(),
             state_dir: STATE_DIR.into(),
             config_dir: record.owner.home.join(".config/banger"),
+            cache_dir: xdg(cache, &record.owner.home, ".cache"),
             helper_dir: HELPER_DIR.into(),
             agent: lib.join("banger-vsock-agent"),
             programs: lib,
         }
+    }
+
+    /// Where commands put what they need only while they run.
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.cache_dir.join("staging")
     }
 
     /// The owner API's socket.
@@ -90,6 +94,14 @@ impl Paths {
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.programs.join(name)
     }
+}
+
+/// banger's part of a folder that a variable names. The XDG specification: a relative path is to be ignored.
+fn xdg(given: Option<PathBuf>, home: &Path, default: &str) -> PathBuf {
+    given
+        .filter(|path| path.is_absolute())
+        .unwrap_or_else(|| home.join(default))
+        .join("banger")
 }
 
 /// FNV-1a: the same owner with two runtime directories has two helpers.
@@ -121,6 +133,7 @@ mod tests {
         ]);
         assert_eq!(all.socket(), Path::new("/r/banger/bangerd.sock"));
         assert_eq!(all.state_dir, Path::new("/h/.local/state/banger"));
+        assert_eq!(all.staging(), Path::new("/h/.cache/banger/staging"));
         assert_eq!(paths(&[]).runtime_dir, Path::new("/tmp/banger-1000"));
         assert_ne!(all.helper_dir, paths(&[]).helper_dir);
     }

@@ -7,11 +7,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use banger_guest_proto::{Entry, EntryKind, FileTime, RelPath};
-use tempfile::TempDir;
 
 use crate::git::{Git, GitError};
 use crate::manifest::{Entries, GitState, Head};
 use crate::metadata;
+use crate::staging::{StagedFolder, Staging};
 
 /// What is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -151,14 +151,15 @@ pub struct Collected {
     pub(crate) repos: Vec<Repo>,
     /// Metadata that were made ahead.
     pub(crate) packed: Option<Packed>,
+    staging: Staging,
     /// The work tree of another commit is made here.
-    _temporary: Option<TempDir>,
+    _temporary: Option<StagedFolder>,
 }
 
 /// Git metadata in a folder of their own, and where each belongs.
 #[derive(Debug)]
 pub(crate) struct Packed {
-    pub(crate) _folder: TempDir,
+    pub(crate) _folder: StagedFolder,
     pub(crate) places: Vec<(PathBuf, RelPath)>,
 }
 
@@ -231,11 +232,12 @@ fn look(root: &Path, path: &RelPath) -> Option<Entry> {
 }
 
 impl Collected {
-    /// Finds the checkout that a path is in, and lists what is to be sent of it.
+    /// Finds the checkout that a path is in, and lists what is to be sent of it. What is made for it on the way is
+    /// in that place for as long as this lives.
     ///
     /// # Errors
     /// [`CheckoutError`] when it cannot be sent.
-    pub fn new(path: &Path, options: &Options) -> Result<Self, CheckoutError> {
+    pub fn new(path: &Path, options: &Options, staging: &Staging) -> Result<Self, CheckoutError> {
         let git = open(path)?;
         let mut collected = Self {
             entries: Entries::new(),
@@ -244,6 +246,7 @@ impl Collected {
             notes: vec![],
             repos: vec![],
             packed: None,
+            staging: staging.clone(),
             _temporary: None,
         };
         collected.add(&git, None, options)?;
@@ -273,7 +276,7 @@ impl Collected {
 
     /// Makes the git metadata; objects of `known`, an earlier commit that the guest has, are left out.
     pub(crate) fn make_metadata(&self, known: Option<&str>) -> Result<Packed, CheckoutError> {
-        let folder = tempfile::tempdir()?;
+        let folder = self.staging.folder()?;
         let mut places = vec![];
         for (number, repo) in self.repos.iter().enumerate() {
             let at = folder.path().join(number.to_string());
@@ -324,7 +327,7 @@ impl Collected {
                 let commit =
                     commit.ok_or_else(|| CheckoutError::NoCommit { name: name.clone() })?;
                 if head.commit.as_ref() != Some(&commit) {
-                    let folder = tempfile::tempdir()?;
+                    let folder = self.staging.folder()?;
                     index = Some(metadata::check_out(git, &commit, folder.path())?);
                     root = folder.path().join("tree");
                     self.root.clone_from(&root);

@@ -11,6 +11,7 @@ mod metadata;
 mod plan;
 mod prepare;
 mod pull;
+mod staging;
 mod unpulled;
 
 pub use checkout::{CheckoutError, Collected, Mode, Options};
@@ -21,4 +22,5 @@ pub use prepare::{GuestRepo, How, PrepareError, Prepared, SentFile, prepare};
 pub use pull::{
     GuestRefs, PACK, PullError, Pulled, SNAPSHOT, fetch, repository, submodules, wanted,
 };
+pub use staging::{StagedFolder, Staging};
 pub use unpulled::{NOTE_PULLED, Told, UNPULLED, Unpulled, home, told};

@@ -6,6 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Seek;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -224,7 +225,7 @@ pub fn fetch(
     git: &Git,
     vm: &str,
     guest: &GuestRefs,
-    pack: Option<&Path>,
+    pack: Option<File>,
     branch: Option<&str>,
 ) -> Result<Vec<Pulled>, PullError> {
     if let Some(pack) = pack {
@@ -307,10 +308,10 @@ pub fn fetch(
 }
 
 /// Writes the objects of a pack into the repository, after git has looked at each.
-fn index_pack(git: &Git, pack: &Path) -> Result<(), PullError> {
-    let file = File::open(pack).map_err(PullError::Read)?;
+fn index_pack(git: &Git, mut pack: File) -> Result<(), PullError> {
+    pack.rewind().map_err(PullError::Read)?;
     let args = ["index-pack", "--stdin", "--fix-thin", "--strict"];
-    let output = git.command(&args).stdin(Stdio::from(file)).output();
+    let output = git.command(&args).stdin(Stdio::from(pack)).output();
     let output = output.map_err(GitError::Start)?;
     if output.status.success() {
         return Ok(());

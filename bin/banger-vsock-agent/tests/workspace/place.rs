@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -16,7 +16,7 @@ use std::thread;
 use banger_guest_proto::RelPath;
 use banger_workspace::{
     Collected, Git, GuestRefs, GuestRepo, How, NOTE_PULLED, Options, PACK, PrepareError, Prepared,
-    SNAPSHOT, UNPULLED, fetch, prepare, repository, submodules, told, wanted,
+    SNAPSHOT, Staging, UNPULLED, fetch, prepare, repository, submodules, told, wanted,
 };
 
 /// A place with a host's repository and a guest's home.
@@ -98,6 +98,11 @@ impl Place {
         self.folder.path().join("host")
     }
 
+    /// Where this side makes what it sends; of commands that have ended nothing is there.
+    pub(crate) fn staging(&self) -> Staging {
+        Staging::open(self.folder.path().join("staging")).unwrap()
+    }
+
     pub(crate) fn home(&self) -> PathBuf {
         self.folder.path().join("home")
     }
@@ -118,7 +123,7 @@ impl Place {
         how: How,
         breaks: &dyn Fn() -> Option<u64>,
     ) -> Result<Prepared, PrepareError> {
-        let checkout = Collected::new(&self.host(), options)?;
+        let checkout = Collected::new(&self.host(), options, &self.staging())?;
         self.with_guest_over(breaks, |guest| prepare(&checkout, guest, how))
     }
 
@@ -257,11 +262,10 @@ impl Place {
     fn pull_between(&self, here: &Git, folder: &Path, branch: Option<&str>) -> Vec<String> {
         let refs = GuestRefs::parse(&sh(SNAPSHOT, folder, "")).unwrap();
         let pack = wanted(here, "demo", &refs).unwrap().map(|input| {
-            let file = tempfile::NamedTempFile::new().unwrap();
-            fs::write(file.path(), sh(PACK, folder, &input)).unwrap();
+            let mut file = self.staging().file().unwrap();
+            file.write_all(&sh(PACK, folder, &input)).unwrap();
             file
         });
-        let pack = pack.as_ref().map(|file| file.path());
         let pulled = fetch(here, "demo", &refs, pack, branch).unwrap();
         let notes: String = pulled.iter().map(|one| one.note("demo")).collect();
         sh(NOTE_PULLED, folder, &notes);
@@ -295,7 +299,7 @@ fn sh(script: &str, folder: &Path, input: &str) -> Vec<u8> {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes());
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{script}");
     output.stdout

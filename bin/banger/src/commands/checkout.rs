@@ -36,6 +36,7 @@ setsid sh -c 'mise trust --quiet; mise install --yes' >/var/log/banger-mise.log 
 impl Checkout {
     /// Finds it, and lists it; what git does not know and does not ignore goes along.
     pub(super) async fn find(
+        context: &Context<'_>,
         path: PathBuf,
         branch: Option<String>,
         from: Option<String>,
@@ -47,7 +48,7 @@ impl Checkout {
             untracked: true,
             ..Options::default()
         };
-        let collected = collect(path, options).await?;
+        let collected = collect(context, path, options).await?;
         let wants = |name: &&str| {
             let mut paths = collected.entries.keys();
             paths.any(|path| path.as_bytes() == name.as_bytes())

@@ -144,6 +144,7 @@ mod tests {
             runtime_dir: "/nowhere/run".into(),
             state_dir: "/nowhere/state".into(),
             config_dir: "/nowhere/config".into(),
+            cache_dir: "/nowhere/cache".into(),
             helper_dir: "/nowhere/helper".into(),
             programs: programs.to_owned(),
             agent: "/nowhere/agent".into(),

@@ -153,7 +153,9 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
     }
     // Looked at before anything is made.
     let checkout = match args.path {
-        Some(path) => Some(Checkout::find(path, args.branch, args.from, args.readonly).await?),
+        Some(path) => {
+            Some(Checkout::find(context, path, args.branch, args.from, args.readonly).await?)
+        }
         None => None,
     };
     let client = context.client(Needs::Helper).await?;

@@ -1,11 +1,14 @@
 //! `vm ssh`: OpenSSH with banger's key and the guest's pinned host key.
 
+use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Command;
 
 use banger_api::{Readiness, SshTarget};
 use banger_core::ErrorCode;
+use rustix::fs::MemfdFlags;
 
 use super::{CommandResult, Context};
 use crate::cli::SshArgs;
@@ -45,14 +48,15 @@ pub(crate) async fn ssh(context: &Context<'_>, args: &SshArgs) -> CommandResult 
             &error,
         )
     };
-    let mut log = tempfile::NamedTempFile::new().map_err(unlogged)?;
-    let mut command = command(&target, log.path(), &args.command);
+    let mut log = log().map_err(unlogged)?;
+    let path = format!("/proc/{}/fd/{}", std::process::id(), log.as_raw_fd());
+    let mut command = command(&target, path.as_ref(), &args.command);
     let status = command.status().map_err(|error| {
         CommandError::because(ErrorCode::HostNotReady, "ssh could not be started", &error)
             .hint("install the package openssh-client")
     })?;
     let mut complaints = Vec::new();
-    // What cannot be read is no complaint.
+    // What cannot be read is no complaint. ssh has opened it anew: this end has not moved.
     let _ = log.read_to_end(&mut complaints);
     let code = status.code().unwrap_or(SSH_FAILED);
     if let Some(failure) = failed(&args.vm, code, &complaints) {
@@ -70,6 +74,12 @@ pub(crate) async fn ssh(context: &Context<'_>, args: &SshArgs) -> CommandResult 
         ));
     }
     Ok(u8::try_from(code).unwrap_or(1))
+}
+
+/// A file that has no name and is on no disk.
+fn log() -> std::io::Result<File> {
+    let file = rustix::fs::memfd_create("ssh-log", MemfdFlags::CLOEXEC)?;
+    Ok(File::from(file))
 }
 
 /// Whether it was ssh that failed. The command in the guest may end with ssh's code for that, too, and ssh's with

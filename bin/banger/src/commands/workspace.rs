@@ -1,6 +1,7 @@
 //! `vm workspace`: a git checkout into a VM, and its commits back.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use banger_guest::files::TransferError;
 use banger_guest_proto::ExecRequest;
 use banger_workspace::{
     CheckoutError, Collected, Git, GuestRefs, GuestRepo, How, NOTE_PULLED, Options, PACK,
-    PrepareError, Prepared, PullError, Pulled, SNAPSHOT, fetch, prepare, repository, submodules,
-    wanted,
+    PrepareError, Prepared, PullError, Pulled, SNAPSHOT, Staging, fetch, prepare, repository,
+    submodules, wanted,
 };
 use tokio::io::AsyncWrite;
 use tokio::runtime::Handle;
@@ -54,8 +55,27 @@ impl Target {
 }
 
 /// Lists what a path's checkout consists of, off the runtime.
-pub(super) async fn collect(path: PathBuf, options: Options) -> Result<Collected, CommandError> {
-    blocking(move || Collected::new(&path, &options).map_err(|error| checkout_failed(&error))).await
+pub(super) async fn collect(
+    context: &Context<'_>,
+    path: PathBuf,
+    options: Options,
+) -> Result<Collected, CommandError> {
+    let staging = staging(context)?;
+    blocking(move || {
+        let collected = Collected::new(&path, &options, &staging);
+        collected.map_err(|error| checkout_failed(&error))
+    })
+    .await
+}
+
+/// Where what is sent or comes is put meanwhile. What killed commands have left there is gone then.
+fn staging(context: &Context<'_>) -> Result<Staging, CommandError> {
+    let folder = context.paths.staging();
+    Staging::open(&folder).map_err(|error| {
+        let what = format!("the folder {} cannot be made", folder.display());
+        CommandError::because(ErrorCode::HostNotReady, what, &error)
+            .hint("set XDG_CACHE_HOME to a folder of your own that can be written")
+    })
 }
 
 /// Puts a checkout into a VM, off the runtime.
@@ -92,7 +112,7 @@ async fn prepare_command(context: &Context<'_>, args: PrepareArgs) -> CommandRes
         untracked: args.include_untracked,
     };
     let path = args.path.unwrap_or_else(|| PathBuf::from("."));
-    let checkout = collect(path, options).await?;
+    let checkout = collect(context, path, options).await?;
     let client = context.client(Needs::Daemon).await?;
     let target = Target {
         client,
@@ -325,10 +345,10 @@ async fn ask<W: AsyncWrite + Unpin>(
     })
 }
 
-/// A file of its own, for what a guest sends.
-fn scratch() -> Result<(tempfile::NamedTempFile, tokio::fs::File), CommandError> {
-    let made = tempfile::NamedTempFile::new().and_then(|file| {
-        let handle = file.reopen()?;
+/// A file without a name, for what a guest sends, and another handle of it to write with.
+fn scratch(staging: &Staging) -> Result<(File, tokio::fs::File), CommandError> {
+    let made = staging.file().and_then(|file| {
+        let handle = file.try_clone()?;
         Ok((file, tokio::fs::File::from_std(handle)))
     });
     made.map_err(|error| CommandError::internal("a temporary file cannot be made", &error))
@@ -388,7 +408,7 @@ async fn diff(context: &Context<'_>, args: DiffArgs) -> CommandResult {
     let script = format!(
         "cd \"$1\" && git -c core.hooksPath=/dev/null --no-pager diff --no-ext-diff --no-textconv --no-color {flags} {base} {tip}"
     );
-    let (mut file, mut to) = scratch()?;
+    let (mut file, mut to) = scratch(&staging(context)?)?;
     let answer = ask(&target, shell(&script, &folder), "", &mut to, LONGEST_DIFF).await?;
     if !answer.status.success() {
         return Err(CommandError::new(
@@ -396,12 +416,13 @@ async fn diff(context: &Context<'_>, args: DiffArgs) -> CommandResult {
             "git in the guest could not compare",
         ));
     }
+    let unread =
+        |error: std::io::Error| CommandError::internal("a temporary file cannot be read", &error);
+    file.rewind().map_err(unread)?;
     let mut buffer = vec![0; 64 << 10];
     loop {
         let count = file.read(&mut buffer);
-        match count
-            .map_err(|error| CommandError::internal("a temporary file cannot be read", &error))?
-        {
+        match count.map_err(unread)? {
             0 => return Ok(0),
             count => {
                 let written = context.ui.bytes(&buffer[..count]);
@@ -435,8 +456,9 @@ async fn pull(context: &Context<'_>, args: BackArgs) -> CommandResult {
     .await?;
     let target = target(context, &args.vm, args.guest_path).await?;
     let most = args.max_size.0;
+    let staging = staging(context)?;
     let branch = args.branch.clone();
-    let refs = pull_one(&target, &target.path, git, branch, most).await?;
+    let refs = pull_one(&target, &target.path, git, branch, (&staging, most)).await?;
     let mut pulled = vec![];
     for (path, git) in inner {
         let at = target.path.join(path.as_path());
@@ -444,7 +466,7 @@ async fn pull(context: &Context<'_>, args: BackArgs) -> CommandResult {
         let is_there = r#"[ -e "$1/.git" ]"#;
         let (code, _) = in_guest(&target, is_there, &at.display().to_string()).await?;
         if code == 0 {
-            let refs = pull_one(&target, &at, git, None, most).await?;
+            let refs = pull_one(&target, &at, git, None, (&staging, most)).await?;
             let path = path.to_string();
             pulled.push(PulledSubmodule { path, refs });
         }
@@ -464,7 +486,7 @@ async fn pull_one(
     folder: &Path,
     git: Git,
     branch: Option<String>,
-    most: u64,
+    (staging, most): (&Staging, u64),
 ) -> Result<Vec<Pulled>, CommandError> {
     let folder = folder.display().to_string();
     let refs = snapshot(target, &folder).await?;
@@ -474,7 +496,7 @@ async fn pull_one(
         blocking(move || wanted(&one, &name, &two).map_err(|error| pull_failed(&error))).await?;
     let mut pack = None;
     if let Some(input) = input {
-        let (file, mut to) = scratch()?;
+        let (file, mut to) = scratch(staging)?;
         let answer = ask(target, shell(PACK, &folder), &input, &mut to, most).await?;
         if !answer.status.success() {
             return Err(CommandError::new(
@@ -486,7 +508,6 @@ async fn pull_one(
     }
     let name = target.vm.clone();
     let pulled = blocking(move || {
-        let pack = pack.as_ref().map(tempfile::NamedTempFile::path);
         fetch(&git, &name, &refs, pack, branch.as_deref()).map_err(|error| pull_failed(&error))
     })
     .await?;
