@@ -272,6 +272,7 @@ pub fn fetch(
             ])?),
         }
     }
+    let cleared = clear_the_way(git, vm, &named)?;
     let mut pulled = vec![];
     let tags = format!("refs/banger/{vm}/tags/");
     for (reference, commit) in named {
@@ -283,7 +284,7 @@ pub fn fetch(
                     .run(&["merge-base", "--is-ancestor", old, commit])
                     .is_ok();
             if !behind {
-                git.run(&["update-ref", &format!("refs/banger/{vm}/kept/{old}"), old])?;
+                keep(git, vm, old)?;
             }
         }
         let new = old.as_deref() != Some(commit.as_str());
@@ -301,10 +302,91 @@ pub fn fetch(
     if !pulled.iter().any(|one| one.reference == gone)
         && let Some(old) = git.maybe(&["rev-parse", "-q", "--verify", &gone])
     {
-        git.run(&["update-ref", &format!("refs/banger/{vm}/kept/{old}"), &old])?;
+        keep(git, vm, &old)?;
         git.run(&["update-ref", "-d", &gone, &old])?;
     }
+    for one in cleared {
+        one.forget_when_led_to(git, vm, &pulled)?;
+    }
     Ok(pulled)
+}
+
+/// Names a commit among the kept ones; whether it had no such name.
+fn keep(git: &Git, vm: &str, object: &str) -> Result<bool, PullError> {
+    let kept = format!("refs/banger/{vm}/kept/{object}");
+    let new = git.maybe(&["rev-parse", "-q", "--verify", &kept]).is_none();
+    git.run(&["update-ref", &kept, object])?;
+    Ok(new)
+}
+
+/// A name that was in the way of new ones.
+#[derive(Debug)]
+struct Cleared {
+    name: String,
+    object: String,
+    /// It was kept for this alone.
+    new: bool,
+}
+
+/// git has no branch `x` beside `x/y`. Of names here that are in the way of what came, so that the guest no longer has
+/// them, what they led to is kept first; then they go.
+fn clear_the_way(
+    git: &Git,
+    vm: &str,
+    named: &[(String, &String)],
+) -> Result<Vec<Cleared>, PullError> {
+    let prefix = format!("refs/banger/{vm}/");
+    let kept = format!("{prefix}kept/");
+    let ours = git.run(&["for-each-ref", "--format=%(objectname) %(refname)", &prefix])?;
+    let mut cleared = vec![];
+    for line in String::from_utf8_lossy(&ours).lines() {
+        let Some((object, name)) = line.split_once(' ') else {
+            continue;
+        };
+        let in_the_way = named.iter().any(|(new, _)| exclude(name, new));
+        if in_the_way && !name.starts_with(&kept) {
+            let new = keep(git, vm, object)?;
+            git.run(&["update-ref", "-d", name, object])?;
+            cleared.push(Cleared {
+                name: name.to_owned(),
+                object: object.to_owned(),
+                new,
+            });
+        }
+    }
+    Ok(cleared)
+}
+
+/// Whether git cannot have both: the one would have to be a folder.
+fn exclude(one: &str, other: &str) -> bool {
+    let inside = |outer: &str, inner: &str| {
+        let rest = inner.strip_prefix(outer);
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    };
+    inside(one, other) || inside(other, one)
+}
+
+impl Cleared {
+    /// A new name that took its place may lead to it: then it needs no other.
+    fn forget_when_led_to(&self, git: &Git, vm: &str, pulled: &[Pulled]) -> Result<(), PullError> {
+        let mut places = pulled
+            .iter()
+            .filter(|one| exclude(&self.name, &one.reference));
+        let leads = |one: &Pulled| {
+            one.commit == self.object
+                || git
+                    .run(&["merge-base", "--is-ancestor", &self.object, &one.commit])
+                    .is_ok()
+        };
+        if self.new && places.any(leads) {
+            let kept = format!("refs/banger/{vm}/kept/{}", self.object);
+            // The guest may have one of that name itself.
+            if !pulled.iter().any(|one| one.reference == kept) {
+                git.run(&["update-ref", "-d", &kept, &self.object])?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Writes the objects of a pack into the repository, after git has looked at each.
@@ -379,6 +461,19 @@ mod tests {
     use super::*;
 
     const ID: &str = "0123456789012345678901234567890123456789";
+
+    #[test]
+    fn a_name_and_one_inside_of_it_exclude_each_other() {
+        for (one, other, both) in [
+            ("refs/a/x", "refs/a/x/y", false),
+            ("refs/a/x/y/z", "refs/a/x", false),
+            ("refs/a/x", "refs/a/x", true),
+            ("refs/a/x", "refs/a/x-y", true),
+            ("refs/a/x/y", "refs/a/x/z", true),
+        ] {
+            assert_eq!(exclude(one, other), !both, "{one} {other}");
+        }
+    }
 
     #[test]
     fn a_guests_list_is_checked() {

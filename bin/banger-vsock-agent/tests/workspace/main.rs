@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod place;
+mod renamed;
 
 use std::cell::Cell;
 use std::fs;
@@ -290,7 +291,7 @@ fn shapes_of_repositories() {
     place.ok();
     place.same();
     assert!(matches!(
-        Collected::new(&bare, &Options::default()),
+        Collected::new(&bare, &Options::default(), &place.staging()),
         Err(CheckoutError::Bare { .. })
     ));
     let shallow = place.folder.path().join("shallow");
@@ -595,7 +596,8 @@ fn metadata_alone_leave_files_as_they_are() {
 #[test]
 fn bad_places_are_refused() {
     let place = Place::filled();
-    let not = Collected::new(place.folder.path(), &Options::default()).unwrap_err();
+    let not =
+        Collected::new(place.folder.path(), &Options::default(), &place.staging()).unwrap_err();
     assert!(matches!(not, CheckoutError::NotACheckout { .. }), "{not:?}");
     fs::write(place.guest(), "a file").unwrap();
     let refused = place.put(&Options::default(), How::default()).unwrap_err();
@@ -734,17 +736,17 @@ fn malformed_objects_are_not_taken() {
     let refs = GuestRefs::parse(list.as_bytes()).unwrap();
     let here = repository(&host).unwrap();
     let input = wanted(&here, "demo", &refs).unwrap().unwrap();
-    let pack = tempfile::NamedTempFile::new().unwrap();
+    let pack = place.staging().file().unwrap();
     let mut child = Command::new("sh")
         .args(["-c", PACK, "sh"])
         .arg(&guest)
         .stdin(Stdio::piped())
-        .stdout(fs::File::create(pack.path()).unwrap())
+        .stdout(pack.try_clone().unwrap())
         .spawn()
         .unwrap();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success());
-    assert!(fetch(&here, "demo", &refs, Some(pack.path()), None).is_err());
+    assert!(fetch(&here, "demo", &refs, Some(pack), None).is_err());
     assert!(
         Command::new("git")
             .arg("-C")
