@@ -1,5 +1,6 @@
 //! What a checkout on this side consists of.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use banger_guest_proto::{Entry, EntryKind, FileTime, RelPath};
 
 use crate::git::{Git, GitError};
-use crate::manifest::{Entries, GitState, Head};
+use crate::manifest::{Entries, GitState, Head, same};
 use crate::metadata;
 use crate::staging::{StagedFolder, Staging};
 
@@ -152,6 +153,10 @@ pub struct Collected {
     /// Metadata that were made ahead.
     pub(crate) packed: Option<Packed>,
     staging: Staging,
+    /// The user's own work tree.
+    here: PathBuf,
+    /// What git knows there, when what is sent is another commit's.
+    known_here: BTreeSet<RelPath>,
     /// The work tree of another commit is made here.
     _temporary: Option<StagedFolder>,
 }
@@ -206,6 +211,14 @@ fn head(git: &Git) -> Head {
     }
 }
 
+/// Whether no link leads to a path's place.
+fn real_parents(root: &Path, path: &RelPath) -> bool {
+    let mut parents = path
+        .parents()
+        .map(|parent| root.join(OsStr::from_bytes(parent)));
+    parents.all(|parent| std::fs::symlink_metadata(parent).is_ok_and(|found| found.is_dir()))
+}
+
 /// What stands at a path here; nothing for what is neither file nor link.
 fn look(root: &Path, path: &RelPath) -> Option<Entry> {
     let found = std::fs::symlink_metadata(root.join(path.as_path())).ok()?;
@@ -247,6 +260,8 @@ impl Collected {
             repos: vec![],
             packed: None,
             staging: staging.clone(),
+            here: git.folder().to_owned(),
+            known_here: BTreeSet::new(),
             _temporary: None,
         };
         collected.add(&git, None, options)?;
@@ -295,6 +310,33 @@ impl Collected {
         })
     }
 
+    /// Of what was sent before and is not sent now, that which stands here still, and is no matter of git's: left out this
+    /// time, not deleted. Also whether each is as it was sent.
+    pub(crate) fn left_out(&self, sent: &Entries) -> Vec<(RelPath, bool)> {
+        let mut folders = None;
+        let candidates = sent
+            .iter()
+            .filter(|(path, _)| !self.entries.contains_key(*path));
+        let left = candidates.filter_map(|(path, known)| {
+            let is_there = real_parents(&self.here, path) && !self.known_here.contains(path);
+            let found = look(&self.here, path).filter(|_| is_there)?;
+            // What is sent may need its place.
+            let folders = folders.get_or_insert_with(|| self.folders());
+            let mut parents = path.parents();
+            let taken = folders.contains(path.as_bytes())
+                || parents.any(|parent| {
+                    RelPath::new(parent).is_ok_and(|parent| self.entries.contains_key(&parent))
+                });
+            (!taken).then(|| (path.clone(), same(known, &found)))
+        });
+        left.collect()
+    }
+
+    /// Every folder that something is sent into.
+    fn folders(&self) -> BTreeSet<&[u8]> {
+        self.entries.keys().flat_map(RelPath::parents).collect()
+    }
+
     /// A digest of all indexes.
     fn digest(&self, git: &Git) -> Result<String, GitError> {
         let mut text = vec![];
@@ -332,6 +374,8 @@ impl Collected {
                     root = folder.path().join("tree");
                     self.root.clone_from(&root);
                     self._temporary = Some(folder);
+                    let known = parse_staged(&git.run(&["ls-files", "--stage", "-z"])?);
+                    self.known_here = known.into_iter().map(|one| one.path).collect();
                 }
                 head = Head {
                     branch: None,

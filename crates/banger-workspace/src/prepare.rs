@@ -393,12 +393,19 @@ pub fn prepare(
     let force = how.force || state.incomplete;
     let nothing = Manifest::default();
     let sent = state.manifest.as_ref().unwrap_or(&nothing);
+    // What was sent another time and is here still was not deleted: it stays there as it is, and is remembered.
+    let left_out = checkout.left_out(&sent.entries);
+    let mut before = sent.entries.clone();
+    let mut stays = Entries::new();
+    for (path, _) in &left_out {
+        stays.extend(before.remove_entry(path));
+    }
     // Without files, those that are there stay as they are.
     let without_files = checkout.git.mode == Mode::MetadataOnly.as_str();
     let asked = if without_files {
         BTreeSet::new()
     } else {
-        questions(&checkout.entries, &sent.entries, force)
+        questions(&checkout.entries, &before, force)
     };
     let found = if there && !asked.is_empty() {
         guest.list(guest.wire(), &asked)?
@@ -406,10 +413,10 @@ pub fn prepare(
         Entries::new()
     };
     let (entries, (steps, lost)) = if without_files {
-        (&sent.entries, (vec![], vec![]))
+        (sent.entries.clone(), (vec![], vec![]))
     } else {
-        let entries = &checkout.entries;
-        (entries, plan(entries, &sent.entries, &found, force))
+        stays.extend(checkout.entries.clone());
+        (stays, plan(&checkout.entries, &before, &found, force))
     };
     let with_git = state.manifest.is_none() || sent.git != checkout.git || force;
     let moved = state
@@ -467,12 +474,28 @@ pub fn prepare(
         &[]
     };
     let mut prepared = report(checkout, guest, &steps, metadata_at);
+    if !without_files {
+        prepared.notes.extend(stale(&left_out));
+    }
     if !how.dry_run {
         let first = state.manifest.is_none();
-        let files = (entries, steps.as_slice());
+        let files = (&entries, steps.as_slice());
         transfer(checkout, guest, files, metadata_at, first, &mut prepared)?;
     }
     Ok(prepared)
+}
+
+/// Of what was left out, that which is no longer as it was sent.
+fn stale(left_out: &[(RelPath, bool)]) -> Option<String> {
+    let mut changed = left_out.iter().filter(|(_, same)| !same);
+    let (first, _) = changed.next()?;
+    let more = match changed.count() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(format!(
+        "left out: {first}{more} (untracked, changed since it was sent; --include-untracked sends what is not ignored)"
+    ))
 }
 
 /// The guest's own commits keep a name, its history ends where it did, and what is sent now is noted.

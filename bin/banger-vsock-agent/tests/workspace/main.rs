@@ -2,6 +2,7 @@
 //! socket pairs in place of vsock.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod left_out;
 mod place;
 mod renamed;
 
