@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 
 use banger_guest_proto::{LogExtent, LogStart, MAX_DATA, Stream};
 
+/// No log comes so far: what has a name from beyond is none of its segments, and positions never overflow.
+const LAST: u64 = u64::MAX >> 1;
+
 /// A record's stream and length.
 const HEAD: usize = 5;
 
@@ -62,7 +65,8 @@ fn path(folder: &Path, first: u64) -> PathBuf {
 
 fn first_of(name: &str) -> Option<u64> {
     let hex = name.strip_suffix(".log").filter(|hex| hex.len() == 16)?;
-    u64::from_str_radix(hex, 16).ok()
+    let first = u64::from_str_radix(hex, 16).ok()?;
+    (first <= LAST).then_some(first)
 }
 
 /// A record's stream and length, when its head is one.

@@ -117,6 +117,101 @@ proptest! {
     }
 }
 
+/// What becomes of one of the log's files.
+#[derive(Debug, Clone)]
+enum Damage {
+    Cut(u16),
+    Flip(u16, u8),
+    Add(Vec<u8>),
+    Gone,
+    /// Its bytes, under another position's name.
+    Twice(u64),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![
+        any::<u16>().prop_map(Damage::Cut),
+        (any::<u16>(), 1_u8..).prop_map(|(at, bits)| Damage::Flip(at, bits)),
+        prop::collection::vec(any::<u8>(), 1..40).prop_map(Damage::Add),
+        Just(Damage::Gone),
+        prop_oneof![0..20_000_u64, any::<u64>(), Just(u64::MAX)].prop_map(Damage::Twice),
+    ]
+}
+
+impl Damage {
+    fn does(&self, folder: &Path, name: &Path) {
+        let Ok(mut bytes) = fs::read(name) else {
+            return;
+        };
+        match self {
+            Self::Cut(to) => bytes.truncate(usize::from(*to)),
+            Self::Flip(at, bits) => {
+                let at = usize::from(*at) % bytes.len().max(1);
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= bits;
+                }
+            }
+            Self::Add(more) => bytes.extend(more),
+            Self::Gone => return fs::remove_file(name).unwrap(),
+            Self::Twice(first) => return fs::write(path(folder, *first), bytes).unwrap(),
+        }
+        fs::write(name, bytes).unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+    #[test]
+    fn a_damaged_log_opens_is_read_to_its_end_and_goes_on(
+        pieces in prop::collection::vec(1_usize..400, 1..60),
+        capacity in 700_u64..9000,
+        damages in prop::collection::vec((any::<prop::sample::Index>(), damage()), 1..6),
+        from in 0_u64..30_000,
+        most in 1_usize..500,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = Log::open(folder.path(), capacity).unwrap();
+        for length in &pieces {
+            log.append(Stream::Stdout, &vec![7; *length]);
+        }
+        let names: Vec<PathBuf> = log.segments.iter().map(|s| path(folder.path(), s.first)).collect();
+        for (which, damage) in &damages {
+            let name: &PathBuf = which.get(&names);
+            damage.does(folder.path(), name);
+        }
+        let mut log = Log::open(folder.path(), capacity).unwrap();
+        for from in [from.min(log.extent(0).end), log.extent(0).first] {
+            let mut at = from;
+            for found in read(&log, from, most) {
+                let (begins, ends) = match found {
+                    Found::Record(_, position, bytes) => (position, position + bytes.len() as u64),
+                    Found::Gap { from, to } => (from, to),
+                    Found::End => continue,
+                };
+                prop_assert!(begins == at && ends > at);
+                at = ends;
+            }
+            prop_assert!(at >= log.extent(0).end);
+        }
+        let end = log.extent(0).end;
+        log.append(Stream::Stderr, b"after");
+        let whole = read(&log, end, 500);
+        prop_assert_eq!(whole, [Found::Record(Stream::Stderr, end, b"after".to_vec())]);
+        // What was damaged has its bound still.
+        for _ in 0..40 {
+            log.append(Stream::Stdout, &[8; 400]);
+        }
+        prop_assert!(on_disk(folder.path()) <= capacity + (HEAD + 400) as u64 + foreign(folder.path()));
+    }
+}
+
+/// What of the folder is no segment of the log.
+fn foreign(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
+    let others = entries.filter(|entry| entry.file_name().to_str().and_then(first_of).is_none());
+    others.map(|entry| entry.metadata().unwrap().len()).sum()
+}
+
 #[test]
 fn a_reader_goes_on_in_what_is_dropped_and_is_told_of_the_rest() {
     let folder = tempfile::tempdir().unwrap();
