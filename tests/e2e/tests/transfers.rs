@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use banger_e2e::{Banger, Client, SMALL, Vm, git, until};
@@ -50,6 +51,17 @@ fn repository() -> tempfile::TempDir {
     git(repo, &["commit", "-qm", "first"]);
     place
 }
+
+/// What this side has put aside to send or to take in.
+fn staged() -> Vec<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").expect("set by scripts/e2e-tests");
+    let entries = fs::read_dir(Path::new(&cache).join("banger/staging"));
+    let entries = entries.into_iter().flatten();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+/// The exit code of a client that SIGKILL ended.
+const KILLED: i32 = 128 + 9;
 
 /// How something ends in the middle of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +119,10 @@ fn a_checkout_that_is_cut_off_is_whole_when_it_is_sent_again() {
         let prepare = ["vm", "workspace", "prepare", &vm.name, path];
         let begun = "test -d /root/repo && test $(du -sk /root/repo | cut -f1) -gt 2000";
         let code = cut(&banger, &vm, &prepare, begun, end);
+        let left = staged();
+        assert_eq!(left.len(), usize::from(code == KILLED), "{end:?}: {left:?}");
         let again = banger.run(&prepare);
+        assert_eq!(staged(), Vec::<PathBuf>::new(), "{end:?}");
         assert_eq!(again.code, 0, "{end:?} ({code}): {}", again.stderr);
         let state = vm.sh(
             "cd /root/repo && git fsck --strict --no-dangling 2>&1 && git status --porcelain && git rev-parse HEAD",
