@@ -13,9 +13,9 @@ mod machine;
 mod network;
 mod pausing;
 mod readme;
+mod repo;
 mod storage;
 mod verbs;
-mod work;
 mod world;
 
 use anyhow::Result;
@@ -98,7 +98,7 @@ pub(crate) fn all() -> Vec<Test> {
         readme::tests(),
         life::tests(),
         verbs::tests(),
-        work::tests(),
+        repo::tests(),
         storage::tests(),
         network::tests(),
         beside::tests(),

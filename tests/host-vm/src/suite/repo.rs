@@ -15,12 +15,12 @@ use crate::wait;
 pub(super) fn tests() -> Vec<Test> {
     [
         Test::each_beside(
-            "work/a-run-with-a-path-in-an-image-without-git",
+            "repo/a-run-with-a-path-in-an-image-without-git",
             Length::Smoke,
             run_with_path,
         ),
         Test::each(
-            "work/commits-copies-sessions-forwarding-and-names",
+            "repo/commits-copies-sessions-forwarding-and-names",
             Length::Whole,
             whole_work,
         ),
@@ -53,7 +53,8 @@ fn run_with_path(host: &Host, vmm: Vmm) -> Result<()> {
     let ran = host.run(User::Dev, &line)?;
     host.note(format!("vm run PATH on {}", vmm.name()), start.elapsed());
     ensure!(
-        ran.code == 0 && ran.stdout == "/root/repo\none\nagain\ntwo\na.txt\nlink\nsrc\ns3cret\n",
+        ran.code == 0
+            && ran.stdout == "/root/repo\none\nagain\ntwo\na.txt\nlink\nsrc\nuntracked\ns3cret\n",
         "{}",
         ran.describe()
     );
