@@ -150,7 +150,7 @@ impl<'a> Guest<'a> {
     }
 
     /// A failed VM stays so: waiting for something else is in vain.
-    fn not_failed(&self, now: &str, awaited: &str) -> Result<()> {
+    pub(super) fn not_failed(&self, now: &str, awaited: &str) -> Result<()> {
         if now == "failed" && awaited != "failed" {
             bail!("{} failed: {}", self.name, self.show()?["last_error"]);
         }

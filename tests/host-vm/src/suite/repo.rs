@@ -142,12 +142,16 @@ fn sessions(host: &Host, guest: &Guest<'_>) -> Result<()> {
     host.root("systemctl kill --kill-whom=main --signal=KILL bangerd.service")?;
     mirror.say("the daemon is dead")?;
     mirror.end()?;
+    wait::until("systemd has started the daemon again", PATIENCE, || {
+        let asked = guest.exec(&["true"])?;
+        Ok((asked.code == 0).then_some(()))
+    })?;
     wait::until("the counting session has ended", PATIENCE, || {
-        let asked = host.run(
-            User::Dev,
-            &format!("banger vm session show {name} count -o json"),
-        )?;
-        Ok(asked.stdout.contains("\"exit_code\": 3").then_some(()))
+        guest.not_failed(&guest.field("phase")?, "running")?;
+        let shown = host.json(&["vm", "session", "show", name, "count"])?;
+        let (state, code) = (&shown["state"], &shown["status"]["code"]);
+        ensure!(state != "ended" || code == 3, "it ended otherwise: {shown}");
+        Ok((state == "ended").then_some(()))
     })?;
     let counted = host.dev(&format!(
         "banger vm session logs {name} count | cmp - <(seq 300) && echo same"
