@@ -15,14 +15,10 @@ use banger_root_proto::{RefusalCode, Reply, Request};
 use common::packets::{
     BEYOND, HOST, PATIENCE, SILENCE, arrives, beyond, connects, datagram, guest, pings,
 };
-use common::{World, call, code, inside, ip, ok, skipped, vm};
+use common::{World, call, code, inside, ip, ok, skipped, tool, vm};
 
 fn nft(world: &World, args: &[&str]) -> String {
-    let mut command = std::process::Command::new("nsenter");
-    command
-        .args(["-t", &world.network().to_string(), "-n", "nft"])
-        .args(args);
-    String::from_utf8(command.output().unwrap().stdout).unwrap()
+    tool(world.network(), &[&["nft"], args].concat()).unwrap()
 }
 
 #[test]

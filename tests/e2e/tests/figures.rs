@@ -76,6 +76,17 @@ fn stats_are_of_host_and_guest_and_grow_with_what_is_done() {
     unknown.assert_failed("unknown", 4, &["there is no VM"]);
 }
 
+/// Neither the daemon's log nor its database has it.
+fn assert_not_stored(banger: &Banger, secret: &str) {
+    for place in ["bangerd.log", "banger.db", "banger.db-wal"] {
+        let bytes = fs::read(banger.state_dir().join(place)).unwrap_or_default();
+        let holds = bytes
+            .windows(secret.len())
+            .any(|part| part == secret.as_bytes());
+        assert!(!holds, "{place} holds a secret");
+    }
+}
+
 #[test]
 fn a_secret_reaches_the_command_and_nothing_else() {
     let banger = Banger::from_env();
@@ -121,13 +132,7 @@ fn a_secret_reaches_the_command_and_nothing_else() {
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), secret);
     let shown = banger.json(&["vm", "show", &name]).to_string();
     assert!(!shown.contains(&secret), "{shown}");
-    for place in ["bangerd.log", "banger.db", "banger.db-wal"] {
-        let bytes = fs::read(banger.state_dir().join(place)).unwrap_or_default();
-        let holds = bytes
-            .windows(secret.len())
-            .any(|part| part == secret.as_bytes());
-        assert!(!holds, "{place} holds a secret");
-    }
+    assert_not_stored(&banger, &secret);
     banger.ok(&["vm", "delete", &name]);
 
     for (args, told) in [
@@ -190,13 +195,7 @@ fn a_vms_environment_is_every_commands_and_stands_nowhere_on_the_host() {
 
     let shown = vm.show().to_string();
     assert!(!shown.contains(&secret), "{shown}");
-    for place in ["bangerd.log", "banger.db", "banger.db-wal"] {
-        let bytes = fs::read(banger.state_dir().join(place)).unwrap_or_default();
-        let holds = bytes
-            .windows(secret.len())
-            .any(|part| part == secret.as_bytes());
-        assert!(!holds, "{place} holds a secret");
-    }
+    assert_not_stored(&banger, &secret);
     let no_start = banger.run(&["vm", "create", "--no-start", "--env", "A=b"]);
     no_start.assert_failed("nobody to keep it", 2, &["--no-start", "vm exec"]);
 }

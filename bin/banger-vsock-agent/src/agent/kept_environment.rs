@@ -1,13 +1,15 @@
 //! The VM's environment: variables that clients' programs get beneath their own. The host gives them once and keeps none; they
 //! are in a file for root alone, which is read when the agent starts.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Write};
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use banger_guest_proto::{AgentError, AgentErrorCode, AgentMessage, Environment, MAX_FRAME};
+
+use super::private_file;
 
 /// Its name, beside the sessions' folder.
 const FILE: &str = "environment";
@@ -117,30 +119,13 @@ fn write(path: &Path, environment: &Environment) -> io::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(folder)?;
-    let temporary = folder.join(".environment");
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let written = (|| {
-        let mut file = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(&serde_json::to_vec(environment.variables())?)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-        return written;
-    }
+    private_file::replace(path, &serde_json::to_vec(environment.variables())?)?;
     File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use proptest::prelude::*;

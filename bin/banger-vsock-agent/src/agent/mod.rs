@@ -14,6 +14,7 @@ mod kept_environment;
 mod linger;
 mod listeners;
 mod lookup;
+mod private_file;
 mod ready;
 mod session;
 mod sessions;

@@ -1,8 +1,7 @@
 //! What of a session outlives the agent: a small file beside its log.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,6 +10,8 @@ use banger_guest_proto::{
     StdinMode, TtySize,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::agent::private_file;
 
 const FILE: &str = "session.json";
 
@@ -104,15 +105,6 @@ impl Record {
         if !(stored.spec.on_boot && stored.state.is_live()) {
             stored.spec.env.clear();
         }
-        let temporary = folder.join(".session.json");
-        let mut file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(&serde_json::to_vec(&stored)?)?;
-        file.sync_data()?;
-        fs::rename(temporary, folder.join(FILE))
+        private_file::replace(&folder.join(FILE), &serde_json::to_vec(&stored)?)
     }
 }
