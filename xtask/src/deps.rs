@@ -18,7 +18,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("banger-ext4", &[]),
     ("banger-oci", &["banger-core", "banger-ext4"]),
     ("banger-catalog", &["banger-core", "banger-oci"]),
-    ("banger-image", &["banger-core", "banger-oci"]),
+    (
+        "banger-image",
+        &["banger-core", "banger-ext4", "banger-oci"],
+    ),
     ("banger-build", &["banger-core"]),
     ("banger-kernel", &["banger-core"]),
     ("banger-vmm", &["banger-core"]),

@@ -160,6 +160,7 @@ impl Catalogs {
             elsewhere: None,
             catalog: Some(catalog.location().to_string()),
             built: None,
+            seed: None,
         };
         incoming.keep(record).map_err(|error| broken(&error))
     }

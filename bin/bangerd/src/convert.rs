@@ -2,12 +2,12 @@
 
 use banger_api::{
     ApiError, Image as ApiImage, ImageRunConfig, Kernel as ApiKernel, Operation, OperationKind,
-    OperationState, Readiness, SpecLine, Stage, StageState, Vm, VmPaths,
+    OperationState, Readiness, SpecLine, Stage, StageState, Vm, VmPaths, WorkSeedOrigin,
 };
 use banger_core::{Phase, VmId};
 use banger_engine::ports::{Failure, GuestState};
 use banger_engine::{OpKind, OpState, OperationView, StageStatus, StageView, VmView};
-use banger_image::Image;
+use banger_image::{Image, SeedState};
 use banger_kernel::Kernel;
 
 use crate::adapters::FILE_SYNC_WARNINGS;
@@ -182,6 +182,16 @@ pub(crate) fn image(image: &Image) -> ApiImage {
         catalog: record.catalog.clone(),
         rootfs: image.rootfs().display().to_string(),
         work_seed: image.work_seed().map(|seed| seed.display().to_string()),
+        work_seed_state: match image.seed_state() {
+            SeedState::Current => "current",
+            SeedState::Stale => "stale",
+            SeedState::Missing => "missing",
+        }
+        .to_owned(),
+        work_seed_origin: image.seed_origin().map(|origin| WorkSeedOrigin {
+            format: origin.format,
+            made_from: origin.made_from.to_string(),
+        }),
         kernel: record.kernel.as_ref().map(ToString::to_string),
         size,
         disk_usage,

@@ -19,6 +19,7 @@ mod ports;
 mod pulls;
 mod root_config;
 mod routes;
+mod seeds;
 mod sizes;
 mod stale;
 mod start;

@@ -410,6 +410,7 @@ async fn wire(args: Args, loaded: Loaded, overruled: Vec<&'static str>) -> Resul
         dns,
         sampler: Sampler::default(),
         staleness: Staleness::new(stale_after),
+        seeds: crate::seeds::Tried::default(),
         waiting: Waiting::default(),
         build: build_id()?,
         started_at: jiff::Timestamp::now().to_string(),

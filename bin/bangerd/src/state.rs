@@ -50,6 +50,7 @@ pub(crate) struct State {
     pub(crate) dns: HostDns,
     pub(crate) sampler: Sampler,
     pub(crate) staleness: Staleness,
+    pub(crate) seeds: crate::seeds::Tried,
     /// Builds that wait for somebody.
     pub(crate) waiting: Waiting,
     pub(crate) build: String,

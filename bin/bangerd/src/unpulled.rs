@@ -6,10 +6,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use banger_guest::answer::{Bounds, answer};
+use banger_guest::answer::{AnswerError, Bounds, answer};
 use banger_guest::files::TransferError;
 use banger_guest::{ExecRequest, GuestAddress};
-use banger_workspace::{GuestRepo, UNPULLED, Unpulled, home, told};
+use banger_workspace::{GuestRepo, PrepareError, UNPULLED, Unpulled, home, told};
 use tokio::runtime::Handle;
 
 /// The note, in the VM's folder.
@@ -17,7 +17,7 @@ const FILE: &str = "unpulled.json";
 /// There from the first workspace on: guests without it are never asked.
 const EXPECTED: &str = "workspaces";
 /// How long a guest has to accept the question.
-const HEARS: Duration = Duration::from_secs(3);
+const HEARS: Duration = Duration::from_secs(10);
 /// How long it is asked: it may be slow, and have much to look at. Afterwards it is not known.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long it is asked while somebody waits for its end.
@@ -25,9 +25,46 @@ const PATIENCE_AT_STOP: Duration = Duration::from_secs(10);
 /// The most that it may tell, in bytes.
 const MAX_TOLD: u64 = 8 << 20;
 
-/// What the guest holds; `None` when that is not known.
-pub(crate) async fn ask(address: &GuestAddress, patience: Duration) -> Option<Vec<Unpulled>> {
-    tokio::time::timeout(patience, asked(address)).await.ok()?
+/// Why it is not known what a guest holds.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotKnown {
+    /// Nobody answers there.
+    #[error("its guest cannot be asked")]
+    Unreachable(#[source] std::io::Error),
+    /// The guest is slow, or has too much to look at.
+    #[error("its guest did not answer within {} s", .0.as_secs())]
+    Slow(Duration),
+    /// The answer broke off.
+    #[error("its guest's answer broke off")]
+    Answer(#[from] AnswerError),
+    /// What looks there failed.
+    #[error("its guest could not look: {0}")]
+    Look(String),
+    /// What was changed could not be compared with what was sent.
+    #[error("what was changed could not be compared with what was sent")]
+    Compare(#[from] PrepareError),
+    /// Nobody asked before it ended.
+    #[error("its guest ended without being asked")]
+    NotAsked,
+}
+
+/// What the guest holds.
+///
+/// # Errors
+/// It is not known.
+pub(crate) async fn ask(
+    address: &GuestAddress,
+    patience: Duration,
+) -> Result<Vec<Unpulled>, NotKnown> {
+    let asked = tokio::time::timeout(patience, asked(address)).await;
+    let asked = asked.unwrap_or(Err(NotKnown::Slow(patience)));
+    if let Err(error) = &asked {
+        tracing::warn!(
+            error = error as &dyn std::error::Error,
+            "what a guest holds that was never pulled is not known"
+        );
+    }
+    asked
 }
 
 /// Notes that the VM is about to get a workspace.
@@ -43,9 +80,11 @@ pub(crate) fn is_expected(folder: &Path) -> bool {
     folder.join(EXPECTED).exists()
 }
 
-async fn asked(address: &GuestAddress) -> Option<Vec<Unpulled>> {
-    let dialled = tokio::time::timeout(HEARS, address.dial()).await.ok()?;
-    let stream = dialled.ok()?.into_std().ok()?;
+async fn asked(address: &GuestAddress) -> Result<Vec<Unpulled>, NotKnown> {
+    let dialled = tokio::time::timeout(HEARS, address.dial()).await;
+    let dialled = dialled.map_err(|_| NotKnown::Slow(HEARS))?;
+    let stream = dialled.map_err(|error| NotKnown::Unreachable(std::io::Error::other(error)))?;
+    let stream = stream.into_std().map_err(NotKnown::Unreachable)?;
     let mut request = ExecRequest::own(["sh", "-c", UNPULLED]);
     request.no_stdin = true;
     let bounds = Bounds {
@@ -53,13 +92,16 @@ async fn asked(address: &GuestAddress) -> Option<Vec<Unpulled>> {
         silence: PATIENCE,
     };
     let mut output = vec![];
-    let answer = answer(stream, &request, b"", &mut output, bounds).await;
-    if !answer.ok()?.status.success() {
-        return None;
+    let answer = answer(stream, &request, b"", &mut output, bounds).await?;
+    if !answer.status.success() {
+        return Err(NotKnown::Look(format!(
+            "exit code {}",
+            answer.status.exit_code()
+        )));
     }
     let all = told(&output);
     if all.is_empty() {
-        return Some(vec![]);
+        return Ok(vec![]);
     }
     let (address, runtime) = (address.clone(), Handle::current());
     let look = move || {
@@ -71,13 +113,14 @@ async fn asked(address: &GuestAddress) -> Option<Vec<Unpulled>> {
                 home: home().to_owned(),
                 progress: &|_| {},
             };
-            guest.unpulled(told).ok()
+            guest.unpulled(told)
         };
-        all.into_iter().map(one).collect::<Option<Vec<_>>>()
+        all.into_iter().map(one).collect::<Result<Vec<_>, _>>()
     };
-    let mut found = tokio::task::spawn_blocking(look).await.ok()??;
+    let looked = tokio::task::spawn_blocking(look).await;
+    let mut found = looked.map_err(|error| NotKnown::Look(error.to_string()))??;
     found.retain(Unpulled::is_something);
-    Some(found)
+    Ok(found)
 }
 
 fn connect(runtime: &Handle, address: &GuestAddress) -> Result<UnixStream, TransferError> {
@@ -93,11 +136,11 @@ pub(crate) async fn note(folder: &Path, address: &GuestAddress) {
     if !is_expected(folder) {
         return;
     }
-    match ask(address, PATIENCE_AT_STOP).await.as_deref() {
-        None | Some([]) => forget(folder),
-        Some(found) => {
+    match ask(address, PATIENCE_AT_STOP).await {
+        Err(_) => forget(folder),
+        Ok(found) => {
             let next = folder.join(".unpulled.json");
-            let json = serde_json::to_vec(found).unwrap_or_default();
+            let json = serde_json::to_vec(&found).unwrap_or_default();
             let written =
                 fs::write(&next, json).and_then(|()| fs::rename(&next, folder.join(FILE)));
             if let Err(error) = written {
@@ -112,8 +155,11 @@ pub(crate) fn forget(folder: &Path) {
     let _ = fs::remove_file(folder.join(FILE));
 }
 
-/// What was noted.
-pub(crate) fn noted(folder: &Path) -> Vec<Unpulled> {
-    let json = fs::read(folder.join(FILE)).unwrap_or_default();
-    serde_json::from_slice(&json).unwrap_or_default()
+/// What was noted as the VM was stopped.
+///
+/// # Errors
+/// Nothing was, or it cannot be read.
+pub(crate) fn noted(folder: &Path) -> Result<Vec<Unpulled>, NotKnown> {
+    let json = fs::read(folder.join(FILE)).map_err(|_| NotKnown::NotAsked)?;
+    serde_json::from_slice(&json).map_err(|_| NotKnown::NotAsked)
 }

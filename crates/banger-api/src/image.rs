@@ -26,6 +26,12 @@ pub struct Image {
     pub rootfs: String,
     /// Its work seed.
     pub work_seed: Option<String>,
+    /// `current`, `stale` or `missing`: the latter two are put right after the next create.
+    #[serde(default)]
+    pub work_seed_state: String,
+    /// What its work seed was made from, where that is known.
+    #[serde(default)]
+    pub work_seed_origin: Option<WorkSeedOrigin>,
     /// The kernel it asks for.
     pub kernel: Option<String>,
     /// Apparent size of the root file system in bytes.
@@ -49,6 +55,15 @@ pub struct Image {
     /// The image that it was built on.
     #[serde(default)]
     pub built_on: Option<String>,
+}
+
+/// The fingerprint of a work seed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WorkSeedOrigin {
+    /// How it was made: banger's count of the ways.
+    pub format: u32,
+    /// Digest of the image that its `/root` was taken from.
+    pub made_from: String,
 }
 
 /// How an image wants to be run.

@@ -21,7 +21,7 @@ pub use config::{ConfigEntry, ConfigOrigin, ConfigView};
 pub use error::ApiError;
 pub use image::{
     BuildImageRequest, BuildOnRequest, BuildScript, BuildSource, Deleted, GoOnRequest, Image,
-    ImageList, ImageRunConfig, PullImageRequest, RegisterImageRequest,
+    ImageList, ImageRunConfig, PullImageRequest, RegisterImageRequest, WorkSeedOrigin,
 };
 pub use kernel::{ImportKernelRequest, Kernel, KernelList, KernelSource};
 pub use operation::{Operation, OperationEvent, OperationKind, OperationState, Stage, StageState};

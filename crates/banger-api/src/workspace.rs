@@ -11,6 +11,9 @@ pub struct UnpulledList {
     pub vm: String,
     /// Workspaces that hold something.
     pub workspaces: Vec<UnpulledWorkspace>,
+    /// Why it is not known what the workspaces hold, when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<String>,
 }
 
 /// Work that is in the guest only.

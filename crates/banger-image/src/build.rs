@@ -8,6 +8,7 @@ use std::process::Command;
 
 use crate::command::run_step;
 use crate::file_error::Context;
+use crate::seed::SeedOrigin;
 use crate::store::{Image, ImageRecord, ImageStore};
 use crate::{BuildError, Recipe, digest};
 
@@ -87,6 +88,7 @@ impl Builder<'_> {
         let contents = fs::read_to_string(self.work.join("contents")).unwrap_or_default();
         let record = ImageRecord {
             name: self.recipe.name.clone(),
+            seed: Some(SeedOrigin::now(&digest)),
             digest,
             recipe_fingerprint: Some(self.recipe.fingerprint.clone()),
             kernel: None,

@@ -137,6 +137,7 @@ impl ImageStore {
             elsewhere: None,
             catalog: None,
             built: Some(request.built),
+            seed: None,
         };
         let adopted = self.adopt(&next, record).map_err(BuildError::into_io);
         Ok(adopted.context("keep the image in", self.root())?)

@@ -162,6 +162,7 @@ impl ImageStore {
             elsewhere: Some(files),
             catalog: None,
             built: None,
+            seed: None,
         };
         // What VMs were made from is in the store, and stays there under its digest.
         if let Some(held) = self.artefact(&record.name, &record.digest)

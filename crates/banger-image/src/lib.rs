@@ -18,6 +18,7 @@ mod pull;
 mod qcow2;
 mod recipe;
 mod root_disk;
+mod seed;
 mod sparse;
 mod store;
 
@@ -35,4 +36,5 @@ pub use leak::{HostTraces, leaks};
 pub use pull::{Origin, PullRequest};
 pub use recipe::Recipe;
 pub use root_disk::{make_root_disk, mend_store, shares_blocks};
+pub use seed::{HealError, SeedOrigin, SeedState};
 pub use store::{Image, ImageRecord, ImageStore};

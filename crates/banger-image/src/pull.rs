@@ -14,6 +14,7 @@ use banger_oci::{
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::seed::SeedOrigin;
 use crate::store::{Image, ImageRecord, ImageStore, ROOTFS, WORK_SEED, new_file};
 
 const BLOBS: &str = ".blobs";
@@ -108,6 +109,7 @@ impl ImageStore {
             elsewhere: None,
             catalog: None,
             built: None,
+            seed: Some(SeedOrigin::now(resolved.identity())),
         };
         let folder = tempfile::Builder::new()
             .prefix(PULLING)

@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::file_error::Context;
-use crate::{BuildError, Built, Elsewhere, Origin, Recipe};
+use crate::{BuildError, Built, Elsewhere, Origin, Recipe, SeedOrigin};
 
 pub(crate) const RECORD: &str = "image.json";
 pub(crate) const ROOTFS: &str = "rootfs.ext4";
@@ -48,6 +48,9 @@ pub struct ImageRecord {
     /// How it was built on another image, when it was.
     #[serde(default)]
     pub built: Option<Built>,
+    /// What its work seed was made from.
+    #[serde(default)]
+    pub seed: Option<SeedOrigin>,
 }
 
 /// An image and where its files are.
@@ -72,16 +75,16 @@ impl Image {
         &self.folder
     }
 
-    /// The prepared `/root`.
+    /// The prepared `/root`: its owner's, or the one that was made last.
     #[must_use]
     pub fn work_seed(&self) -> Option<PathBuf> {
-        match &self.record.elsewhere {
-            Some(files) => files.work_seed.as_ref().map(|file| file.path.clone()),
-            None => {
-                let seed = self.folder.join(WORK_SEED);
-                seed.exists().then_some(seed)
-            }
+        let files = self.record.elsewhere.as_ref();
+        if let Some(seed) = files.and_then(|files| files.work_seed.as_ref()) {
+            return Some(seed.path.clone());
         }
+        let first = files.is_none().then(|| self.folder.join(WORK_SEED));
+        let made = std::iter::once(self.healed_seed()).chain(first);
+        made.into_iter().find(|seed| seed.exists())
     }
 
     /// Apparent size of the root file system, and what it really takes, in bytes.

@@ -114,23 +114,34 @@ pub fn flatten<E: From<FlattenError>>(
     }
     let Target { merger, writer, .. } = target;
     let tree = merger.finish();
-    let root_options = fs_options(options, "root", FREE, ROOT_ROUND, ROOT_JOURNAL);
+    let root_options = FsOptions {
+        free: FREE,
+        round: ROOT_ROUND,
+        journal_blocks: ROOT_JOURNAL,
+        ..fs_options(&options.identity, options.time, "root")
+    };
     let rootfs = format(writer, &tree, &root_options).map_err(FlattenError::Format)?;
-    let seed_options = fs_options(options, "work", SEED_FREE, SEED_ROUND, SEED_JOURNAL);
+    let seed_options = seed_options(&options.identity, options.time);
     let made = seed::make(&tree, &rootfs.file, work_seed, &seed_options);
     made.map_err(FlattenError::Format)?;
     rootfs.file.sync_data().map_err(FlattenError::Io)?;
     Ok(Flattened { tree })
 }
 
-fn fs_options(
-    options: &FlattenOptions,
-    label: &str,
-    free: u64,
-    round: u64,
-    journal_blocks: u32,
-) -> FsOptions {
-    let identity = crate::hash::bytes_of(&format!("{} {label}", options.identity));
+/// The file system of a work seed: small, as it is copied for each VM, and grown then. Of one identity and time
+/// (seconds since 1970) it is the same each time.
+#[must_use]
+pub fn seed_options(identity: &Digest, time: u32) -> FsOptions {
+    FsOptions {
+        free: SEED_FREE,
+        round: SEED_ROUND,
+        journal_blocks: SEED_JOURNAL,
+        ..fs_options(identity, time, "work")
+    }
+}
+
+fn fs_options(identity: &Digest, time: u32, label: &str) -> FsOptions {
+    let identity = crate::hash::bytes_of(&format!("{identity} {label}"));
     let (uuid, hash_seed) = identity.split_at(16);
     let mut uuid: [u8; 16] = uuid.try_into().unwrap_or_default();
     // A UUID of version 8: of one's own making.
@@ -140,9 +151,9 @@ fn fs_options(
         label: label.to_owned(),
         uuid,
         hash_seed: hash_seed.try_into().unwrap_or_default(),
-        time: options.time,
-        free,
-        round,
-        journal_blocks,
+        time,
+        free: 0,
+        round: 0,
+        journal_blocks: 0,
     }
 }

@@ -33,7 +33,7 @@ pub use download::Patience;
 pub use error::{MalformedError, PullError, RegistryError};
 pub use facts::facts;
 pub use fetch::Fetching;
-pub use flatten::{FlattenError, FlattenOptions, Flattened, flatten};
+pub use flatten::{FlattenError, FlattenOptions, Flattened, flatten, seed_options};
 pub use layer::{LayerBlob, LayerError};
 pub use manifest::{Descriptor, ImageConfig};
 pub use mirrors::Registries;

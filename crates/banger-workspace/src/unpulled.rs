@@ -22,7 +22,7 @@ const MAX_WORKSPACES: usize = 100;
 pub const UNPULLED: &str = r#"
 command -v git >/dev/null || exit 0
 git() { command git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c safe.directory='*' "$@"; }
-index=$(mktemp) || exit 0
+index=$(mktemp) || exit 1
 trap 'rm -f "$index"' EXIT
 tab=$(printf '\t')
 in_submodules() {

@@ -5,8 +5,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use banger_e2e::Banger;
+use banger_e2e::{Banger, until};
 
 /// Files of the small image's, in a folder beside the VMs'; the image `mine` and the folder go with the value.
 struct Mine {
@@ -101,6 +102,40 @@ fn registered_files_boot_are_promoted_and_deleted_and_stay_their_owners() {
     mine.registered();
     banger.ok(&["image", "delete", "mine"]);
     assert!(mine.path("root.ext4").exists(), "only its record is gone");
+}
+
+#[test]
+fn a_work_seed_that_is_missing_is_made_after_the_first_create() {
+    let mine = Mine::new();
+    let banger = &mine.banger;
+    let root = mine.path("root.ext4");
+    banger.ok(&[
+        "image",
+        "register",
+        "--name",
+        "mine",
+        "--rootfs",
+        root.to_str().unwrap(),
+    ]);
+    let state = || banger.json(&["image", "show", "mine"])["work_seed_state"].clone();
+    assert_eq!(state(), "missing");
+    // Never in its way: the first VM has an empty one.
+    let first = banger.vm(FLAGS);
+    assert_eq!(first.sh("ls -A /root | grep -c profile || true"), "0");
+    until("the seed is made", Duration::from_secs(30), || {
+        state() == "current"
+    });
+    let image = banger.json(&["image", "show", "mine"]);
+    assert_eq!(image["work_seed_origin"]["made_from"], image["digest"]);
+    drop(first);
+    let second = banger.vm(FLAGS);
+    let own = second.sh("mkdir /tmp/own && mount --bind / /tmp/own && cd /tmp/own/root && tar c . | sha256sum && ls -A");
+    let has = second.sh("cd /root && rmdir lost+found 2>/dev/null; tar c . | sha256sum && ls -A");
+    assert!(
+        own.contains("profile"),
+        "the image has something in /root: {own}"
+    );
+    assert_eq!(own, has);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use banger_e2e::{Banger, Terminal, git};
+use banger_e2e::{Banger, Terminal, git, until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -117,6 +117,17 @@ fn a_vm_with_work_of_its_own_is_not_deleted_unasked() {
     let delete = banger.run(&["vm", "delete", &vm.name]);
     let only = "never pulled: 1 changed file (c.txt)";
     delete.assert_failed("changed after the pull", 5, &[only]);
+
+    // Nobody asked a guest that was killed.
+    banger.ok(&["vm", "kill", &vm.name]);
+    until("it does not run", PATIENCE, || vm.phase() != "running");
+    let delete = banger.run(&["vm", "delete", &vm.name]);
+    let unknown = [
+        "work_in_guest",
+        "it is not known whether",
+        "without being asked",
+    ];
+    delete.assert_failed("killed", 5, &unknown);
     banger.ok(&["vm", "delete", "--force", &vm.name]);
 }
 

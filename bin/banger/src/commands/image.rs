@@ -68,6 +68,7 @@ pub(crate) async fn show(context: &Context<'_>, name: &str) -> CommandResult {
                 "work seed",
                 image.work_seed.clone().unwrap_or_else(|| "-".into()),
             ),
+            ("seed state", seed_of(image)),
             (
                 "kernel",
                 image
@@ -98,6 +99,15 @@ pub(crate) async fn show(context: &Context<'_>, name: &str) -> CommandResult {
             .collect()
     });
     Ok(0)
+}
+
+fn seed_of(image: &Image) -> String {
+    let state = &image.work_seed_state;
+    match &image.work_seed_origin {
+        Some(origin) => format!("{state} (format {} of {})", origin.format, origin.made_from),
+        None if state == "missing" => format!("{state} (made after the next create)"),
+        None => state.clone(),
+    }
 }
 
 /// `image build` of a recipe.

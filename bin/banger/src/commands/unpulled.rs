@@ -1,7 +1,7 @@
 //! What VMs hold that was never pulled: told before it is gone, and when a VM stops.
 
 use banger_api::{UnpulledList, UnpulledWorkspace};
-use banger_client::Client;
+use banger_client::{Client, ClientError};
 use banger_core::ErrorCode;
 use futures_util::future::join_all;
 
@@ -11,15 +11,29 @@ use crate::error::CommandError;
 /// So many of a workspace's files are named.
 const NAMED: usize = 3;
 
-/// A sentence for each workspace that holds something. A VM that cannot be asked has none.
+/// A sentence for each workspace that holds something, and for each VM of which it is not known. A VM that is not
+/// there has none.
 pub(super) async fn sentences(client: &Client, vms: &[String]) -> Vec<String> {
     // Side by side: a guest that does not answer is waited for.
     let asked = join_all(vms.iter().map(|vm| client.unpulled(vm))).await;
-    let sentences = |found: UnpulledList| {
-        let of_one = |one: &UnpulledWorkspace| sentence(&found.vm, one);
-        found.workspaces.iter().map(of_one).collect::<Vec<_>>()
+    let told = |(vm, asked): (&String, Result<UnpulledList, ClientError>)| match asked {
+        Ok(found) => of_one(&found),
+        Err(ClientError::Api(error)) if error.code == ErrorCode::VmNotFound => vec![],
+        Err(error) => vec![not_known(vm, &error.to_string())],
     };
-    asked.into_iter().flatten().flat_map(sentences).collect()
+    vms.iter().zip(asked).flat_map(told).collect()
+}
+
+fn of_one(found: &UnpulledList) -> Vec<String> {
+    let workspaces = found.workspaces.iter();
+    let held = workspaces.map(|one| sentence(&found.vm, one));
+    let unknown = found.unknown.as_deref();
+    held.chain(unknown.map(|why| not_known(&found.vm, why)))
+        .collect()
+}
+
+fn not_known(vm: &str, why: &str) -> String {
+    format!("it is not known whether {vm} holds work that was never pulled: {why}")
 }
 
 fn sentence(vm: &str, one: &UnpulledWorkspace) -> String {
@@ -57,7 +71,7 @@ fn sentence(vm: &str, one: &UnpulledWorkspace) -> String {
 /// Asks whether that may be gone; without a terminal it may not.
 pub(super) fn may_go(context: &Context<'_>, sentences: &[String]) -> Result<(), CommandError> {
     if !rustix::termios::isatty(rustix::stdio::stdin()) {
-        let what = "nothing was deleted: there is work that is in the guest only";
+        let what = "nothing was deleted: there is work, or may be, that is in the guest only";
         let mut told = CommandError::new(ErrorCode::WorkInGuest, what);
         told.0.causes.extend(sentences.iter().cloned());
         return Err(told

@@ -6,7 +6,7 @@ use banger_api::{
     EffectiveDefault, FileSystemFigures, GuestFigures, HostFigures, Image, ImageList,
     ImageRunConfig, Kernel, KernelList, Operation, OperationEvent, OperationKind, OperationState,
     Port, PortList, PortProtocol, Readiness, RootFill, SpecLine, SshAccess, Stage, StageState,
-    StatsList, UnpulledList, UnpulledWorkspace, Vm, VmList, VmPaths, VmStats,
+    StatsList, UnpulledList, UnpulledWorkspace, Vm, VmList, VmPaths, VmStats, WorkSeedOrigin,
 };
 use banger_core::{ByteSize, ErrorCode, MemoryMib, SpecOrigin};
 
@@ -229,6 +229,11 @@ fn images() -> [Image; 3] {
         config: None,
         rootfs: text("/home/ann/.local/state/banger/images/debian-bookworm/5f2c/root.ext4"),
         work_seed: some("/home/ann/.local/state/banger/images/debian-bookworm/5f2c/work.ext4"),
+        work_seed_state: text("current"),
+        work_seed_origin: Some(WorkSeedOrigin {
+            format: 1,
+            made_from: "5f2c".repeat(16),
+        }),
         kernel: None,
         size: 8 * GIB,
         disk_usage: 900 * MIB,
@@ -247,6 +252,8 @@ fn images() -> [Image; 3] {
         origin: text("registered"),
         rootfs: text("/srv/images/mine.ext4"),
         work_seed: None,
+        work_seed_state: text("missing"),
+        work_seed_origin: None,
         kernel: some("generic-6.12"),
         recipe_fingerprint: None,
         stale: false,
@@ -526,6 +533,7 @@ pub(crate) fn answers() -> Answers {
         let mut held = UnpulledList {
             vm: vm.name.clone(),
             workspaces: vec![],
+            unknown: None,
         };
         if vm.name == "spare" {
             held.workspaces.push(UnpulledWorkspace {

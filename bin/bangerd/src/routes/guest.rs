@@ -60,13 +60,16 @@ pub(crate) async fn unpulled(
     let view = state.engine.resolve(&reference)?;
     let folder = state.vm_folder(&view.id);
     let found = if !unpulled::is_expected(&folder) {
-        vec![]
+        Ok(vec![])
     } else if view.phase == Phase::Running && view.is_awake().is_ok() {
         let address = state.guest_address(&view.id);
-        let asked = unpulled::ask(&address, unpulled::PATIENCE).await;
-        asked.unwrap_or_default()
+        unpulled::ask(&address, unpulled::PATIENCE).await
     } else {
         unpulled::noted(&folder)
+    };
+    let (found, unknown) = match found {
+        Ok(found) => (found, None),
+        Err(error) => (vec![], Some(error.to_string())),
     };
     let workspaces = found.into_iter().map(|one| UnpulledWorkspace {
         path: one.path,
@@ -78,6 +81,7 @@ pub(crate) async fn unpulled(
     Ok(Json(UnpulledList {
         vm: view.name.to_string(),
         workspaces: workspaces.collect(),
+        unknown,
     }))
 }
 

@@ -18,6 +18,7 @@ use super::problem::{Body, Query};
 use super::{Problem, guest};
 use crate::adapters::{blocking, unknown_image, unknown_kernel};
 use crate::convert;
+use crate::seeds;
 use crate::sizes::{Asked, effective};
 use crate::state::Shared;
 use crate::stores::{has_store, root_fill};
@@ -72,6 +73,7 @@ pub(crate) async fn create(
     let vmm = request.vmm.unwrap_or(state.config.vmm);
     let (vmm, storage) = choose(vmm, state.config.storage, &state.host_vmms().await)?;
     (spec.vmm, spec.storage) = (vmm.value, storage.value);
+    let of_image = image.clone();
     let view = state
         .engine
         .create(CreateVm {
@@ -88,6 +90,7 @@ pub(crate) async fn create(
                 .map(|seconds| Duration::from_secs(seconds.into())),
         })
         .await?;
+    seeds::heal_after(&state, &view.id, of_image);
     Ok(accepted(&state, &view))
 }
 
