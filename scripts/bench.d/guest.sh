@@ -8,7 +8,7 @@ opts=(-F none -i "$XDG_CONFIG_HOME/banger/ssh/id_ed25519" -o "UserKnownHostsFile
 ssh "${opts[@]}" -o ControlMaster=yes -fN "root@$target" </dev/null >/dev/null 2>&1
 by_exec() { banger vm exec bench -- true; }
 by_ssh() { ssh "${opts[@]}" "root@$target" true; }
-pair "vm exec -- true / ssh -- true over an open master" 0.5 by_exec by_ssh
+pair "vm exec -- true / ssh -- true over an open master" 0.45 by_exec by_ssh
 ssh "${opts[@]}" -O exit "root@$target" 2>/dev/null || true
 
 gcc -static -O2 -o "$work/echo" scripts/bench.d/echo.c
