@@ -109,6 +109,15 @@ fn a_work_seed_that_is_missing_is_made_after_the_first_create() {
     let mine = Mine::new();
     let banger = &mine.banger;
     let root = mine.path("root.ext4");
+    fs::write(mine.path("profile"), "echo mine\n").unwrap();
+    let commands = format!(
+        "write {} /root/.profile\nmkdir /root/bin\nsymlink /root/bin/sh /bin/sh\n",
+        mine.path("profile").display()
+    );
+    fs::write(mine.path("commands"), commands).unwrap();
+    let mut debugfs = Command::new("/usr/sbin/debugfs");
+    debugfs.args(["-w", "-f"]).arg(mine.path("commands"));
+    assert!(debugfs.arg(&root).status().unwrap().success());
     banger.ok(&[
         "image",
         "register",
@@ -129,8 +138,12 @@ fn a_work_seed_that_is_missing_is_made_after_the_first_create() {
     assert_eq!(image["work_seed_origin"]["made_from"], image["digest"]);
     drop(first);
     let second = banger.vm(FLAGS);
-    let own = second.sh("mkdir /tmp/own && mount --bind / /tmp/own && cd /tmp/own/root && tar c . | sha256sum && ls -A");
-    let has = second.sh("cd /root && rmdir lost+found 2>/dev/null; tar c . | sha256sum && ls -A");
+    // With times, modes and owners.
+    let all = "tar c .profile bin | sha256sum && ls -A | grep -v lost+found";
+    let own = second.sh(&format!(
+        "mkdir /tmp/own && mount --bind / /tmp/own && cd /tmp/own/root && {all}"
+    ));
+    let has = second.sh(&format!("cd /root && {all}"));
     assert!(
         own.contains("profile"),
         "the image has something in /root: {own}"
