@@ -9,7 +9,9 @@ use banger_core::ErrorCode;
 
 use crate::commands::find_paths;
 use crate::error::CommandError;
+use crate::paths::Paths;
 use crate::start;
+use crate::ui::{Output, Ui};
 
 /// How long a daemon may take to be there again. One that was stopped is waited for less: whoever installs a
 /// newer build starts the next at once, and else it was meant to be gone.
@@ -94,7 +96,7 @@ impl<'a> Followed<'a> {
         match self.client.version().await {
             Ok(version) if version.helper.wanted && !version.helper.available => {
                 let paths = find_paths(false)?;
-                start::connect(&paths, start::Needs::Helper).await.map(drop)
+                connect(&paths).await
             }
             // How the daemon is, its events say.
             _ => Ok(()),
@@ -131,12 +133,20 @@ impl<'a> Followed<'a> {
     async fn try_again(&self, lost: Lost) -> Result<EventStream, CommandError> {
         match self.client.events(self.operation).await {
             Err(error) if error.is_no_daemon() && lost == Lost::Died => {
-                start::connect(&find_paths(false)?, start::Needs::Helper).await?;
+                connect(&find_paths(false)?).await?;
                 Ok(self.client.events(self.operation).await?)
             }
             result => Ok(result?),
         }
     }
+}
+
+/// Says nothing: the operation's stages are being shown.
+async fn connect(paths: &Paths) -> Result<(), CommandError> {
+    let quiet = Ui::new(Output::Json);
+    start::connect(paths, start::Needs::Helper, &quiet)
+        .await
+        .map(drop)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `banger`, the command line.
 
 mod cli;
+mod comes_back;
 mod commands;
 mod complete;
 #[cfg(test)]

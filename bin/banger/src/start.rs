@@ -17,8 +17,10 @@ use banger_core::{ErrorCode, NetworkPlan, NetworkPlanError, NetworkSettings};
 use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
 
+use crate::comes_back;
 use crate::error::CommandError;
 use crate::paths::Paths;
+use crate::ui::Ui;
 
 /// Whether a command needs the privileged helper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,11 +31,11 @@ pub(crate) enum Needs {
     Helper,
 }
 
-/// A client of a daemon that runs, is of this build, and has what the command needs.
-pub(crate) async fn connect(paths: &Paths, needs: Needs) -> Result<Client, CommandError> {
+/// A client of a daemon that runs, is of this build, and has what the command needs. `ui` tells of what takes long.
+pub(crate) async fn connect(paths: &Paths, needs: Needs, ui: &Ui) -> Result<Client, CommandError> {
     let client = Client::new(paths.socket());
     if let Some(owner) = &paths.installed_for {
-        return connect_installed(client, owner).await;
+        return connect_installed(client, owner, ui).await;
     }
     if let Ok(version) = client.version().await
         && is_good(&version, paths, needs)?
@@ -69,9 +71,10 @@ pub(crate) async fn connect(paths: &Paths, needs: Needs) -> Result<Client, Comma
     Ok(client)
 }
 
-/// systemd starts the daemons of an installed host; here is only looked whether they are the right ones.
-async fn connect_installed(client: Client, owner: &str) -> Result<Client, CommandError> {
-    let version = match client.version().await {
+/// systemd starts the daemons of an installed host, also after a death; here is only looked whether they are the
+/// right ones.
+async fn connect_installed(client: Client, owner: &str, ui: &Ui) -> Result<Client, CommandError> {
+    let version = match comes_back::version(&client, |line| ui.note(line)).await {
         Err(error) if error.is_no_daemon() => {
             let what = format!(
                 "banger is installed for {owner} on this host, and its daemon does not run"

@@ -130,7 +130,7 @@ impl Way {
         let mut tries = 3;
         loop {
             tries -= 1;
-            let client = start::connect(&self.paths, Needs::Daemon).await?;
+            let client = start::connect(&self.paths, Needs::Daemon, &self.ui).await?;
             let wait = Readiness::Reachable;
             match client.connect_guest(&self.vm, wait, None).await {
                 Err(ClientError::Broken(_) | ClientError::NoDaemon { .. }) if tries > 0 => {}

@@ -79,7 +79,7 @@ pub(crate) struct Context<'a> {
 impl Context<'_> {
     /// A client of a daemon that has what the command needs.
     pub(crate) async fn client(&self, needs: Needs) -> Result<Client, CommandError> {
-        start::connect(&self.paths, needs).await
+        start::connect(&self.paths, needs, self.ui).await
     }
 }
 

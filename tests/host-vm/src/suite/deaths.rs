@@ -59,11 +59,11 @@ fn daemons(host: &Host, vmm: Vmm) -> Result<()> {
             "systemctl kill --kill-whom=main --signal=KILL {victims}"
         ))?;
         open.say("while they are dead")?;
-        // The daemon comes again by itself; a call just then may still be refused.
-        wait::until("the VM is adopted", PATIENCE, || {
-            let asked = guest.exec(&["cat", "/run/count"])?;
-            let now = asked.stdout.trim().parse::<u64>().ok();
-            Ok((asked.code == 0 && now > Some(count)).then_some(()))
+        // The daemon comes again by itself, and a call waits for it.
+        guest.sh("true")?;
+        wait::until("the guest counts on", PATIENCE, || {
+            let now: u64 = guest.sh("cat /run/count")?.parse()?;
+            Ok((now > count).then_some(()))
         })?;
         ensure!(
             guest.field("vmm_pid")? == pid,
