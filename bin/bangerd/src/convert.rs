@@ -6,7 +6,7 @@ use banger_api::{
 };
 use banger_core::{Phase, VmId};
 use banger_engine::ports::{Failure, GuestState};
-use banger_engine::{OpKind, OpState, OperationView, StageStatus, StageView, VmView};
+use banger_engine::{AtWork, OpKind, OpState, OperationView, StageStatus, StageView, VmView};
 use banger_image::{Image, SeedState};
 use banger_kernel::Kernel;
 
@@ -24,7 +24,8 @@ pub(crate) fn error(failure: &Failure) -> ApiError {
     }
 }
 
-pub(crate) fn vm(state: &State, view: &VmView) -> Vm {
+/// `at_work`: the operation that works on it.
+pub(crate) fn vm(state: &State, view: &VmView, at_work: Option<&AtWork>) -> Vm {
     let folder = state.vm_folder(&view.id);
     let path = |name: &str| folder.join(name).display().to_string();
     let is_up = view.phase == Phase::Running;
@@ -67,6 +68,10 @@ pub(crate) fn vm(state: &State, view: &VmView) -> Vm {
             subject: Some(view.name.to_string()),
             ..error(failure)
         }),
+        operation: at_work.map(|operation| banger_api::AtWork {
+            id: operation.id.to_string(),
+            kind: kind(operation.kind),
+        }),
         stops_unused_in_s: state.staleness.stops_in(view).map(|left| left.as_secs()),
         warnings: vec![],
         paths: VmPaths {
@@ -100,6 +105,23 @@ pub(crate) fn stage(view: &StageView) -> Stage {
     }
 }
 
+const fn kind(kind: OpKind) -> OperationKind {
+    match kind {
+        OpKind::CreateVm => OperationKind::CreateVm,
+        OpKind::StartVm => OperationKind::StartVm,
+        OpKind::StopVm => OperationKind::StopVm,
+        OpKind::RestartVm => OperationKind::RestartVm,
+        OpKind::KillVm => OperationKind::KillVm,
+        OpKind::SetVm => OperationKind::SetVm,
+        OpKind::DeleteVm => OperationKind::DeleteVm,
+        OpKind::BuildImage => OperationKind::BuildImage,
+        OpKind::PullImage => OperationKind::PullImage,
+        OpKind::RegisterImage => OperationKind::RegisterImage,
+        OpKind::PromoteImage => OperationKind::PromoteImage,
+        OpKind::ImportKernel => OperationKind::ImportKernel,
+    }
+}
+
 pub(crate) fn operation(state: &State, view: &OperationView) -> Operation {
     let (op_state, failure) = match &view.state {
         OpState::Running => (OperationState::Running, None),
@@ -126,20 +148,7 @@ pub(crate) fn operation(state: &State, view: &OperationView) -> Operation {
     };
     Operation {
         id: view.id.to_string(),
-        kind: match view.kind {
-            OpKind::CreateVm => OperationKind::CreateVm,
-            OpKind::StartVm => OperationKind::StartVm,
-            OpKind::StopVm => OperationKind::StopVm,
-            OpKind::RestartVm => OperationKind::RestartVm,
-            OpKind::KillVm => OperationKind::KillVm,
-            OpKind::SetVm => OperationKind::SetVm,
-            OpKind::DeleteVm => OperationKind::DeleteVm,
-            OpKind::BuildImage => OperationKind::BuildImage,
-            OpKind::PullImage => OperationKind::PullImage,
-            OpKind::RegisterImage => OperationKind::RegisterImage,
-            OpKind::PromoteImage => OperationKind::PromoteImage,
-            OpKind::ImportKernel => OperationKind::ImportKernel,
-        },
+        kind: kind(view.kind),
         subject: view.subject.clone(),
         vm_id: view.vm.as_ref().map(ToString::to_string),
         state: op_state,

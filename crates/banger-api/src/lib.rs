@@ -24,7 +24,9 @@ pub use image::{
     ImageList, ImageRunConfig, PullImageRequest, RegisterImageRequest, WorkSeedOrigin,
 };
 pub use kernel::{ImportKernelRequest, Kernel, KernelList, KernelSource};
-pub use operation::{Operation, OperationEvent, OperationKind, OperationState, Stage, StageState};
+pub use operation::{
+    AtWork, Operation, OperationEvent, OperationKind, OperationState, Stage, StageState,
+};
 pub use ports::{Port, PortList, PortProtocol};
 pub use stats::{DiskFigures, FileSystemFigures, GuestFigures, HostFigures, StatsList, VmStats};
 pub use system::{

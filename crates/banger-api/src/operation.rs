@@ -39,6 +39,15 @@ impl Operation {
     }
 }
 
+/// The operation that works on a VM: whoever lost sight of it finds it again by its id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AtWork {
+    /// Of the [`Operation`], twelve hexadecimal digits.
+    pub id: String,
+    /// What is done.
+    pub kind: OperationKind,
+}
+
 /// What an operation does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -81,6 +90,27 @@ pub enum OperationState {
     Failed,
     /// It was cancelled; what it made is gone.
     Cancelled,
+}
+
+impl OperationKind {
+    /// As clients write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CreateVm => "create_vm",
+            Self::StartVm => "start_vm",
+            Self::StopVm => "stop_vm",
+            Self::RestartVm => "restart_vm",
+            Self::KillVm => "kill_vm",
+            Self::SetVm => "set_vm",
+            Self::DeleteVm => "delete_vm",
+            Self::BuildImage => "build_image",
+            Self::PullImage => "pull_image",
+            Self::RegisterImage => "register_image",
+            Self::PromoteImage => "promote_image",
+            Self::ImportKernel => "import_kernel",
+        }
+    }
 }
 
 impl OperationState {

@@ -187,6 +187,10 @@ pub struct Vm {
     pub started_at: Option<String>,
     /// The last failure.
     pub last_error: Option<crate::ApiError>,
+    /// The operation that works on it. Of several it is the first: the others wait for that, or have come to end
+    /// it.
+    #[serde(default)]
+    pub operation: Option<crate::AtWork>,
     /// In how many seconds it will be stopped because nobody uses it (`auto_stop_stale_after`), when that is
     /// soon.
     #[serde(default)]

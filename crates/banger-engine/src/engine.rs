@@ -1,6 +1,6 @@
 //! The engine as the daemon uses it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -18,7 +18,9 @@ use crate::database::{store_failure, unreadable};
 use crate::helper_wait::HelperWanted;
 use crate::inner::{Inner, VmHandle, Wish, ask};
 use crate::names;
-use crate::operation::{Goal, OpKind, OpState, Operation, OperationView, Operations, TaskContext};
+use crate::operation::{
+    AtWork, Goal, OpKind, OpState, Operation, OperationView, Operations, TaskContext,
+};
 use crate::pausing::{Pausing, watch_space};
 use crate::ports::{
     Clock, Drives, Failure, GuestState, Guests, Images, Kernels, Names, RootHelper, Space,
@@ -273,6 +275,12 @@ impl Engine {
         self.inner
             .handle(vm)
             .map(|handle| handle.view.borrow().clone())
+    }
+
+    /// The operation that works on each VM, where there is one.
+    #[must_use]
+    pub fn at_work(&self) -> HashMap<VmId, AtWork> {
+        self.inner.operations.at_work()
     }
 
     /// A VM's view, as it changes.

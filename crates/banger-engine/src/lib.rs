@@ -28,7 +28,7 @@ mod view;
 pub use database::open_failure;
 pub use engine::{CreateVm, Engine, EngineConfig, Ports};
 pub use lockup::locked_up;
-pub use operation::{Goal, OpKind, OpState, OperationView, StageStatus, StageView, TaskContext};
+pub use operation::{AtWork, Goal, OpKind, OpState, OperationView, StageStatus, StageView, TaskContext};
 pub use pausing::PauseReason;
 pub use plan::{plan_delete, plan_set, plan_start, plan_teardown};
 pub use reconcile::ReconcileReport;

@@ -162,6 +162,10 @@ impl Operation {
         self.view.subscribe()
     }
 
+    fn goes_on(&self) -> bool {
+        self.view.borrow().state == OpState::Running
+    }
+
     pub(crate) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
     }
@@ -314,10 +318,20 @@ impl Progress for TaskContext {
     }
 }
 
+/// The operation that works on a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AtWork {
+    /// Which.
+    pub id: OpId,
+    /// What it does.
+    pub kind: OpKind,
+}
+
 /// The operations of this daemon's life: all that go on, and the latest that have ended.
 #[derive(Debug, Default)]
 pub(crate) struct Operations {
-    known: Mutex<HashMap<OpId, Arc<Operation>>>,
+    /// In the order in which they began.
+    known: Mutex<Vec<(OpId, Arc<Operation>)>>,
 }
 
 impl Operations {
@@ -327,17 +341,33 @@ impl Operations {
     pub(crate) fn add(&self, operation: &Arc<Operation>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= Self::KEPT {
-            known.retain(|_, operation| operation.view.borrow().state == OpState::Running);
+            known.retain(|(_, operation)| operation.goes_on());
         }
         let id = operation.view.borrow().id.clone();
-        known.insert(id, Arc::clone(operation));
+        known.push((id, Arc::clone(operation)));
     }
 
     pub(crate) fn get(&self, id: &OpId) -> Option<Arc<Operation>> {
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(id)
-            .cloned()
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latest = known.iter().rev();
+        latest
+            .find(|(known, _)| known == id)
+            .map(|(_, operation)| Arc::clone(operation))
+    }
+
+    /// What works on each VM. Of several that go on it is the first: the others wait for it, or have come to end it.
+    pub(crate) fn at_work(&self) -> HashMap<VmId, AtWork> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = HashMap::new();
+        for (id, operation) in known.iter() {
+            let view = operation.view.borrow();
+            if let (OpState::Running, Some(vm)) = (&view.state, &view.vm)
+                && !all.contains_key(vm)
+            {
+                let (id, kind) = (id.clone(), view.kind);
+                all.insert(vm.clone(), AtWork { id, kind });
+            }
+        }
+        all
     }
 }

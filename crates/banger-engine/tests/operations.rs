@@ -3,11 +3,12 @@
 
 mod common;
 
+use std::path::Path;
 use std::time::Duration;
 
 use banger_core::{ErrorCode, OpId, Phase};
 use banger_engine::ports::{Failure, Farewell, GuestState, Progress};
-use banger_engine::{CreateVm, Engine, OpKind, OpState, OperationView, StageStatus};
+use banger_engine::{AtWork, CreateVm, Engine, OpKind, OpState, OperationView, StageStatus};
 use banger_testkit::{FailMode, Failpoint, FakeHost};
 use common::{end, open, running, until_phase, wanted};
 
@@ -22,6 +23,44 @@ async fn until_stages(engine: &Engine, id: &OpId, count: usize) {
         .await
         .expect("it gets there")
         .unwrap();
+}
+
+/// What is going on is stored beside the work, which gives that a moment of its own.
+async fn until_stored(dir: &Path, id: &OpId) {
+    let store = banger_store::Store::open(&dir.join("banger.db")).unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while store.operation(id).unwrap().is_none() {
+        assert!(tokio::time::Instant::now() < deadline, "never stored");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operation_that_works_on_a_vm_is_known_also_to_the_next_daemon() {
+    let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
+    let engine = open(&host, dir.path()).await;
+    let mode = FailMode::Hold;
+    host.set_failpoint(Some(Failpoint { at: 0, mode }));
+    let made = engine.create(wanted(Some("demo"), true)).await.unwrap();
+    let vm = made.vm.clone().unwrap();
+    let (id, kind) = (made.id.clone(), OpKind::CreateVm);
+    let create = Some(AtWork { id, kind });
+    let at_work = |engine: &Engine| engine.at_work().remove(&vm);
+    assert_eq!(at_work(&engine), create, "at once");
+    host.held().await;
+    // It waits for its turn, and does not work yet.
+    engine.start(&vm, None, None).unwrap();
+    assert_eq!(at_work(&engine), create);
+    until_stored(dir.path(), &made.id).await;
+    engine.abort();
+    host.set_failpoint(None);
+    host.hang_guests();
+    let engine = open(&host, dir.path()).await;
+    until_phase(&engine, &vm, Phase::Running).await;
+    assert_eq!(at_work(&engine), create, "after the daemon's death");
+    host.heal_guests();
+    assert_eq!(end(&engine, Ok(made)).await, OpState::Succeeded);
+    assert_eq!(at_work(&engine), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,14 +96,7 @@ async fn a_create_goes_on_under_its_own_id_after_the_daemons_death() {
         let made = engine.create(wanted(Some("demo"), true)).await.unwrap();
         host.crashed().await;
         host.set_failpoint(None);
-        // What is going on is stored beside the work, so give that a moment of its own.
-        let store = banger_store::Store::open(&dir.path().join("banger.db")).unwrap();
-        let stored = || store.operation(&made.id).unwrap().is_some();
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-        while !stored() {
-            assert!(tokio::time::Instant::now() < deadline, "{at}: never stored");
-            tokio::task::yield_now().await;
-        }
+        until_stored(dir.path(), &made.id).await;
         engine.abort();
         let engine = open(&host, dir.path()).await;
         let state = end(&engine, engine.operation(&made.id).await).await;
@@ -93,12 +125,7 @@ async fn a_create_that_goes_on_waits_as_far_and_as_long_as_it_was_asked_to() {
         let made = engine.create(request).await.unwrap();
         host.crashed().await;
         host.set_failpoint(None);
-        let store = banger_store::Store::open(&dir.path().join("banger.db")).unwrap();
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-        while store.operation(&made.id).unwrap().is_none() {
-            assert!(tokio::time::Instant::now() < deadline, "{at}: never stored");
-            tokio::task::yield_now().await;
-        }
+        until_stored(dir.path(), &made.id).await;
         engine.abort();
         host.hang_guests();
         let engine = open(&host, dir.path()).await;

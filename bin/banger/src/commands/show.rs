@@ -121,6 +121,10 @@ fn describe(vm: &Vm) -> String {
         }
         rows.extend(fill.warning.clone().map(|warning| ("warning", warning)));
     }
+    if let Some(operation) = &vm.operation {
+        let what = format!("{} {}", operation.kind.as_str(), operation.id);
+        rows.insert(4, ("operation", what));
+    }
     if let Some(reason) = &vm.pause_reason {
         rows.insert(3, ("paused", reason.clone()));
     }

@@ -32,6 +32,7 @@ const COMMANDS: &[&[&str]] = &[
     &["vm", "show", "demo"],
     &["vm", "show", "broken"],
     &["vm", "show", "paused"],
+    &["vm", "show", "spare"],
     &["vm", "stats"],
     &["vm", "stats", "demo"],
     &["vm", "ports", "demo"],

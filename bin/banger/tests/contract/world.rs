@@ -1,8 +1,8 @@
 //! A host with a few VMs, the same each time.
 
 use banger_api::{
-    ApiError, Availability, AvailableImage, AvailableKernel, CatalogView, Check, CheckResult,
-    ConfigEntry, ConfigOrigin, ConfigView, DaemonStatus, Deleted, DiskFigures, Doctor,
+    ApiError, AtWork, Availability, AvailableImage, AvailableKernel, CatalogView, Check,
+    CheckResult, ConfigEntry, ConfigOrigin, ConfigView, DaemonStatus, Deleted, DiskFigures, Doctor,
     EffectiveDefault, FileSystemFigures, GuestFigures, HostFigures, Image, ImageList,
     ImageRunConfig, Kernel, KernelList, Operation, OperationEvent, OperationKind, OperationState,
     Port, PortList, PortProtocol, Readiness, RootFill, SpecLine, SshAccess, Stage, StageState,
@@ -69,6 +69,7 @@ fn vm(name: &str, number: u8) -> Vm {
         created_at: text("2026-11-02T08:00:00Z"),
         started_at: some("2026-11-02T08:00:09Z"),
         last_error: None,
+        operation: None,
         stops_unused_in_s: None,
         warnings: vec![],
         paths: VmPaths {
@@ -118,7 +119,14 @@ fn vms() -> [Vm; 5] {
         ),
         ..vm("paused", 5)
     };
-    [broken, demo, idle, paused, stopped("spare", 6)]
+    let spare = Vm {
+        operation: Some(AtWork {
+            id: text("000000000021"),
+            kind: OperationKind::SetVm,
+        }),
+        ..stopped("spare", 6)
+    };
+    [broken, demo, idle, paused, spare]
 }
 
 /// `demo` as it is when it is asked for by itself.

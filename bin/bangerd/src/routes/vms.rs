@@ -39,11 +39,12 @@ pub(super) fn goal(readiness: Readiness) -> Option<GuestState> {
 /// Every VM.
 #[utoipa::path(get, path = "/v1/vms", responses((status = 200, body = VmList)))]
 pub(crate) async fn list(State(state): State<Shared>) -> Json<VmList> {
+    let at_work = state.engine.at_work();
     let vms = state
         .engine
         .list()
         .iter()
-        .map(|view| convert::vm(&state, view))
+        .map(|view| convert::vm(&state, view, at_work.get(&view.id)))
         .collect();
     Json(VmList { vms })
 }
@@ -122,7 +123,8 @@ pub(crate) async fn show(
     Path(reference): Path<String>,
 ) -> Result<Json<Vm>, Problem> {
     let view = state.engine.resolve(&reference)?;
-    let mut vm = convert::vm(&state, &view);
+    let at_work = state.engine.at_work();
+    let mut vm = convert::vm(&state, &view, at_work.get(&view.id));
     if has_store(&view) {
         // Without the helper the rest is shown all the same.
         let stores = state.helper.stores().await.unwrap_or_default();
