@@ -20,7 +20,7 @@ pub(crate) fn error(failure: &Failure) -> ApiError {
         causes: failure.causes.clone(),
         hints: failure.hints.clone(),
         subject: None,
-        op_id: None,
+        op_id: failure.operation.as_ref().map(ToString::to_string),
     }
 }
 

@@ -23,7 +23,8 @@ pub struct ApiError {
     /// What it is about: a VM's name, a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// The operation it happened in; the log carries the same.
+    /// The operation it happened in (the log carries the same), or the one that stands in the way: of `name_taken`
+    /// the create that goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub op_id: Option<String>,
 }

@@ -18,6 +18,7 @@ use crate::database::{store_failure, unreadable};
 use crate::helper_wait::HelperWanted;
 use crate::inner::{Inner, VmHandle, Wish, ask};
 use crate::names;
+use crate::namesake;
 use crate::operation::{
     AtWork, Goal, OpKind, OpState, Operation, OperationView, Operations, TaskContext,
 };
@@ -124,6 +125,7 @@ impl Engine {
             store,
             config,
             vms: std::sync::RwLock::default(),
+            creating: tokio::sync::Mutex::default(),
             operations: Operations::default(),
             resumed: std::sync::Mutex::default(),
             tasks: std::sync::Mutex::default(),
@@ -332,6 +334,7 @@ impl Engine {
             addresses: config.guest_addresses,
             reserved: config.bridge_ip,
         };
+        let creating = self.inner.creating.lock().await;
         let row = self.insert(new).await?;
         let start = request.start;
         let goal = self.goal(request.wait, request.timeout);
@@ -340,6 +343,7 @@ impl Engine {
             .inner
             .begin(OpKind::CreateVm, name, Some(vm), Some(goal));
         let handle = self.add_actor(row, true);
+        drop(creating);
         // The actor was made a line above and lives until its VM is deleted.
         let _ = handle.wishes.send(Wish::Create {
             start,
@@ -358,8 +362,7 @@ impl Engine {
             Ok(Err(error)) => {
                 let message = error.to_string();
                 Err(match error {
-                    InsertVmError::NameTaken(_) => Failure::new(ErrorCode::NameTaken, message)
-                        .hint("choose another with --name, or delete the VM that has it"),
+                    InsertVmError::NameTaken(name) => self.name_taken(&name),
                     InsertVmError::AddressesExhausted { .. } => {
                         Failure::new(ErrorCode::AddressesExhausted, message)
                             .hint("delete VMs, or give the bridge a larger subnet (`cidr`)")
@@ -374,6 +377,21 @@ impl Engine {
                 "the VM could not be stored",
                 &error,
             )),
+        }
+    }
+
+    /// Why no VM of that name can be made now.
+    fn name_taken(&self, name: &VmName) -> Failure {
+        if let Some(holder) = self.inner.views().iter().find(|view| view.name == *name) {
+            return namesake::name_taken(holder, self.at_work().remove(&holder.id));
+        }
+        let mut damaged = self.inner.unreadable.iter();
+        match damaged.find(|vm| vm.name == name.as_str()) {
+            Some(vm) => Failure {
+                code: ErrorCode::NameTaken,
+                ..unreadable(vm)
+            },
+            None => namesake::taken(name, "that VM was deleted just now").hint("try it again"),
         }
     }
 

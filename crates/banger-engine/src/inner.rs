@@ -128,6 +128,9 @@ pub(crate) struct Inner {
     pub(crate) store: Arc<Store>,
     pub(crate) config: EngineConfig,
     pub(crate) vms: RwLock<BTreeMap<VmId, Arc<VmHandle>>>,
+    /// Held from where a VM is stored until it has an actor and its create an operation: whoever meets its name in
+    /// the database finds both.
+    pub(crate) creating: tokio::sync::Mutex<()>,
     pub(crate) operations: Operations,
     /// Operations that an earlier daemon left in the middle, for the actors that go on with them.
     pub(crate) resumed: Mutex<Vec<Arc<Operation>>>,

@@ -14,6 +14,7 @@ mod helper_wait;
 mod inner;
 mod lockup;
 mod names;
+mod namesake;
 mod operation;
 mod pausing;
 mod plan;
@@ -28,7 +29,9 @@ mod view;
 pub use database::open_failure;
 pub use engine::{CreateVm, Engine, EngineConfig, Ports};
 pub use lockup::locked_up;
-pub use operation::{AtWork, Goal, OpKind, OpState, OperationView, StageStatus, StageView, TaskContext};
+pub use operation::{
+    AtWork, Goal, OpKind, OpState, OperationView, StageStatus, StageView, TaskContext,
+};
 pub use pausing::PauseReason;
 pub use plan::{plan_delete, plan_set, plan_start, plan_teardown};
 pub use reconcile::ReconcileReport;

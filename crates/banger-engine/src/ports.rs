@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use banger_core::{
-    ByteSize, Digest, ErrorCode, ImageName, KernelName, KillSignal, RootStorage, VmId, VmName,
-    VmSpec,
+    ByteSize, Digest, ErrorCode, ImageName, KernelName, KillSignal, OpId, RootStorage, VmId,
+    VmName, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,9 @@ pub struct Failure {
     pub causes: Vec<String>,
     /// What to do.
     pub hints: Vec<String>,
+    /// The operation that stands in the way, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<OpId>,
 }
 
 impl Failure {
@@ -37,6 +40,7 @@ impl Failure {
             message: message.into(),
             causes: vec![],
             hints: vec![],
+            operation: None,
         }
     }
 

@@ -64,6 +64,60 @@ async fn the_operation_that_works_on_a_vm_is_known_also_to_the_next_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_taken_name_tells_of_the_create_that_goes_on_also_when_both_come_at_once() {
+    let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
+    let engine = open(&host, dir.path()).await;
+    let mode = FailMode::Hold;
+    host.set_failpoint(Some(Failpoint { at: 0, mode }));
+    let creates: Vec<_> = (0..20)
+        .map(|_| {
+            let engine = engine.clone();
+            tokio::spawn(async move { engine.create(wanted(Some("demo"), true)).await })
+        })
+        .collect();
+    let (mut made, mut refused) = (vec![], vec![]);
+    for create in creates {
+        match create.await.unwrap() {
+            Ok(operation) => made.push(operation),
+            Err(failure) => refused.push(failure),
+        }
+    }
+    assert_eq!((made.len(), refused.len()), (1, 19));
+    let made = made.remove(0);
+    for failure in refused {
+        assert_eq!(failure.code, ErrorCode::NameTaken);
+        assert_eq!(failure.operation.as_ref(), Some(&made.id), "{failure:?}");
+        assert!(
+            failure.message.contains("still being created"),
+            "{failure:?}"
+        );
+        assert!(failure.hints[0].contains("vm start demo"), "{failure:?}");
+    }
+    host.held().await;
+    host.release();
+    assert_eq!(end(&engine, Ok(made)).await, OpState::Succeeded);
+    let taken = engine.create(wanted(Some("demo"), true)).await.unwrap_err();
+    assert_eq!(
+        (taken.code, &taken.operation),
+        (ErrorCode::NameTaken, &None)
+    );
+    assert!(taken.message.contains("is running"), "{taken:?}");
+
+    // One that is not to be started is not started by whoever follows it.
+    host.set_failpoint(Some(Failpoint { at: 0, mode }));
+    let made = engine.create(wanted(Some("other"), false)).await.unwrap();
+    host.held().await;
+    let taken = engine
+        .create(wanted(Some("other"), true))
+        .await
+        .unwrap_err();
+    assert_eq!(taken.operation.as_ref(), Some(&made.id));
+    assert!(taken.hints[0].contains("vm show other"), "{taken:?}");
+    host.release();
+    assert_eq!(end(&engine, Ok(made)).await, OpState::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_ended_operation_is_told_again_by_the_next_daemon() {
     let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
     let engine = open(&host, dir.path()).await;
