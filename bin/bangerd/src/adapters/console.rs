@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::vm_folder;
 
 use super::blocking;
+use super::writes::Writes;
 
 /// How much of the end is looked at.
 const TAIL_BYTES: u64 = 8 << 10;
@@ -49,31 +50,38 @@ fn tail(mut file: File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// How often the console of a guest that runs is looked at: a guest that has halted has time.
-const LOOK: Duration = Duration::from_secs(2);
+/// For so long a guest must have written nothing before its console is looked at: one that has halted has time, and
+/// one that writes much costs no more than a look at its console's length.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Resolves when the kernel has said that it stands still for good, and nothing more since: a guest that halts, or powers off where
-/// the machine cannot, leaves its VMM running. Cancel-safe: it only looks.
-pub(crate) async fn halts(path: &Path) {
-    halts_by_looks(path, LOOK).await;
+/// the machine cannot, leaves its VMM running. A guest that writes nothing wakes nobody. Cancel-safe: it only looks.
+pub(crate) async fn halts(writes: &Writes, path: &Path) {
+    halts_after(writes, path, QUIET).await;
 }
 
-async fn halts_by_looks(path: &Path, pause: Duration) {
-    let mut length = None;
-    let mut stands = false;
+async fn halts_after(writes: &Writes, path: &Path, quiet: Duration) {
+    let mut seen = None;
     loop {
-        tokio::time::sleep(pause).await;
+        // From before the look, so that nothing is missed between the two.
+        let next = writes.next(path);
         let now = std::fs::symlink_metadata(path).ok().map(|it| it.len());
-        if now == length {
-            if stands {
-                return;
-            }
+        if now != seen {
+            seen = now;
+            drop(next);
+            tokio::time::sleep(quiet).await;
             continue;
         }
-        length = now;
-        let path = path.to_owned();
-        let read = blocking(move || Ok(open(&path).and_then(tail).unwrap_or_default()));
-        stands = stands_still(&read.await.unwrap_or_default());
+        let console = path.to_owned();
+        let read = blocking(move || Ok(open(&console).and_then(tail).unwrap_or_default()));
+        if stands_still(&read.await.unwrap_or_default()) {
+            return;
+        }
+        match next {
+            Ok(next) => next.happened().await,
+            // It is not there, or the host has no more watches: it is looked at all the same.
+            Err(_) => tokio::time::sleep(quiet).await,
+        }
     }
 }
 
@@ -200,11 +208,41 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("console");
         std::fs::write(&path, "login: ").unwrap();
-        let seen = std::pin::pin!(halts_by_looks(&path, Duration::from_millis(1)));
-        let halt = async {
-            std::fs::write(&path, "login: \n[ 1.0] reboot: System halted\n").unwrap();
-        };
-        tokio::join!(seen, halt);
+        let writes = Writes::default();
+        let mut seen = std::pin::pin!(halts_after(&writes, &path, Duration::from_millis(1)));
+        let early = tokio::time::timeout(Duration::from_millis(50), &mut seen).await;
+        assert!(early.is_err(), "a guest that waits for a login");
+        std::fs::write(&path, "login: \n[ 1.0] reboot: System halted\n").unwrap();
+        tokio::time::timeout(Duration::from_secs(20), seen)
+            .await
+            .unwrap();
+        // Also one that had halted before anybody looked.
+        let seen = halts_after(&writes, &path, Duration::from_millis(1));
+        tokio::time::timeout(Duration::from_secs(20), seen)
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_console_that_nobody_writes_to_is_not_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, same, halted] =
+            ["console", "same", "halted"].map(|name| folder.path().join(name));
+        std::fs::write(&path, "login: ").unwrap();
+        let writes = Writes::default();
+        let mut seen = std::pin::pin!(halts_after(&writes, &path, Duration::from_millis(1)));
+        let waits = tokio::time::timeout(Duration::from_millis(50), &mut seen).await;
+        assert!(waits.is_err());
+        // Whoever looked again would now see a guest that has halted.
+        std::fs::hard_link(&path, &same).unwrap();
+        std::fs::write(&halted, "[ 1.0] reboot: System halted\n").unwrap();
+        std::fs::rename(&halted, &path).unwrap();
+        let looked = tokio::time::timeout(Duration::from_millis(100), &mut seen).await;
+        assert!(looked.is_err(), "it was looked at though nobody wrote");
+        std::fs::write(&same, "login: x").unwrap();
+        tokio::time::timeout(Duration::from_secs(20), seen)
+            .await
+            .unwrap();
     }
 
     #[test]

@@ -27,6 +27,7 @@ use futures_util::future::join_all;
 use rustix::fs::{Mode, OFlags};
 
 use super::network::{self, NetworkNeeds};
+use super::writes::Writes;
 use super::{blocking, console, firecracker};
 use crate::args::Args;
 use crate::vm_folder;
@@ -65,6 +66,8 @@ pub(crate) struct HelperLink {
     pub(super) guest_dns: tokio::sync::Mutex<Option<DnsServer>>,
     /// What was last said of the names' routing, so that it is said once.
     pub(super) names_problem: Mutex<Option<String>>,
+    /// Of guests to their consoles.
+    writes: Writes,
 }
 
 impl HelperLink {
@@ -83,6 +86,7 @@ impl HelperLink {
             network,
             guest_dns: tokio::sync::Mutex::default(),
             names_problem: Mutex::default(),
+            writes: Writes::default(),
         }
     }
 
@@ -140,7 +144,7 @@ impl HelperLink {
         let folder = self.folder(vm);
         let agent = GuestAddress::new(folder.join(vm_folder::AGENT));
         loop {
-            console::halts(&folder.join(vm_folder::CONSOLE)).await;
+            console::halts(&self.writes, &folder.join(vm_folder::CONSOLE)).await;
             // Anybody may write to a console.
             let answer = tokio::time::timeout(ANSWER, agent.dial()).await;
             if !matches!(answer, Ok(Ok(_))) {

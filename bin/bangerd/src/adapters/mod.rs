@@ -13,6 +13,7 @@ mod names;
 mod network;
 mod readable;
 mod space;
+mod writes;
 
 pub(crate) use blocking::blocking;
 pub(crate) use clock::HostClock;
