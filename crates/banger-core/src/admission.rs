@@ -281,6 +281,8 @@ Several VMs in one command are worked on side by side, each by its own row and c
   Commands that interrupt do so also while somebody waits for the guest. A `stop` or `restart` with `--grace 0` interrupts a stop as well.
 - A code, like `vm_running`: it is refused with that code, and nothing is touched.
 
+What a running VM answers when the agent in its guest was killed: [a table of its own](looking-into-a-vm.md#a-guest-whose-agent-is-gone).
+
 ";
 
     fn document() -> String {

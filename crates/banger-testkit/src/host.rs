@@ -224,6 +224,14 @@ impl FakeHost {
         self.changed();
     }
 
+    /// Somebody in the guest kills its agent: it answers no more until the guest boots again.
+    pub fn kill_agent(&self, vm: &VmId) {
+        if let Some(vmm) = self.model().vmms.get_mut(vm) {
+            vmm.agent_gone = true;
+        }
+        self.changed();
+    }
+
     /// Somebody takes a disk of that VM's away, or puts it back.
     pub fn set_disk(&self, vm: &VmId, disk: OwnDisk, is_there: bool) {
         if let Some(folder) = self.model().folders.get_mut(vm) {

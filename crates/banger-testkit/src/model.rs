@@ -32,6 +32,8 @@ pub(crate) struct Vmm {
     pub(crate) farewell: Option<Farewell>,
     /// Whether its kernel says that it hangs.
     pub(crate) locked_up: bool,
+    /// Whether somebody in the guest has killed its agent.
+    pub(crate) agent_gone: bool,
 }
 
 /// Everything.

@@ -282,6 +282,7 @@ impl RootHelper for FakeHost {
                     spec: request.spec.clone(),
                     farewell: None,
                     locked_up,
+                    agent_gone: false,
                 },
             );
             Ok(VmmFacts {
@@ -419,8 +420,10 @@ impl Guests for FakeHost {
         loop {
             let answers = |model: &Model| {
                 let vmm = model.vmms.get(vm);
-                let answers =
-                    |vmm: &Vmm| vmm.lives && vmm.has_guest && !vmm.paused && !vmm.locked_up;
+                let answers = |vmm: &Vmm| {
+                    let runs = vmm.lives && vmm.has_guest && !vmm.paused;
+                    runs && !vmm.locked_up && !vmm.agent_gone
+                };
                 !model.guests_hang && vmm.is_some_and(answers)
             };
             if answers(&self.model()) {

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use banger_api::{ApiError, CONNECT_PROTOCOL, Readiness};
 use banger_core::{ErrorCode, VmId};
 use banger_engine::ports::Failure;
+use banger_guest::GuestAddress;
 use hyper_util::rt::TokioIo;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tokio::io::{AsyncReadExt, Interest};
@@ -110,19 +111,23 @@ pub(super) async fn reach(
     if view.vmm_pid.is_some_and(is_stopped) {
         return Err(view.stands_still());
     }
-    let address = state.guest_address(vm);
+    // An agent that was reachable answers at once, or not at all: then the connection is parked for good.
+    let patience = if wait == Readiness::None {
+        deadline
+    } else {
+        deadline.min(ANSWER)
+    };
+    dial(&state.guest_address(vm), patience).await
+}
+
+/// A stream to an agent that answers within that time.
+async fn dial(address: &GuestAddress, patience: Duration) -> Result<UnixStream, Failure> {
     let unreachable = |error: &(dyn std::error::Error + 'static)| {
         Failure::because(
             ErrorCode::AgentUnreachable,
             "the guest's agent cannot be reached",
             error,
         )
-    };
-    // An agent that was reachable answers at once, or not at all: then the connection is parked for good.
-    let patience = if wait == Readiness::None {
-        deadline
-    } else {
-        deadline.min(ANSWER)
     };
     let failure = match tokio::time::timeout(patience, address.dial()).await {
         Ok(Ok(stream)) => return Ok(stream),
@@ -163,4 +168,69 @@ async fn hand_over(upgraded: hyper::upgrade::Upgraded, guest: UnixStream) -> std
         })
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// What stands at a VM's vsock socket when the guest's agent is gone.
+    #[derive(Debug, Clone, Copy)]
+    enum Vmm {
+        /// Nobody: the VMM's backend is gone as well.
+        Gone,
+        /// Firecracker: it closes what no port of the guest takes.
+        Refuses,
+        /// banger's backend of QEMU: it holds the connection until the port is there.
+        Parks,
+        /// An agent that is there, for the difference.
+        Connects,
+    }
+
+    async fn dialled(vmm: Vmm, patience: Duration) -> Result<UnixStream, Failure> {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("v");
+        let address = GuestAddress::new(&socket);
+        let listener = match vmm {
+            Vmm::Gone => return dial(&address, patience).await,
+            _ => UnixListener::bind(&socket).unwrap(),
+        };
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 64];
+            let _ = stream.read(&mut request).await.unwrap();
+            match vmm {
+                Vmm::Gone | Vmm::Refuses => drop(stream),
+                Vmm::Parks => std::future::pending().await,
+                Vmm::Connects => stream.write_all(b"OK 5\n").await.unwrap(),
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            stream = dial(&address, patience) => stream,
+            () = serve => unreachable!("it serves for good"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_is_gone_is_told_in_time_with_what_to_do() {
+        let long = Duration::from_secs(3600);
+        assert!(dialled(Vmm::Connects, long).await.is_ok());
+        let short = Duration::from_millis(50);
+        for (vmm, patience) in [
+            (Vmm::Refuses, long),
+            (Vmm::Gone, short),
+            (Vmm::Parks, short),
+        ] {
+            let dialled = dialled(vmm, patience);
+            let answer = tokio::time::timeout(Duration::from_secs(20), dialled).await;
+            let failure = answer.expect("in time").unwrap_err();
+            assert_eq!(failure.code, ErrorCode::AgentUnreachable, "{vmm:?}");
+            assert!(!failure.causes.is_empty(), "{vmm:?}");
+            assert!(failure.hints[0].contains("banger vm logs"), "{failure:?}");
+        }
+    }
 }
