@@ -2,6 +2,7 @@
 //! that everything is the same each time. `cargo insta review` shows what a change does to them.
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
+mod completions;
 #[path = "../../src/documented.rs"]
 mod documented;
 mod schema;

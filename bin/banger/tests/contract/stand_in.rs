@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -80,12 +80,23 @@ impl StandIn {
         Self { dir: dir.unwrap() }
     }
 
+    /// A place in its folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
     /// `banger ARGS`, without a terminal, in an environment of its own.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let at = |name: &str| self.dir.path().join(name);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_banger"));
+        let mut command = self.program(env!("CARGO_BIN_EXE_banger"));
+        command.args(args);
         command
-            .args(args)
+    }
+
+    /// Another program, in the same environment.
+    pub(crate) fn program(&self, program: &str) -> Command {
+        let at = |name: &str| self.path(name);
+        let mut command = Command::new(program);
+        command
             .env_clear()
             .env("BANGER_CHECKOUT", "1")
             .env("PATH", "/usr/bin:/bin")
@@ -99,7 +110,12 @@ impl StandIn {
 
     /// The same, to its end.
     pub(crate) fn run(&self, args: &[&str]) -> Finished {
-        let output = self.command(args).output().unwrap();
+        self.finish(self.command(args))
+    }
+
+    /// Runs such a command to its end.
+    pub(crate) fn finish(&self, mut command: Command) -> Finished {
+        let output = command.output().unwrap();
         let text = |bytes: Vec<u8>| {
             let text = String::from_utf8(bytes).unwrap();
             let programs = Path::new(env!("CARGO_BIN_EXE_banger")).parent().unwrap();
