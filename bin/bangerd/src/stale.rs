@@ -328,6 +328,31 @@ mod tests {
         assert!(staleness.lock().is_empty());
     }
 
+    /// What a VM's times say of the wall clock does not count: a day to and fro leaves it its time.
+    #[test]
+    fn a_wall_clock_that_jumps_stops_nobody() {
+        let hour = Duration::from_secs(3600);
+        let staleness = Staleness::new(Some(hour));
+        let at = |time: &str| VmView {
+            created_at: time.to_owned(),
+            started_at: Some(time.to_owned()),
+            ..view(1)
+        };
+        let days = [
+            "2026-03-15T12:00:00Z",
+            "2026-03-16T12:00:00Z",
+            "2026-03-14T12:00:00Z",
+        ];
+        let start = Instant::now();
+        for (minutes, day) in (0..60).step_by(10).zip(days.iter().cycle()) {
+            let now = start + Duration::from_secs(minutes * 60);
+            assert!(!staleness.look(&at(day), now, NOW), "{minutes} min, {day}");
+            let left = staleness.stops_in(&at(day));
+            assert!(left.is_none_or(|left| left <= hour), "{left:?}");
+        }
+        assert!(staleness.look(&at(days[2]), start + hour, NOW));
+    }
+
     #[test]
     fn it_is_told_before_and_nothing_is_kept_when_it_is_off() {
         let staleness = Staleness::new(Some(Duration::from_nanos(1)));

@@ -28,6 +28,8 @@ struct Inner {
     changes: watch::Sender<u64>,
     chance: AtomicU64,
     boot: AtomicU64,
+    /// What the wall clock shows.
+    time: Mutex<String>,
 }
 
 impl Default for Inner {
@@ -41,6 +43,7 @@ impl Default for Inner {
             changes: watch::channel(0).0,
             chance: AtomicU64::new(1),
             boot: AtomicU64::new(1),
+            time: Mutex::new("2026-01-01T00:00:00Z".to_owned()),
         }
     }
 }
@@ -338,6 +341,19 @@ impl FakeHost {
 
     pub(crate) fn boot(&self) -> u64 {
         self.inner.boot.load(Ordering::Relaxed)
+    }
+
+    /// Somebody sets the host's wall clock (RFC 3339, UTC). Nothing else of its time changes.
+    pub fn set_time(&self, now: &str) {
+        *self.time() = now.to_owned();
+        self.changed();
+    }
+
+    pub(crate) fn time(&self) -> MutexGuard<'_, String> {
+        self.inner
+            .time
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn chance(&self) -> u64 {

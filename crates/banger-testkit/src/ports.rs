@@ -465,7 +465,7 @@ impl Names for FakeHost {
 
 impl Clock for FakeHost {
     fn now(&self) -> String {
-        "2026-01-01T00:00:00Z".to_owned()
+        self.time().clone()
     }
 
     fn boot_id(&self) -> String {
