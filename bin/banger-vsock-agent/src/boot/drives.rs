@@ -15,8 +15,10 @@ use rustix::fs::OFlags;
 
 use super::BootError;
 
-/// How long to wait for drives: a machine under load may be slow to probe them.
+/// How long to wait for drives once all drivers are loaded.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// And how long at all: many guests at once on few processors are slow to load them.
+const LONGEST: Duration = Duration::from_secs(180);
 
 /// How long one look waits for the next. Short: it stands in the way of every boot.
 const STEP: Timespec = Timespec {
@@ -44,10 +46,16 @@ struct Device {
 /// probes its devices before its module counts as loaded: what is not there by then, is not there.
 /// Until then only a full set of named drives will do.
 pub(super) fn find(loaded: &AtomicBool) -> Result<Drives, BootError> {
-    let deadline = Instant::now() + PATIENCE;
+    let begun = Instant::now();
+    let mut deadline = begun + LONGEST;
+    let mut was_complete = false;
     loop {
         // Looked at before the probe: what it finds then, is complete.
         let complete = loaded.load(Ordering::Acquire);
+        if complete && !was_complete {
+            was_complete = true;
+            deadline = deadline.min(Instant::now() + PATIENCE);
+        }
         let devices = probe();
         match assign(&devices) {
             Ok(drives) if complete || is_full_set(&devices) => return Ok(drives),
@@ -59,7 +67,7 @@ pub(super) fn find(loaded: &AtomicBool) -> Result<Drives, BootError> {
                     .collect();
                 return Err(BootError::NoDrive {
                     missing,
-                    seconds: PATIENCE.as_secs(),
+                    seconds: begun.elapsed().as_secs(),
                     seen: seen.join(" "),
                 });
             }
