@@ -20,7 +20,7 @@ rm "$work/large"
 commit() { git -C "$1" -c user.name=bench -c user.email=bench@localhost "${@:2}"; }
 repo=$work/repo
 mkdir -p "$repo"/{00..99}
-base64 /dev/urandom | head -c 102400000 | split -b 10240 -a 4 --numeric-suffixes - "$repo/f"
+head -c 75600000 /dev/urandom | base64 -w 63 | split -b 10240 -a 4 --numeric-suffixes - "$repo/f"
 for d in {00..99}; do mv "$repo/f$d"* "$repo/$d/"; done
 git init -q "$repo" && commit "$repo" add -A && commit "$repo" commit -qm bench
 by_prepare() { banger vm workspace prepare files "$repo"; }
@@ -46,7 +46,7 @@ banger vm delete --force files >/dev/null 2>&1
 
 small=$work/small
 mkdir -p "$small"
-base64 /dev/urandom | head -c 2048000 | split -b 10240 -a 3 --numeric-suffixes - "$small/f"
+head -c 1512000 /dev/urandom | base64 -w 63 | split -b 10240 -a 3 --numeric-suffixes - "$small/f"
 git init -q "$small" && commit "$small" add -A && commit "$small" commit -qm bench
 run_small() { banger vm run --rm "$small" -- true 2>/dev/null; }
 pair "vm run --rm ./repo (200 files) -- true / without" 1.15 run_small run
