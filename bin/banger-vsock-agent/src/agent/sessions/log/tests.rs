@@ -2,6 +2,13 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// A folder in memory, where there is such: the disk would take most of the time.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap()
+}
+
 /// All that a reader finds from a position on.
 fn read(log: &Log, from: u64, most: usize) -> Vec<Found> {
     let mut cursor = Cursor::new(from);
@@ -56,7 +63,7 @@ proptest! {
         reopen in 0_usize..200,
         cut in 0_u64..40,
     ) {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = folder();
         let mut log = Log::open(folder.path(), capacity).unwrap();
         let mut written: Vec<(Stream, u8)> = vec![];
         for (number, (is_out, length)) in pieces.iter().enumerate() {
@@ -95,7 +102,7 @@ proptest! {
 
     #[test]
     fn a_segment_of_any_bytes_is_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = folder();
         fs::write(path(folder.path(), 3), &bytes).unwrap();
         fs::write(path(folder.path(), 1000), b"\x01\x02\0\0\0hi").unwrap();
         let log = Log::open(folder.path(), 1 << 20).unwrap();
@@ -115,6 +122,11 @@ proptest! {
         }
         prop_assert_eq!(at, 1002);
     }
+}
+
+/// The byte that is written at a position.
+fn at_position(at: u64) -> u8 {
+    (at.wrapping_mul(31) % 251) as u8
 }
 
 /// What becomes of one of the log's files.
@@ -169,31 +181,58 @@ proptest! {
         from in 0_u64..30_000,
         most in 1_usize..500,
     ) {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = folder();
         let mut log = Log::open(folder.path(), capacity).unwrap();
         for length in &pieces {
-            log.append(Stream::Stdout, &vec![7; *length]);
+            let end = log.extent(0).end;
+            log.append(Stream::Stdout, &(end..end + *length as u64).map(at_position).collect::<Vec<u8>>());
         }
-        let names: Vec<PathBuf> = log.segments.iter().map(|s| path(folder.path(), s.first)).collect();
+        let all: Vec<u64> = log.segments.iter().map(|s| s.first).collect();
+        let written = log.extent(0).end;
+        let mut harmed = vec![];
         for (which, damage) in &damages {
-            let name: &PathBuf = which.get(&names);
-            damage.does(folder.path(), name);
+            let first: &u64 = which.get(&all);
+            damage.does(folder.path(), &path(folder.path(), *first));
+            harmed.push(match damage {
+                Damage::Twice(first) => *first,
+                _ => *first,
+            });
         }
         let mut log = Log::open(folder.path(), capacity).unwrap();
-        for from in [from.min(log.extent(0).end), log.extent(0).first] {
+        let end = log.extent(0).end;
+        for from in [from.min(end), log.extent(0).first] {
             let mut at = from;
-            for found in read(&log, from, most) {
+            let mut cursor = Cursor::new(from);
+            let mut right = vec![false; usize::try_from(written).unwrap()];
+            loop {
+                let found = cursor.next(&log, most).unwrap();
+                let held = cursor.open.as_ref().map_or(0, |open| open.buffer.capacity());
+                prop_assert!(held <= 2 * CHUNK, "{}", held);
                 let (begins, ends) = match found {
-                    Found::Record(_, position, bytes) => (position, position + bytes.len() as u64),
+                    Found::Record(_, position, bytes) => {
+                        let ends = position + bytes.len() as u64;
+                        prop_assert!(bytes.len() <= most);
+                        for (at, byte) in (position..written).zip(bytes) {
+                            right[usize::try_from(at).unwrap()] = byte == at_position(at);
+                        }
+                        (position, ends)
+                    }
                     Found::Gap { from, to } => (from, to),
-                    Found::End => continue,
+                    Found::End => break,
                 };
                 prop_assert!(begins == at && ends > at);
                 at = ends;
             }
-            prop_assert!(at >= log.extent(0).end);
+            prop_assert!(at >= end);
+            // What is whole is there, whatever has become of its neighbours.
+            let ends = all.iter().skip(1).chain([&written]);
+            for (first, next) in all.iter().zip(ends) {
+                if !harmed.iter().any(|at| (*first..*next).contains(at)) {
+                    let there = (from.max(*first)..*next).map(|at| right[usize::try_from(at).unwrap()]);
+                    prop_assert!(there.min() != Some(false), "of {} to {} something is missing: {:?}", first, next, harmed);
+                }
+            }
         }
-        let end = log.extent(0).end;
         log.append(Stream::Stderr, b"after");
         let whole = read(&log, end, 500);
         prop_assert_eq!(whole, [Found::Record(Stream::Stderr, end, b"after".to_vec())]);
@@ -214,7 +253,7 @@ fn foreign(folder: &Path) -> u64 {
 
 #[test]
 fn a_reader_goes_on_in_what_is_dropped_and_is_told_of_the_rest() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let mut log = Log::open(folder.path(), 4096).unwrap();
     let mut cursor = Cursor::new(0);
     log.append(Stream::Stdout, &[1; 100]);
@@ -236,7 +275,7 @@ fn a_reader_goes_on_in_what_is_dropped_and_is_told_of_the_rest() {
 
 #[test]
 fn room_is_what_is_not_to_be_kept() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let capacity = 8 * CHUNK as u64;
     let mut log = Log::open(folder.path(), capacity).unwrap();
     assert!(log.has_room(0));
@@ -252,7 +291,7 @@ fn room_is_what_is_not_to_be_kept() {
 
 #[test]
 fn what_cannot_be_written_is_a_gap() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let inner = folder.path().join("log");
     let mut log = Log::open(&inner, 1 << 20).unwrap();
     log.append(Stream::Stdout, b"before");
@@ -275,7 +314,7 @@ fn what_cannot_be_written_is_a_gap() {
 
 #[test]
 fn a_wish_becomes_a_position() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let mut log = Log::open(folder.path(), 1 << 20).unwrap();
     log.append(Stream::Stdout, b"0123456789");
     for (wish, position) in [
