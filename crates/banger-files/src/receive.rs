@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use banger_guest_proto::{Entry, EntryKind, FileTime, FilesDone, Record, RelPath};
+use banger_guest_proto::{CUT_SHORT, Entry, EntryKind, FileTime, FilesDone, Record, RelPath};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
@@ -20,11 +20,17 @@ use crate::beneath;
 pub struct Policy {
     /// What stands in the way is removed, folders that are missing are made, and entries can be removed.
     pub exact: bool,
+    /// No file has its name before it is whole. Without: none that is replaced, and no long one.
+    pub unseen: bool,
     /// Setuid, setgid and sticky bits are kept. Not for what comes from a guest.
     pub special_bits: bool,
     /// First names that are expected, and what each becomes. Without: any.
     pub first_names: Option<HashMap<Vec<u8>, Vec<u8>>>,
 }
+
+/// From so many bytes on a file is long: until it is whole it has no name, also when nothing has that yet. Of shorter ones
+/// it would take longer than writing them.
+const LONG: u64 = 1 << 20;
 
 /// Why a transfer cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +65,10 @@ struct Open {
     mode: u16,
     mtime: FileTime,
     linked: bool,
+    /// As large as this it was announced; what is not known beforehand has 0.
+    size: u64,
+    /// So much of it has come.
+    came: u64,
     /// It ends with a hole.
     hole_at_end: bool,
 }
@@ -85,7 +95,7 @@ pub struct Receiver {
 /// same time, has another one.
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
-    /// At its name, which nothing had.
+    /// At its name, which nothing had; only what is not long.
     Own,
     /// Nowhere (`O_TMPFILE`, open(2)): it goes with the last descriptor. It replaces what has its name.
     Nowhere,
@@ -251,7 +261,7 @@ impl Receiver {
         let path = entry.path.clone();
         self.in_file = matches!(entry.kind, EntryKind::File { .. });
         let made = match entry.kind {
-            EntryKind::File { linked, .. } => self.file(&path, entry.mode, entry.mtime, linked),
+            EntryKind::File { size, linked } => self.file(&path, &entry, size, linked),
             EntryKind::Folder => self.make_folder(&path, entry.mode, entry.mtime),
             EntryKind::Symlink(target) => self.symlink(&path, &target, entry.mtime),
             EntryKind::HardLink(first) => {
@@ -319,22 +329,31 @@ impl Receiver {
     fn file(
         &mut self,
         path: &RelPath,
-        mode: u16,
-        mtime: FileTime,
+        entry: &Entry,
+        size: u64,
         linked: bool,
     ) -> rustix::io::Result<()> {
         let exact = self.policy.exact;
+        let (mode, mtime) = (entry.mode, entry.mtime);
+        let unseen = self.policy.unseen || size >= LONG;
         let (folder, name) = self.place(path)?;
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let at_first = Mode::from_raw_mode((mode & 0o777 | 0o200).into());
-        let (file, place) = match rustix::fs::openat(folder, name, flags, at_first) {
-            Ok(file) => (file, Place::Own),
-            Err(Errno::EXIST) => {
-                clear(folder, name, exact, false)?;
-                open_anew(folder.as_fd(), flags, at_first)?
+        let (file, place) = if unseen {
+            match clear(folder, name, exact, false) {
+                Ok(()) | Err(Errno::NOENT) => open_anew(folder.as_fd(), flags, at_first)?,
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
+        } else {
+            match rustix::fs::openat(folder, name, flags, at_first) {
+                Ok(file) => (file, Place::Own),
+                Err(Errno::EXIST) => {
+                    clear(folder, name, exact, false)?;
+                    open_anew(folder.as_fd(), flags, at_first)?
+                }
+                Err(error) => return Err(error),
+            }
         };
         self.open = Some(Open {
             file: file.into(),
@@ -343,6 +362,8 @@ impl Receiver {
             mode,
             mtime,
             linked,
+            size,
+            came: 0,
             hole_at_end: false,
         });
         Ok(())
@@ -356,6 +377,7 @@ impl Receiver {
             return Ok(());
         };
         open.hole_at_end = false;
+        open.came = open.came.saturating_add(bytes.len() as u64);
         match open.file.write_all(bytes) {
             Ok(()) => {
                 self.done.bytes += bytes.len() as u64;
@@ -369,15 +391,13 @@ impl Receiver {
         if !self.in_file {
             return Err(ReceiveError::OutOfPlace);
         }
-        let Some(Open {
-            file, hole_at_end, ..
-        }) = &mut self.open
-        else {
+        let Some(open) = &mut self.open else {
             return Ok(());
         };
         let distance = i64::try_from(bytes).unwrap_or(i64::MAX);
-        *hole_at_end = true;
-        match file.seek(io::SeekFrom::Current(distance)) {
+        open.hole_at_end = true;
+        open.came = open.came.saturating_add(bytes);
+        match open.file.seek(io::SeekFrom::Current(distance)) {
             Ok(_) => Ok(()),
             Err(error) => self.give_up(error),
         }
@@ -420,6 +440,13 @@ impl Receiver {
         let Some(mut open) = self.open.take() else {
             return Ok(());
         };
+        // Half a file takes nobody's name: its sender could read no more of it.
+        if open.size != 0 && open.came < open.size {
+            self.discard(&open);
+            self.done.files = self.done.files.saturating_sub(1);
+            self.done.problem(open.path.as_bytes(), CUT_SHORT);
+            return Ok(());
+        }
         let closed = self.close_file(&mut open);
         if closed.is_err() {
             self.discard(&open);

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use banger_guest_proto::{
-    Entry, EntryKind, FileTime, FilesDone, MAX_CONTENT, RecordWriter, RelPath,
+    CHANGED, CUT_SHORT, Entry, EntryKind, FileTime, FilesDone, RecordWriter, RelPath,
 };
 use rustix::fs::{FileType, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
@@ -37,6 +37,14 @@ pub struct Sender<W> {
     recorded: Option<Vec<Entry>>,
     /// Left out wherever a folder is listed at the very top.
     pub skip_at_top: Option<&'static [u8]>,
+}
+
+/// How a file was read.
+enum HowRead {
+    AsItWas,
+    Changed,
+    /// It ended before what it was announced to have.
+    CutShort,
 }
 
 fn mode(stat: &Stat) -> u16 {
@@ -83,7 +91,7 @@ impl<W: Write> Sender<W> {
         self.recorded = Some(vec![]);
     }
 
-    /// What was sent since, as it was when it was opened. No more is noted.
+    /// What was sent whole since, as it was when it was opened; another name of a file like a file. No more is noted.
     pub fn recorded(&mut self) -> Vec<Entry> {
         self.recorded.take().unwrap_or_default()
     }
@@ -109,11 +117,19 @@ impl<W: Write> Sender<W> {
     ) -> Result<(), SendError> {
         let mut waiting = vec![(at.to_owned(), path.clone())];
         while let Some((at, path)) = waiting.pop() {
-            if self.one(base, &at, &path)? && self.recursive {
+            if self.one(base, &at, &path, true)? && self.recursive {
                 self.list(base, &at, Some(&path), &mut waiting);
             }
         }
         Ok(())
+    }
+
+    /// Sends the file or the link that stands at a path below the folder; what has become a folder is noted and left out.
+    ///
+    /// # Errors
+    /// [`SendError`] when the stream fails.
+    pub fn send_file(&mut self, base: BorrowedFd<'_>, path: &RelPath) -> Result<(), SendError> {
+        self.one(base, path.as_path(), path, false).map(drop)
     }
 
     /// Sends all that the folder holds.
@@ -161,8 +177,14 @@ impl<W: Write> Sender<W> {
         }
     }
 
-    /// Sends one entry; whether it is a folder.
-    fn one(&mut self, base: BorrowedFd<'_>, at: &Path, path: &RelPath) -> Result<bool, SendError> {
+    /// Sends one entry; whether it is a folder that was sent.
+    fn one(
+        &mut self,
+        base: BorrowedFd<'_>,
+        at: &Path,
+        path: &RelPath,
+        folders: bool,
+    ) -> Result<bool, SendError> {
         let found = beneath::open(base, at, OFlags::PATH | OFlags::NOFOLLOW)
             .and_then(|fd| Ok((rustix::fs::fstat(&fd)?, fd)));
         let (stat, fd) = match found {
@@ -180,6 +202,9 @@ impl<W: Write> Sender<W> {
         };
         match beneath::kind(&stat) {
             FileType::RegularFile => self.file(base, at, path, &stat)?,
+            FileType::Directory if !folders => {
+                self.done.problem(path.as_bytes(), "it has become a folder")
+            }
             FileType::Directory => {
                 self.entry(path, EntryKind::Folder, Some(&stat))?;
                 return Ok(true);
@@ -211,7 +236,15 @@ impl<W: Write> Sender<W> {
         };
         self.out.entry(&entry)?;
         if let Some(recorded) = &mut self.recorded {
-            recorded.push(entry);
+            let kind = match (entry.kind, stat) {
+                // Whoever looks at it finds a file.
+                (EntryKind::HardLink(_), Some(stat)) => EntryKind::File {
+                    size: size(stat),
+                    linked: true,
+                },
+                (kind, _) => kind,
+            };
+            recorded.push(Entry { kind, ..entry });
         }
         Ok(())
     }
@@ -255,18 +288,26 @@ impl<W: Write> Sender<W> {
         };
         let size = size(&stat);
         self.entry(path, EntryKind::File { size, linked }, Some(&stat))?;
-        match self.content(&fd, &stat)? {
-            Ok(true) => {}
-            Ok(false) => self
-                .done
-                .problem(path.as_bytes(), "it changed while it was read"),
-            Err(error) => self.done.problem(path.as_bytes(), error.to_string()),
+        let what = match self.content(&fd, &stat)? {
+            Ok(HowRead::AsItWas) => return Ok(()),
+            Ok(HowRead::Changed) => {
+                self.done.problem(path.as_bytes(), CHANGED);
+                return Ok(());
+            }
+            Ok(HowRead::CutShort) => CUT_SHORT.to_owned(),
+            Err(error) => error.to_string(),
+        };
+        // The receiver throws away what is shorter than it was announced.
+        self.done.problem(path.as_bytes(), what);
+        self.links.remove(&(stat.st_dev, stat.st_ino));
+        if let Some(recorded) = &mut self.recorded {
+            recorded.pop();
         }
         Ok(())
     }
 
-    /// Sends a file's content; whether it held still meanwhile.
-    fn content(&mut self, fd: &OwnedFd, stat: &Stat) -> io::Result<io::Result<bool>> {
+    /// Sends a file's content, and says whether it held still meanwhile.
+    fn content(&mut self, fd: &OwnedFd, stat: &Stat) -> io::Result<io::Result<HowRead>> {
         let size = size(stat);
         // In blocks of 512 bytes, whatever the file system's are (stat(3type)).
         let stored = u64::try_from(stat.st_blocks)
@@ -286,23 +327,22 @@ impl<W: Write> Sender<W> {
                 }
                 match self.copy(fd, data, hole)? {
                     Ok(end) if end == hole => at = hole,
-                    Ok(_) => return Ok(Ok(false)),
+                    Ok(_) => return Ok(Ok(HowRead::CutShort)),
                     Err(error) => return Ok(Err(error)),
                 }
             }
         } else {
             match self.copy(fd, 0, limit)? {
                 Ok(end) if end == size || size == 0 => {}
-                Ok(_) => return Ok(Ok(false)),
+                Ok(_) => return Ok(Ok(HowRead::CutShort)),
                 Err(error) => return Ok(Err(error)),
             }
         }
-        if size < MAX_CONTENT as u64 {
-            // Read in one go.
-            return Ok(Ok(true));
-        }
         Ok(match rustix::fs::fstat(fd) {
-            Ok(after) => Ok(time(&after) == time(stat) && after.st_size == stat.st_size),
+            Ok(after) if time(&after) == time(stat) && after.st_size == stat.st_size => {
+                Ok(HowRead::AsItWas)
+            }
+            Ok(_) => Ok(HowRead::Changed),
             Err(error) => Err(error.into()),
         })
     }

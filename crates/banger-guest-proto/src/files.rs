@@ -67,6 +67,24 @@ pub struct FileProblem {
     pub what: String,
 }
 
+/// Of a file that ended before all of it was read: it is not copied, and what had its name before stays.
+pub const CUT_SHORT: &str = "it became shorter while it was read";
+/// Of a file that was written to while it was read: what is copied may be of two moments.
+pub const CHANGED: &str = "it changed while it was read";
+
+impl FileProblem {
+    /// A sentence for people, with nothing in it that a terminal would obey.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let how = match self.what.as_str() {
+            CHANGED => "copied, but perhaps not as it was at one moment",
+            _ => "not copied",
+        };
+        let shown = |text: &str| crate::shown(text.as_bytes());
+        format!("{how}: {}: {}", shown(&self.path), shown(&self.what))
+    }
+}
+
 /// The most problems that are told one by one.
 const MAX_TOLD: usize = 50;
 
@@ -81,6 +99,16 @@ impl FilesDone {
         } else {
             self.more_problems += 1;
         }
+    }
+
+    /// Adds what the sender of the same files has left out. That a file was cut short both notice.
+    pub fn with_senders(&mut self, sender: Self) {
+        let is_cut = |problem: &FileProblem| problem.what == CUT_SHORT;
+        if sender.problems.iter().any(is_cut) {
+            self.problems.retain(|problem| !is_cut(problem));
+        }
+        self.problems.extend(sender.problems);
+        self.more_problems += sender.more_problems;
     }
 
     /// Whether nothing was left out.

@@ -48,7 +48,7 @@ pub use config_drive::{ConfigDriveError, MAX_CONFIG, decode, encode, encoded_siz
 pub use environment::{BadEnvironment, Environment, MAX_ENVIRONMENT, MAX_VARIABLES};
 pub use exec::{ExecRequest, ExitStatus, TtySize};
 pub use figures::{Figures, FileSystem};
-pub use files::{FileProblem, FilesDone, GetFiles, GetPaths, PutFiles};
+pub use files::{CHANGED, CUT_SHORT, FileProblem, FilesDone, GetFiles, GetPaths, PutFiles};
 pub use flow::{ReceiveWindow, SendWindow, WindowExceeded};
 pub use forward::{ForwardReply, ForwardRequest};
 pub use frame::{

@@ -189,7 +189,7 @@ fn open(path: &Path) -> Result<Git, CheckoutError> {
         path
     };
     let git = Git::new(folder);
-    let top = match git.run(&["rev-parse", "--show-toplevel"]) {
+    let top = match git.path(&["rev-parse", "--show-toplevel"]) {
         Ok(top) => top,
         Err(source) => {
             let bare = git.maybe(&["rev-parse", "--is-bare-repository"]);
@@ -200,8 +200,7 @@ fn open(path: &Path) -> Result<Git, CheckoutError> {
             });
         }
     };
-    let top = top.strip_suffix(b"\n").unwrap_or(&top);
-    Ok(Git::new(OsStr::from_bytes(top)))
+    Ok(Git::new(top))
 }
 
 fn head(git: &Git) -> Head {

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -19,6 +20,24 @@ pub enum GitError {
         /// What it said.
         stderr: String,
     },
+}
+
+impl GitError {
+    /// Whether git refused because the repository belongs to another user (`safe.directory`, git-config(1)).
+    #[must_use]
+    pub fn is_of_another_user(&self) -> bool {
+        self.says("dubious ownership")
+    }
+
+    /// Whether there was no room here for what git writes.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.says("No space left on device") || self.says("Disk quota exceeded")
+    }
+
+    fn says(&self, what: &str) -> bool {
+        matches!(self, Self::Failed { stderr, .. } if stderr.contains(what))
+    }
 }
 
 /// git in a folder.
@@ -51,6 +70,29 @@ impl Git {
         let mut more = self.clone();
         more.env.push((name.into(), value.as_ref().to_owned()));
         more
+    }
+
+    /// The same with what it writes of objects in a folder of its own; those of the repository it sees all the same.
+    ///
+    /// # Errors
+    /// [`GitError`] when the repository cannot say where they are.
+    pub(crate) fn writing_to(&self, objects: &Path) -> Result<Self, GitError> {
+        let ours = self.path(&["rev-parse", "--git-path", "objects"])?;
+        // A list; quoted as in C, a path may have any bytes.
+        let mut list = b"\"".to_vec();
+        for byte in ours.as_os_str().as_bytes() {
+            match byte {
+                b'"' | b'\\' => list.extend([b'\\', *byte]),
+                b'\n' => list.extend(b"\\n"),
+                _ => list.push(*byte),
+            }
+        }
+        list.push(b'"');
+        let mut more = self.with("GIT_OBJECT_DIRECTORY", objects);
+        let list = OsString::from_vec(list);
+        more.env
+            .push(("GIT_ALTERNATE_OBJECT_DIRECTORIES".into(), list));
+        Ok(more)
     }
 
     /// Where it runs.
@@ -121,6 +163,16 @@ impl Git {
             .args(args)
             .envs(self.env.iter().cloned());
         command
+    }
+
+    /// What it prints, as a path: any bytes but the end of the line.
+    ///
+    /// # Errors
+    /// [`GitError`] when it fails.
+    pub fn path<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<PathBuf, GitError> {
+        let output = self.run(args)?;
+        let path = output.strip_suffix(b"\n").unwrap_or(&output);
+        Ok(self.folder.join(OsStr::from_bytes(path)))
     }
 
     /// What it prints, as one line of text.

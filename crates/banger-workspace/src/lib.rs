@@ -6,12 +6,14 @@
 
 mod checkout;
 mod git;
+mod incoming;
 mod manifest;
 mod metadata;
 mod plan;
 mod prepare;
 mod pull;
 mod staging;
+mod transfer;
 mod unpulled;
 
 pub use checkout::{CheckoutError, Collected, Mode, Options};

@@ -51,19 +51,24 @@ pub(crate) fn same(a: &Entry, b: &Entry) -> bool {
     }
 }
 
+/// A manifest as a file's content.
+pub(crate) fn encode(git: &GitState, entries: &Entries) -> Vec<u8> {
+    let mut bytes = vec![];
+    let mut out = RecordWriter::new(&mut bytes);
+    let written = out
+        .control(git)
+        .and_then(|()| entries.values().try_for_each(|entry| out.entry(entry)))
+        .and_then(|()| out.end());
+    debug_assert!(written.is_ok(), "memory takes all");
+    drop(out);
+    bytes
+}
+
 impl Manifest {
     /// As a file's content.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![];
-        let mut out = RecordWriter::new(&mut bytes);
-        let written = out
-            .control(&self.git)
-            .and_then(|()| self.entries.values().try_for_each(|entry| out.entry(entry)))
-            .and_then(|()| out.end());
-        debug_assert!(written.is_ok(), "memory takes all");
-        drop(out);
-        bytes
+        encode(&self.git, &self.entries)
     }
 
     /// From a file's content, which the guest may have written: whatever makes no sense is nothing.

@@ -160,10 +160,7 @@ pub(crate) fn make(repo: &Repo, folder: &Path, known: Option<&str>) -> Result<()
         fs::create_dir_all(path.parent().unwrap_or(folder))?;
         fs::write(path, format!("{commit}\n"))?;
     }
-    let path_of = |name: &str| {
-        let line = git.line(&["rev-parse", "--git-path", name]);
-        line.map(|path| git.folder().join(path))
-    };
+    let path_of = |name: &str| git.path(&["rev-parse", "--git-path", name]);
     for name in ["info/exclude", "info/sparse-checkout"] {
         if let Ok(text) = fs::read(path_of(name)?) {
             fs::write(folder.join(name), text)?;
@@ -296,6 +293,8 @@ fn pack(
     ];
     let mut args: Vec<&std::ffi::OsStr> = args.iter().map(AsRef::as_ref).collect();
     args.push(base.as_os_str());
+    // Not by way of the repository, which is only read, and may be on another file system.
+    let git = git.writing_to(&folder.join("objects"))?;
     let name = git.run_with(&args, input.as_bytes())?;
     let name = String::from_utf8_lossy(&name).trim_end().to_owned();
     if partial {

@@ -1,29 +1,25 @@
 //! Putting a checkout into a guest.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Component, Path, PathBuf};
 
-use banger_guest::files::{TransferError, get_paths, put};
-use banger_guest_proto::{
-    Entry, EntryKind, FileTime, FilesDone, GetPaths, PutFiles, Record, RelPath, WirePath,
-};
-use rustix::fs::{Mode as FileMode, OFlags};
+use banger_guest::files::{TransferError, get_paths};
+use banger_guest_proto::{EntryKind, GetPaths, Record, RelPath, WirePath};
 use serde::Serialize;
 
 use crate::checkout::{CheckoutError, Collected, Mode, Repo};
 use crate::manifest::{Entries, Head, Manifest};
 use crate::plan::{Lost, Step, plan, questions};
+use crate::transfer::{Files, transfer};
 
 /// Where the guest keeps what was sent.
-const MANIFEST: &[u8] = b".git/banger/workspace";
+pub(crate) const MANIFEST: &[u8] = b".git/banger/workspace";
 /// It is there while a first transfer is not whole.
-const INCOMPLETE: &[u8] = b".git/banger/incomplete";
+pub(crate) const INCOMPLETE: &[u8] = b".git/banger/incomplete";
 
 /// What is on the host already: lines `^<commit>`.
 const KNOWN: &[u8] = b".git/banger/known";
@@ -80,7 +76,7 @@ impl From<TransferError> for PrepareError {
     }
 }
 
-fn local(error: io::Error) -> PrepareError {
+pub(crate) fn local(error: io::Error) -> PrepareError {
     PrepareError::Checkout(CheckoutError::Io(error))
 }
 
@@ -132,7 +128,7 @@ pub struct SentFile {
     pub size: u64,
 }
 
-fn rel(bytes: &[u8]) -> Result<RelPath, PrepareError> {
+pub(crate) fn rel(bytes: &[u8]) -> Result<RelPath, PrepareError> {
     RelPath::new(bytes).map_err(|error| local(io::Error::new(io::ErrorKind::InvalidInput, error)))
 }
 
@@ -167,6 +163,12 @@ pub(crate) struct GuestState {
 }
 
 impl GuestState {
+    /// Whether a transfer that was cut off has brought its `HEAD` there: what was sent last is noted before it moves, and
+    /// the manifest is written when all is whole.
+    fn is_of_a_cut_transfer(&self, head: &Head, sent: &Head) -> bool {
+        self.base.is_some() && self.base != sent.commit && self.base == head.commit
+    }
+
     /// Whether its `HEAD` is at a commit that is neither what was sent nor what is to be.
     fn has_moved(&self, next: Option<&str>) -> bool {
         let head = self.head.as_ref().and_then(|head| head.commit.as_deref());
@@ -422,7 +424,8 @@ pub fn prepare(
     let moved = state
         .head
         .clone()
-        .filter(|head| with_git && *head != sent.git.head);
+        .filter(|head| with_git && *head != sent.git.head && *head != checkout.git.head)
+        .filter(|head| !state.is_of_a_cut_transfer(head, &sent.git.head));
     // Those of submodules: of what was never sent, nothing is asked.
     let mut inner = vec![];
     for repo in checkout.repos.iter().filter(|_| with_git && there) {
@@ -479,7 +482,11 @@ pub fn prepare(
     }
     if !how.dry_run {
         let first = state.manifest.is_none();
-        let files = (&entries, steps.as_slice());
+        let files = Files {
+            entries,
+            steps,
+            before: &sent.entries,
+        };
         transfer(checkout, guest, files, metadata_at, first, &mut prepared)?;
     }
     Ok(prepared)
@@ -601,90 +608,6 @@ fn size_of_tree(at: &Path) -> u64 {
             })
         })
         .sum()
-}
-
-fn open(path: &Path) -> Result<OwnedFd, PrepareError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, FileMode::empty()).map_err(|error| local(error.into()))
-}
-
-fn transfer(
-    checkout: &Collected,
-    guest: &GuestRepo<'_>,
-    (entries, steps): (&Entries, &[Step]),
-    metadata: &[(PathBuf, RelPath)],
-    first: bool,
-    prepared: &mut Prepared,
-) -> Result<(), PrepareError> {
-    let root = open(&checkout.root)?;
-    let request = PutFiles {
-        target: guest.wire(),
-        into: false,
-        file: false,
-        exact: true,
-    };
-    let (manifest_at, incomplete) = (rel(MANIFEST)?, rel(INCOMPLETE)?);
-    let opened = metadata
-        .iter()
-        .map(|(at, path)| Ok((open(at.parent().unwrap_or(at))?, at, path)));
-    let opened = opened.collect::<Result<Vec<_>, PrepareError>>()?;
-    let written = |path: &RelPath, size: usize| Entry {
-        path: path.clone(),
-        kind: EntryKind::File {
-            size: size as u64,
-            linked: false,
-        },
-        mode: 0o644,
-        mtime: FileTime::default(),
-    };
-    let send = |sender: &mut banger_files::Sender<banger_guest::files::Wire<'_>>| -> Result<(), TransferError> {
-        if first {
-            sender.out().entry(&written(&incomplete, 0)).map_err(TransferError::Connection)?;
-        }
-        for step in steps {
-            if let Step::Remove(path) = step {
-                sender.out().remove(path).map_err(TransferError::Connection)?;
-            }
-        }
-        sender.record();
-        for step in steps {
-            if let Step::Send(path) = step {
-                sender.send(root.as_fd(), path.as_path(), path)?;
-            }
-        }
-        let mut entries = entries.clone();
-        for entry in sender.recorded() {
-            entries.insert(entry.path.clone(), entry);
-        }
-        for (folder, at, path) in &opened {
-            let name = at.file_name().unwrap_or(OsStr::new("."));
-            sender.send(folder.as_fd(), Path::new(name), path)?;
-        }
-        let manifest = Manifest { git: checkout.git.clone(), entries }.encode();
-        let out = sender.out();
-        let end = out.entry(&written(&manifest_at, manifest.len()))
-            .and_then(|()| out.data(&manifest))
-            .and_then(|()| if first { out.remove(&incomplete) } else { Ok(()) });
-        end.map_err(TransferError::Connection)
-    };
-    let (left_out, done) = put(&(guest.connect)()?, request, guest.progress, send)?;
-    for one in [left_out, done] {
-        note(prepared, &one);
-    }
-    Ok(())
-}
-
-fn note(prepared: &mut Prepared, done: &FilesDone) {
-    for problem in &done.problems {
-        prepared
-            .notes
-            .push(format!("left out: {}: {}", problem.path, problem.what));
-    }
-    if done.more_problems > 0 {
-        prepared
-            .notes
-            .push(format!("and {} more", done.more_problems));
-    }
 }
 
 #[cfg(test)]

@@ -4,17 +4,15 @@
 //! which takes nothing that is malformed or leads nowhere. No program, hook or setting of the guest's is
 //! used on this side.
 
-use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Seek;
 use std::path::Path;
-use std::process::Stdio;
 
 use banger_guest_proto::RelPath;
 use serde::Serialize;
 
 use crate::checkout::{GITLINK, parse_staged};
 use crate::git::{Git, GitError};
+use crate::incoming::Incoming;
 use crate::prepare::is_object;
 
 /// Why commits were not brought back.
@@ -35,9 +33,28 @@ pub enum PullError {
         /// Its name.
         name: String,
     },
+    /// What came cannot be put among the repository's objects.
+    #[error("failed to put what the guest sent into the repository")]
+    Keep(#[source] std::io::Error),
     /// What came cannot be read.
     #[error("failed to read what the guest sent")]
     Read(#[source] std::io::Error),
+}
+
+impl PullError {
+    /// Whether there was no room here.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        let full = [
+            std::io::ErrorKind::StorageFull,
+            std::io::ErrorKind::QuotaExceeded,
+        ];
+        match self {
+            Self::Git(error) => error.is_disk_full(),
+            Self::Keep(error) | Self::Read(error) => full.contains(&error.kind()),
+            Self::Malformed | Self::TooMany | Self::BranchExists { .. } => false,
+        }
+    }
 }
 
 impl From<GitError> for PullError {
@@ -75,11 +92,11 @@ impl Pulled {
 
 /// Run in the guest: notes the work that is not committed as one more commit, and lists what there is. The
 /// same work gives the same commit: its times are those of the one before. A stash is named by its commit, as its
-/// number changes with the next one. Tags that were sent just so are left out.
+/// number changes with the next one. Tags that were sent just so are left out. The repository may belong to any user.
 pub const SNAPSHOT: &str = r#"
 set -eu
 cd "$1"
-git() { command git -c core.hooksPath=/dev/null -c core.fsmonitor=false "$@"; }
+git() { command git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c safe.directory='*' "$@"; }
 own=$(git rev-parse --git-dir)/banger
 index=$(mktemp)
 trap 'rm -f "$index"' EXIT
@@ -99,6 +116,10 @@ else
   commit=$(echo "Uncommitted work in the VM" | git commit-tree "$tree" ${head:+-p "$head"})
   git update-ref refs/banger/uncommitted "$commit"
 fi
+# Of a repository that is another user's, so is what was just made in it.
+own_dir=$(git rev-parse --git-dir)
+owner=$(stat -c %u:%g "$own_dir" || true)
+[ "$owner" = "$(id -u):$(id -g)" ] || find "$own_dir" -user "$(id -u)" -exec chown -h "$owner" {} + || true
 echo "${head:--} HEAD"
 git for-each-ref --format='%(objectname) %(refname)' refs/heads refs/banger/uncommitted refs/banger/kept refs/banger/base
 git stash list --format='%H refs/banger/stash/%H'
@@ -113,12 +134,13 @@ git stash list --format='%H refs/banger/stash/%H'
 pub const PACK: &str = r#"
 set -eu
 cd "$1"
+git() { command git -c core.hooksPath=/dev/null -c safe.directory='*' "$@"; }
 while read -r line; do
   case "$line" in
-    ^*) command git cat-file -e "${line#^}" 2>/dev/null || continue ;;
+    ^*) git cat-file -e "${line#^}" 2>/dev/null || continue ;;
   esac
   echo "$line"
-done | command git -c core.hooksPath=/dev/null pack-objects --revs --thin --stdout -q --delta-base-offset
+done | git pack-objects --revs --thin --stdout -q --delta-base-offset
 "#;
 
 /// What a guest has, checked.
@@ -130,17 +152,33 @@ pub struct GuestRefs {
     pub head: Option<String>,
 }
 
+/// Names of git's are any bytes. Here they are text, also as files, so of a line that is none each byte beyond ASCII is
+/// written as in an address: `caf%e9`.
+fn readable(output: &[u8]) -> String {
+    let mut text = String::with_capacity(output.len());
+    for line in output.split_inclusive(|byte| *byte == b'\n') {
+        match std::str::from_utf8(line) {
+            Ok(line) => text.push_str(line),
+            Err(_) => line.iter().for_each(|byte| match byte {
+                0..0x80 => text.push(char::from(*byte)),
+                _ => text.push_str(&format!("%{byte:02x}")),
+            }),
+        }
+    }
+    text
+}
+
 impl GuestRefs {
     /// Takes in what [`SNAPSHOT`] printed.
     ///
     /// # Errors
     /// [`PullError::Malformed`] when it is no such list.
     pub fn parse(output: &[u8]) -> Result<Self, PullError> {
-        let text = std::str::from_utf8(output).map_err(|_| PullError::Malformed)?;
         let mut found = Self {
             refs: vec![],
             head: None,
         };
+        let text = readable(output);
         for line in text.lines() {
             let (object, name) = line.split_once(' ').ok_or(PullError::Malformed)?;
             if name == "HEAD" {
@@ -228,9 +266,8 @@ pub fn fetch(
     pack: Option<File>,
     branch: Option<&str>,
 ) -> Result<Vec<Pulled>, PullError> {
-    if let Some(pack) = pack {
-        index_pack(git, pack)?;
-    }
+    let incoming = pack.map(|pack| Incoming::take(git, pack)).transpose()?;
+    let with_incoming = incoming.as_ref().map_or(git, |incoming| &incoming.git);
     let mut named = vec![];
     for (name, commit) in &guest.refs {
         let inner = name.strip_prefix("refs/").ok_or(PullError::Malformed)?;
@@ -248,7 +285,10 @@ pub fn fetch(
     for (name, commit) in &named {
         git.run(&["check-ref-format", name])?;
         // All that it leads to is here, and is what it says.
-        git.run(&["rev-list", "--objects", "--quiet", commit, "--not", "--all"])?;
+        with_incoming.run(&["rev-list", "--objects", "--quiet", commit, "--not", "--all"])?;
+    }
+    if let Some(incoming) = incoming {
+        incoming.keep().map_err(PullError::Keep)?;
     }
     let tip = guest.tip();
     if let (Some(branch), Some(tip)) = (branch, tip) {
@@ -389,33 +429,14 @@ impl Cleared {
     }
 }
 
-/// Writes the objects of a pack into the repository, after git has looked at each.
-fn index_pack(git: &Git, mut pack: File) -> Result<(), PullError> {
-    pack.rewind().map_err(PullError::Read)?;
-    let args = ["index-pack", "--stdin", "--fix-thin", "--strict"];
-    let output = git.command(&args).stdin(Stdio::from(pack)).output();
-    let output = output.map_err(GitError::Start)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(PullError::Git(GitError::Failed {
-        args: args.join(" "),
-        stderr: banger_guest_proto::shown(
-            String::from_utf8_lossy(&output.stderr).trim().as_bytes(),
-        ),
-    }))
-}
-
 /// The repository that a path is in.
 ///
 /// # Errors
 /// [`PullError`] when it is in none.
 pub fn repository(path: &Path) -> Result<Git, PullError> {
-    let git = Git::new(path);
-    let folder = git.run(&["rev-parse", "--absolute-git-dir"])?;
-    let folder = folder.strip_suffix(b"\n").unwrap_or(&folder);
-    use std::os::unix::ffi::OsStrExt;
-    Ok(Git::new(OsStr::from_bytes(folder)))
+    Ok(Git::new(
+        Git::new(path).path(&["rev-parse", "--absolute-git-dir"])?,
+    ))
 }
 
 /// The submodules of the checkout that a path is in, and theirs: each that is here, where it stands in the checkout, outer ones
@@ -426,11 +447,11 @@ pub fn repository(path: &Path) -> Result<Git, PullError> {
 pub fn submodules(path: &Path) -> Result<Vec<(RelPath, Git)>, PullError> {
     let git = Git::new(path);
     // A bare repository has no place for them.
-    let Some(top) = git.maybe(&["rev-parse", "--show-toplevel"]) else {
+    let Ok(top) = git.path(&["rev-parse", "--show-toplevel"]) else {
         return Ok(vec![]);
     };
     let mut found = vec![];
-    inside(Path::new(&top), None, &mut found)?;
+    inside(&top, None, &mut found)?;
     Ok(found)
 }
 
@@ -494,6 +515,19 @@ mod tests {
         ] {
             assert!(GuestRefs::parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
+        let names = [
+            b"refs/heads/caf\xe9".as_slice(),
+            "refs/heads/café".as_bytes(),
+        ];
+        let list: Vec<u8> = names
+            .iter()
+            .flat_map(|name| [ID.as_bytes(), b" ", name, b"\n"].concat())
+            .collect();
+        let refs = GuestRefs::parse(&list).unwrap().refs;
+        assert_eq!(
+            [&refs[0].0, &refs[1].0],
+            ["refs/heads/caf%e9", "refs/heads/café"]
+        );
         let many = |count| {
             (0..count)
                 .map(|n| format!("{ID} refs/heads/{n}\n"))

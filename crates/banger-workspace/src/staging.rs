@@ -10,13 +10,14 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-/// What their names begin with. What has another name is somebody else's.
+/// What their names begin with, unless told otherwise. What has another name is somebody else's.
 const PREFIX: &str = "staging-";
 
 /// Where such folders are made.
 #[derive(Debug, Clone)]
 pub struct Staging {
     root: PathBuf,
+    prefix: &'static str,
 }
 
 /// Such a folder. Dropped, it is gone.
@@ -43,8 +44,13 @@ impl Staging {
     pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
         fs::create_dir_all(&root)?;
-        sweep(&root);
-        Ok(Self { root })
+        Ok(Self::among(root, PREFIX))
+    }
+
+    /// The same in a folder of somebody else's, with names of ours.
+    pub(crate) fn among(root: PathBuf, prefix: &'static str) -> Self {
+        sweep(&root, prefix);
+        Self { root, prefix }
     }
 
     /// A new folder, which only this user may enter.
@@ -54,7 +60,7 @@ impl Staging {
     pub fn folder(&self) -> io::Result<StagedFolder> {
         loop {
             let folder = tempfile::Builder::new()
-                .prefix(PREFIX)
+                .prefix(self.prefix)
                 .permissions(Permissions::from_mode(0o700))
                 .tempdir_in(&self.root)?;
             match hold(folder.path(), FlockOperation::LockExclusive) {
@@ -95,13 +101,13 @@ fn hold(path: &Path, how: FlockOperation) -> Result<File, Errno> {
 }
 
 /// Removes the folders that nobody holds. Best effort: who has been killed is in nobody's way.
-fn sweep(root: &Path) {
+fn sweep(root: &Path, prefix: &str) {
     let me = rustix::process::geteuid().as_raw();
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let is_ours = entry
             .file_name()
             .as_encoded_bytes()
-            .starts_with(PREFIX.as_bytes())
+            .starts_with(prefix.as_bytes())
             && entry
                 .metadata()
                 .is_ok_and(|found| found.is_dir() && found.uid() == me);
@@ -188,7 +194,7 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..100 {
                         let folder = staging.folder().unwrap();
-                        sweep(place.path());
+                        sweep(place.path(), PREFIX);
                         fs::write(folder.path().join("file"), "x").unwrap();
                     }
                 });

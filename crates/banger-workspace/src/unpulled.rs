@@ -80,13 +80,15 @@ for mark in /root/*/.git/banger/workspace /root/*/*/.git/banger/workspace /root/
 done 2>/dev/null
 "#;
 
-/// Run in the guest, with lines `^<commit>` and `<object> refs/tags/<name>` on its standard input: these are on the host now.
+/// Run in the guest, with lines `^<commit>` and `<object> refs/tags/<name>` on its standard input: these are on the host now. On a full
+/// disk what was noted before stays as it is.
 pub const NOTE_PULLED: &str = r#"
 cd "$1" && own=$(command git -c safe.directory='*' rev-parse --git-dir)/banger && mkdir -p "$own" && cd "$own" || exit 0
-{ cat known tags-pulled 2>/dev/null; cat; } | sort -u >noted.next
-grep '^^' noted.next >known.next; mv known.next known
-grep ' refs/tags/' noted.next >tags.next; mv tags.next tags-pulled
-rm -f noted.next
+trap 'rm -f noted.next known.next tags.next' EXIT
+{ cat known tags-pulled 2>/dev/null; cat; } | sort -u >noted.next &&
+  sed -n '/^^/p' noted.next >known.next &&
+  sed -n '\, refs/tags/,p' noted.next >tags.next &&
+  mv known.next known && mv tags.next tags-pulled
 "#;
 
 /// What one workspace holds.

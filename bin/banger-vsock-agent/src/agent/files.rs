@@ -178,6 +178,8 @@ fn take(stream: &File, before: &[u8], request: &PutFiles) -> Result<FilesDone, F
     };
     let policy = Policy {
         exact: request.exact,
+        // A stream is as long as it is.
+        unseen: request.file,
         special_bits: true,
         first_names: None,
     };

@@ -2,11 +2,12 @@
 //! socket pairs in place of vsock.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod faults;
 mod left_out;
+mod many;
 mod place;
 mod renamed;
 
-use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
@@ -371,8 +372,9 @@ fn what_was_cut_off_is_not_taken_for_whole_and_sent_again() {
     // The connection breaks after so many bytes of a transfer, as when a client is killed.
     for after in [0, 100, 30_000, 5_000_000] {
         let _ = fs::remove_dir_all(place.guest());
-        let left = Cell::new(Some(after));
-        let cut = place.put_over(&Options::default(), How::default(), &|| left.take());
+        // The first connection asks what is there.
+        let breaks = |number| (number == 2).then_some(after);
+        let cut = place.put_over(&Options::default(), How::default(), &breaks);
         assert!(cut.is_err(), "{after}: {cut:?}");
         let marked = place.guest().join(".git/banger/workspace").exists();
         assert!(!marked, "{after}: taken for whole");

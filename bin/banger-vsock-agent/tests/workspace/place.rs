@@ -24,6 +24,12 @@ pub(crate) struct Place {
     pub(crate) folder: tempfile::TempDir,
 }
 
+/// Over what the guest has changed.
+pub(crate) const FORCED: How = How {
+    force: true,
+    dry_run: false,
+};
+
 pub(crate) fn git(at: &Path, args: &[&str]) -> String {
     let output = Command::new("git")
         .arg("-C")
@@ -112,28 +118,40 @@ impl Place {
     }
 
     pub(crate) fn put(&self, options: &Options, how: How) -> Result<Prepared, PrepareError> {
-        self.put_over(options, how, &|| None)
+        self.put_over(options, how, &|_| None)
     }
 
-    /// The same over connections of which one breaks after so many bytes, when `breaks` says so. It is
-    /// asked once, for the connection that files go over.
+    /// The same over connections of which one breaks after so many bytes, when `breaks` says so of its number. Files go
+    /// over the last one.
     pub(crate) fn put_over(
         &self,
         options: &Options,
         how: How,
-        breaks: &dyn Fn() -> Option<u64>,
+        breaks: &dyn Fn(usize) -> Option<u64>,
     ) -> Result<Prepared, PrepareError> {
         let checkout = Collected::new(&self.host(), options, &self.staging())?;
-        self.with_guest_over(breaks, |guest| prepare(&checkout, guest, how))
+        self.with_guest_over(breaks, &|_| {}, |guest| prepare(&checkout, guest, how))
+    }
+
+    /// The same, telling of the bytes that go.
+    pub(crate) fn put_watched(
+        &self,
+        options: &Options,
+        how: How,
+        progress: &dyn Fn(u64),
+    ) -> Result<Prepared, PrepareError> {
+        let checkout = Collected::new(&self.host(), options, &self.staging())?;
+        self.with_guest_over(&|_| None, progress, |guest| prepare(&checkout, guest, how))
     }
 
     fn with_guest<T>(&self, use_it: impl FnOnce(&GuestRepo<'_>) -> T) -> T {
-        self.with_guest_over(&|| None, use_it)
+        self.with_guest_over(&|_| None, &|_| {}, use_it)
     }
 
     fn with_guest_over<T>(
         &self,
-        breaks: &dyn Fn() -> Option<u64>,
+        breaks: &dyn Fn(usize) -> Option<u64>,
+        progress: &dyn Fn(u64),
         use_it: impl FnOnce(&GuestRepo<'_>) -> T,
     ) -> T {
         let agents = Mutex::new(vec![]);
@@ -141,10 +159,7 @@ impl Place {
         let connect = || {
             let (ours, mut theirs) = UnixStream::pair().unwrap();
             count.set(count.get() + 1);
-            // The first one asks what is there.
-            if count.get() == 2
-                && let Some(after) = breaks()
-            {
+            if let Some(after) = breaks(count.get()) {
                 let (near, far) = UnixStream::pair().unwrap();
                 let back = (far.try_clone().unwrap(), theirs.try_clone().unwrap());
                 thread::spawn(move || std::io::copy(&mut &back.0, &mut &back.1));
@@ -168,7 +183,7 @@ impl Place {
             connect: &connect,
             path: self.guest(),
             home: self.home(),
-            progress: &|_| {},
+            progress,
         };
         let result = use_it(&guest);
         for mut agent in agents.into_inner().unwrap() {
@@ -183,11 +198,7 @@ impl Place {
 
     /// Over what the guest has changed.
     pub(crate) fn forced(&self) -> Prepared {
-        let how = How {
-            force: true,
-            dry_run: false,
-        };
-        self.put(&Options::default(), how).unwrap()
+        self.put(&Options::default(), FORCED).unwrap()
     }
 
     /// Tracked files are the same on both sides, git in the guest has nothing to say, and all objects
@@ -260,15 +271,15 @@ impl Place {
 
     /// Brings what there is, and notes it in the guest.
     fn pull_between(&self, here: &Git, folder: &Path, branch: Option<&str>) -> Vec<String> {
-        let refs = GuestRefs::parse(&sh(SNAPSHOT, folder, "")).unwrap();
+        let refs = GuestRefs::parse(&sh(SNAPSHOT, folder, "").unwrap()).unwrap();
         let pack = wanted(here, "demo", &refs).unwrap().map(|input| {
             let mut file = self.staging().file().unwrap();
-            file.write_all(&sh(PACK, folder, &input)).unwrap();
+            file.write_all(&sh(PACK, folder, &input).unwrap()).unwrap();
             file
         });
         let pulled = fetch(here, "demo", &refs, pack, branch).unwrap();
         let notes: String = pulled.iter().map(|one| one.note("demo")).collect();
-        sh(NOTE_PULLED, folder, &notes);
+        sh(NOTE_PULLED, folder, &notes).unwrap();
         pulled
             .into_iter()
             .filter(|one| one.new)
@@ -276,31 +287,113 @@ impl Place {
             .collect()
     }
 
+    /// What the guest has, or what it said instead.
+    pub(crate) fn snapshot(&self) -> Result<GuestRefs, String> {
+        let told = sh(SNAPSHOT, &self.guest(), "")?;
+        Ok(GuestRefs::parse(&told).unwrap())
+    }
+
+    /// The pack that a pull would bring now.
+    pub(crate) fn packed(&self, here: &Git) -> Vec<u8> {
+        let refs = self.snapshot().unwrap();
+        let input = wanted(here, "demo", &refs).unwrap().unwrap();
+        sh(PACK, &self.guest(), &input).unwrap()
+    }
+
+    /// Tells the guest what is here now; whatever comes of it.
+    pub(crate) fn note(&self, lines: &str) {
+        let _ = sh(NOTE_PULLED, &self.guest(), lines);
+    }
+
+    /// A file with that in it, as a pull puts aside what comes.
+    pub(crate) fn file_of(&self, bytes: &[u8]) -> fs::File {
+        let mut file = self.staging().file().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
     /// What the guest holds that is not here: commits, tags, files.
     pub(crate) fn unpulled(&self) -> (u64, u64, Vec<String>) {
         let home = self.home().to_str().unwrap().to_owned();
-        let output = sh(&UNPULLED.replace("/root", &home), &self.home(), "");
-        let output = String::from_utf8_lossy(&output).replace(&home, "/root");
-        let mut all = told(output.as_bytes());
-        assert_eq!(all.len(), 1, "{output}");
+        let output = sh(&UNPULLED.replace("/root", &home), &self.home(), "").unwrap();
+        // Each path that is one begins a word.
+        let words = output.split(|byte| *byte == 0);
+        let words: Vec<Vec<u8>> = words
+            .map(|word| match word.strip_prefix(home.as_bytes()) {
+                Some(rest) => [b"/root", rest].concat(),
+                None => word.to_vec(),
+            })
+            .collect();
+        let output = words.join(&0);
+        let mut all = told(&output);
+        assert_eq!(all.len(), 1, "{}", output.escape_ascii());
         let told = all.remove(0);
         let held = self.with_guest(|guest| guest.unpulled(told).unwrap());
         (held.commits, held.tags, held.files)
     }
 }
 
-/// Runs a script as the host has the guest run it.
-fn sh(script: &str, folder: &Path, input: &str) -> Vec<u8> {
+/// A file system in memory in a folder's place, to be full on.
+pub(crate) struct SmallDisk {
+    at: PathBuf,
+}
+
+impl SmallDisk {
+    /// With room for so many bytes.
+    ///
+    /// # Errors
+    /// Why it cannot be made here.
+    pub(crate) fn at(folder: &Path, bytes: u64) -> Result<Self, String> {
+        let data = std::ffi::CString::new(format!("size={bytes},mode=755")).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("tmpfs", folder, "tmpfs", flags, data.as_c_str())
+            .map_err(|error| format!("no file system can be mounted here: {error}"))?;
+        let at = folder.to_owned();
+        Ok(Self { at })
+    }
+
+    pub(crate) fn resize(&self, bytes: u64) {
+        let status = Command::new("mount")
+            .args(["-o", &format!("remount,size={bytes}")])
+            .arg(&self.at)
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Writes a file that leaves no room.
+    pub(crate) fn fill(&self, path: &Path) {
+        let mut file = fs::File::create(path).unwrap();
+        let mut block = vec![0x5a; 1 << 20];
+        while !block.is_empty() {
+            if file.write_all(&block).is_err() {
+                block.truncate(block.len() / 2);
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.at, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+/// Runs a script as the host has the guest run it; what it printed, or said when it failed.
+fn sh(script: &str, folder: &Path, input: &str) -> Result<Vec<u8>, String> {
     let mut child = Command::new("sh")
         .args(["-c", script, "sh"])
         .arg(folder)
         .env("LC_ALL", "C")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{script}");
-    output.stdout
+    if output.status.success() {
+        Ok(output.stdout)
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
 }

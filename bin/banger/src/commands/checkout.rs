@@ -139,7 +139,7 @@ impl Sent {
         }
         if self.tools {
             // Best effort: the VM is as good without.
-            drop(in_guest(&self.target, TOOLS, GUEST_PATH).await);
+            drop(in_guest(&self.target, TOOLS, GUEST_PATH.as_ref()).await);
         }
         Ok(())
     }

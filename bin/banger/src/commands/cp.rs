@@ -200,12 +200,7 @@ pub(crate) async fn cp(context: &Context<'_>, args: CpArgs) -> CommandResult {
 /// Says what was left out.
 fn told(context: &Context<'_>, done: &FilesDone) -> CommandResult {
     for problem in &done.problems {
-        let shown = |text: &str| banger_guest_proto::shown(text.as_bytes());
-        context.ui.note(&format!(
-            "not copied: {}: {}",
-            shown(&problem.path),
-            shown(&problem.what)
-        ));
+        context.ui.note(&problem.sentence());
     }
     if done.more_problems > 0 {
         context.ui.note(&format!("and {} more", done.more_problems));
@@ -258,20 +253,20 @@ async fn over<T: Send + 'static>(
 pub(crate) fn failed(error: &TransferError) -> CommandError {
     let (code, hint) = match error {
         TransferError::OldAgent { .. } => (
-            ErrorCode::VersionMismatch,
-            Some("stop the VM and start it again: it then gets the agent of this banger"),
+            ErrorCode::AgentTooOld,
+            Some("restart the VM: it then boots with this banger's agent"),
         ),
         TransferError::Refused(refusal) => match refusal.code {
             AgentErrorCode::FileNotFound => (ErrorCode::FileNotFound, None),
-            AgentErrorCode::DiskFull => (
-                ErrorCode::DiskFull,
-                Some("make room in the guest; `banger vm exec VM -- df -h` shows where"),
-            ),
+            AgentErrorCode::DiskFull => {
+                (ErrorCode::DiskFull, Some(super::workspace::ROOM_IN_GUEST))
+            }
             _ => (ErrorCode::CopyFailed, None),
         },
-        TransferError::Receive(banger_files::ReceiveError::Full { .. }) => {
-            (ErrorCode::DiskFull, None)
-        }
+        TransferError::Receive(banger_files::ReceiveError::Full { .. }) => (
+            ErrorCode::DiskFull,
+            Some("make room here, or name another folder"),
+        ),
         TransferError::Connection(_) => (
             ErrorCode::AgentUnreachable,
             Some("the VM may have stopped; `banger vm show VM` tells"),
@@ -318,8 +313,7 @@ fn put_files(
         Ok(())
     })
     .map_err(|error| failed(&error))?;
-    done.problems.extend(left_out.problems);
-    done.more_problems += left_out.more_problems;
+    done.with_senders(left_out);
     Ok(done)
 }
 
@@ -406,6 +400,7 @@ fn get_files(
     }
     let policy = Policy {
         exact: false,
+        unseen: false,
         special_bits: false,
         first_names: known.then_some(names),
     };
@@ -413,8 +408,7 @@ fn get_files(
     let request = GetFiles { sources };
     let got = get(stream, request, &|bytes| progress.add(bytes), receiver);
     let (there, mut done) = got.map_err(|error| failed(&error))?;
-    done.problems.extend(there.problems);
-    done.more_problems += there.more_problems;
+    done.with_senders(there);
     Ok(done)
 }
 

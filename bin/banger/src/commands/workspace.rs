@@ -1,7 +1,8 @@
 //! `vm workspace`: a git checkout into a VM, and its commits back.
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{self, Read, Seek};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -126,10 +127,17 @@ async fn prepare_command(context: &Context<'_>, args: PrepareArgs) -> CommandRes
             .connect_guest(&args.vm, Readiness::Reachable, None)
             .await?,
     );
-    let folder = target.path.display().to_string();
-    if !args.dry_run {
+    let folder = target.path.to_str().map(str::to_owned);
+    if args.readonly && folder.is_none() {
+        let what = format!(
+            "`{}` cannot be made read-only: it is no text",
+            target.path.display()
+        );
+        return Err(CommandError::new(ErrorCode::InvalidArgument, what));
+    }
+    if let Some(folder) = folder.as_deref().filter(|_| !args.dry_run) {
         // A folder that is read-only for the guest's programs is so for the agent, too.
-        make_writable(&target, &folder).await?;
+        make_writable(&target, folder).await?;
     }
     let how = How {
         force: args.force,
@@ -137,7 +145,7 @@ async fn prepare_command(context: &Context<'_>, args: PrepareArgs) -> CommandRes
     };
     let progress = Progress::new(None, !context.ui.is_json());
     let prepared = put(target.clone(), Arc::new(checkout), how, progress).await?;
-    if args.readonly && !args.dry_run {
+    if let Some(folder) = folder.filter(|_| args.readonly && !args.dry_run) {
         make_read_only(&target, &folder).await?;
     }
     context.ui.result(&prepared, |prepared| {
@@ -225,6 +233,9 @@ fn listed(prepared: &Prepared) -> String {
     lines.join("\n")
 }
 
+/// What to do about a repository that git does not trust.
+const TRUST: &str = "it belongs to another user; `git config --global --add safe.directory PATH` says that you trust it";
+
 pub(super) fn checkout_failed(error: &CheckoutError) -> CommandError {
     let told = CommandError::because(
         ErrorCode::InvalidArgument,
@@ -232,10 +243,14 @@ pub(super) fn checkout_failed(error: &CheckoutError) -> CommandError {
         error,
     );
     match error {
-        CheckoutError::NotACheckout { source, .. } if source.to_string().contains("dubious ownership") => {
-            told.hint("it belongs to another user; `git config --global --add safe.directory PATH` says that you trust it")
+        CheckoutError::NotACheckout { source, .. } | CheckoutError::Git(source)
+            if source.is_of_another_user() =>
+        {
+            told.hint(TRUST)
         }
-        CheckoutError::NotACheckout { .. } => told.hint("name a folder in a git checkout; `banger vm cp` copies any folder"),
+        CheckoutError::NotACheckout { .. } => {
+            told.hint("name a folder in a git checkout; `banger vm cp` copies any folder")
+        }
         CheckoutError::Submodules { .. } => told.hint("use --mode full_copy"),
         CheckoutError::Git(banger_workspace::GitError::Start(_)) => told.hint("install git"),
         _ => told,
@@ -291,6 +306,12 @@ fn prepare_failed(error: &PrepareError, target: &Target) -> CommandError {
     }
 }
 
+/// What a program says that finds no room.
+const FULL: &str = "No space left on device";
+/// What to do about it.
+pub(super) const ROOM_IN_GUEST: &str =
+    "make room in the guest; `banger vm exec VM -- df -h` shows where";
+
 /// What a guest may say in answer to a short question.
 const SHORT: u64 = 16 << 20;
 /// The most that `diff` prints, in bytes.
@@ -298,12 +319,12 @@ const LONGEST_DIFF: u64 = 1 << 30;
 /// How long a guest may say nothing: git counts before it packs, and guests may be slow.
 const SILENCE: Duration = Duration::from_secs(600);
 
-/// Runs a script in the guest with the folder as its argument. The answer is its code, and what it said
+/// Runs a script in the guest with the folder, any bytes, as its argument. The answer is its code, and what it said
 /// on standard output, or on standard error when it failed.
 pub(super) async fn in_guest(
     target: &Target,
     script: &str,
-    folder: &str,
+    folder: &Path,
 ) -> Result<(u8, Vec<u8>), CommandError> {
     let mut said = vec![];
     let answer = ask(target, shell(script, folder), "", &mut said, SHORT).await?;
@@ -311,9 +332,19 @@ pub(super) async fn in_guest(
     Ok((code, if code == 0 { said } else { answer.stderr }))
 }
 
-/// A script with the folder as its argument.
-fn shell(script: &str, folder: &str) -> ExecRequest {
-    let mut request = ExecRequest::own(["sh", "-c", script, "sh", folder]);
+/// A script with the folder as its argument. Arguments are text: what is none goes as printf(1) has it, with a letter that
+/// keeps a line's end at its end.
+fn shell(script: &str, folder: &Path) -> ExecRequest {
+    let mut request = match folder.to_str() {
+        Some(folder) => ExecRequest::own(["sh", "-c", script, "sh", folder]),
+        None => {
+            let bytes = folder.as_os_str().as_bytes().iter();
+            let octal: String = bytes.map(|byte| format!("\\0{byte:03o}")).collect();
+            let unpack =
+                format!("set -- \"$(printf '%bx' \"$1\")\"; set -- \"${{1%x}}\"\n{script}");
+            ExecRequest::own(["sh", "-c", &unpack, "sh", &octal])
+        }
+    };
     request.env = vec![("LC_ALL".to_owned(), "C".to_owned())];
     request
 }
@@ -336,8 +367,22 @@ async fn ask<W: AsyncWrite + Unpin>(
     let answered = answer(stream, &request, input.as_bytes(), to, bounds).await;
     answered.map_err(|error| {
         let what = "the guest did not do it";
-        let told = CommandError::because(ErrorCode::ExecFailed, what, &error);
+        let code = match &error {
+            AnswerError::Write(error) if error.kind() == io::ErrorKind::StorageFull => {
+                ErrorCode::DiskFull
+            }
+            AnswerError::GuestGone | AnswerError::Connection(_) => ErrorCode::AgentUnreachable,
+            _ => ErrorCode::ExecFailed,
+        };
+        let told = CommandError::because(code, what, &error);
         match error {
+            AnswerError::Write(_) if code == ErrorCode::DiskFull => {
+                told.hint("make room here; XDG_CACHE_HOME says where what comes is put")
+            }
+            AnswerError::GuestGone | AnswerError::Connection(_) => told.hint(format!(
+                "`banger vm show {}` says how the VM is; the command said again begins anew",
+                target.vm
+            )),
             AnswerError::TooMuch { .. } => told
                 .hint("look at what the guest has: `banger vm exec`; `pull --max-size` takes more"),
             _ => told,
@@ -355,15 +400,23 @@ fn scratch(staging: &Staging) -> Result<(File, tokio::fs::File), CommandError> {
 }
 
 /// What the guest has, with the work that is not committed as one more commit.
-async fn snapshot(target: &Target, folder: &str) -> Result<GuestRefs, CommandError> {
+async fn snapshot(target: &Target, folder: &Path) -> Result<GuestRefs, CommandError> {
     let (code, output) = in_guest(target, SNAPSHOT, folder).await?;
     if code != 0 {
         let said = banger_guest_proto::shown(String::from_utf8_lossy(&output).trim().as_bytes());
         let mut told = CommandError::new(
             ErrorCode::ExecFailed,
-            format!("git in the guest could not say what `{folder}` holds"),
+            format!(
+                "git in the guest could not say what `{}` holds",
+                folder.display()
+            ),
         );
+        let is_full = said.contains(FULL);
         told.0.causes.push(said);
+        if is_full {
+            told.0.code = ErrorCode::DiskFull;
+            return Err(told.hint(ROOM_IN_GUEST));
+        }
         return Err(told.hint(
             "it needs git in the guest and a checkout there; `banger vm cp` copies files without",
         ));
@@ -372,12 +425,17 @@ async fn snapshot(target: &Target, folder: &str) -> Result<GuestRefs, CommandErr
 }
 
 fn pull_failed(error: &PullError) -> CommandError {
-    let told = CommandError::because(
-        ErrorCode::CopyFailed,
-        "the guest's commits were not taken",
-        error,
-    );
+    let code = if error.is_disk_full() {
+        ErrorCode::DiskFull
+    } else {
+        ErrorCode::CopyFailed
+    };
+    let told = CommandError::because(code, "the guest's commits were not taken", error);
     match error {
+        _ if error.is_disk_full() => {
+            told.hint("make room where the repository is, and pull again: nothing was changed")
+        }
+        PullError::Git(source) if source.is_of_another_user() => told.hint(TRUST),
         PullError::BranchExists { .. } => told.hint("name another branch with --branch"),
         _ => told,
     }
@@ -396,8 +454,8 @@ async fn target(
 
 async fn diff(context: &Context<'_>, args: DiffArgs) -> CommandResult {
     let target = target(context, &args.vm, args.guest_path).await?;
-    let folder = target.path.display().to_string();
-    let refs = snapshot(&target, &folder).await?;
+    let folder = target.path.as_path();
+    let refs = snapshot(&target, folder).await?;
     let Some(tip) = refs.tip() else { return Ok(0) };
     let base = refs.base().map_or_else(
         || "$(git hash-object -t tree /dev/null)".to_owned(),
@@ -409,7 +467,7 @@ async fn diff(context: &Context<'_>, args: DiffArgs) -> CommandResult {
         "cd \"$1\" && git -c core.hooksPath=/dev/null --no-pager diff --no-ext-diff --no-textconv --no-color {flags} {base} {tip}"
     );
     let (mut file, mut to) = scratch(&staging(context)?)?;
-    let answer = ask(&target, shell(&script, &folder), "", &mut to, LONGEST_DIFF).await?;
+    let answer = ask(&target, shell(&script, folder), "", &mut to, LONGEST_DIFF).await?;
     if !answer.status.success() {
         return Err(CommandError::new(
             ErrorCode::ExecFailed,
@@ -464,7 +522,7 @@ async fn pull(context: &Context<'_>, args: BackArgs) -> CommandResult {
         let at = target.path.join(path.as_path());
         // One that is not there now has nothing to bring.
         let is_there = r#"[ -e "$1/.git" ]"#;
-        let (code, _) = in_guest(&target, is_there, &at.display().to_string()).await?;
+        let (code, _) = in_guest(&target, is_there, &at).await?;
         if code == 0 {
             let refs = pull_one(&target, &at, git, None, (&staging, most)).await?;
             let path = path.to_string();
@@ -488,8 +546,7 @@ async fn pull_one(
     branch: Option<String>,
     (staging, most): (&Staging, u64),
 ) -> Result<Vec<Pulled>, CommandError> {
-    let folder = folder.display().to_string();
-    let refs = snapshot(target, &folder).await?;
+    let refs = snapshot(target, folder).await?;
     let (one, two) = (git.clone(), refs.clone());
     let name = target.vm.clone();
     let input =
@@ -497,12 +554,14 @@ async fn pull_one(
     let mut pack = None;
     if let Some(input) = input {
         let (file, mut to) = scratch(staging)?;
-        let answer = ask(target, shell(PACK, &folder), &input, &mut to, most).await?;
+        let answer = ask(target, shell(PACK, folder), &input, &mut to, most).await?;
         if !answer.status.success() {
-            return Err(CommandError::new(
-                ErrorCode::ExecFailed,
-                "git in the guest could not send its commits",
-            ));
+            let what = "git in the guest could not send its commits";
+            let mut told = CommandError::new(ErrorCode::ExecFailed, what);
+            told.0
+                .causes
+                .push(banger_guest_proto::shown(answer.stderr.trim_ascii()));
+            return Err(told);
         }
         pack = Some(file);
     }
@@ -511,7 +570,7 @@ async fn pull_one(
         fetch(&git, &name, &refs, pack, branch.as_deref()).map_err(|error| pull_failed(&error))
     })
     .await?;
-    note_pulled(target, &folder, &pulled).await;
+    note_pulled(target, folder, &pulled).await;
     Ok(pulled)
 }
 
@@ -544,7 +603,7 @@ fn brought(result: &PullResult) -> String {
 
 /// Tells the guest what is here now, so that nobody is warned of losing it. Best effort: who is warned in
 /// vain loses nothing.
-async fn note_pulled(target: &Target, folder: &str, pulled: &[Pulled]) {
+async fn note_pulled(target: &Target, folder: &Path, pulled: &[Pulled]) {
     let input: String = pulled.iter().map(|one| one.note(&target.vm)).collect();
     if !input.is_empty() {
         let mut said = vec![];
@@ -554,8 +613,12 @@ async fn note_pulled(target: &Target, folder: &str, pulled: &[Pulled]) {
 
 fn find(path: &Path) -> Result<Git, CommandError> {
     repository(path).map_err(|error| {
-        CommandError::because(ErrorCode::InvalidArgument, format!("`{}` is in no git repository", path.display()), &error)
-            .hint("run it in the repository that the workspace came from, or name it: `banger vm workspace pull VM PATH`")
+        let what = format!("`{}` is in no git repository that can be used", path.display());
+        let told = CommandError::because(ErrorCode::InvalidArgument, what, &error);
+        match &error {
+            PullError::Git(source) if source.is_of_another_user() => told.hint(TRUST),
+            _ => told.hint("run it in the repository that the workspace came from, or name it: `banger vm workspace pull VM PATH`"),
+        }
     })
 }
 

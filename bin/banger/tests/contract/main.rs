@@ -179,6 +179,37 @@ fn errors_and_their_exit_codes() {
     );
 }
 
+/// Nothing is sent from or taken into a repository that git does not trust, and what to do is said, whatever the language here.
+#[test]
+fn a_repository_of_another_user_is_told_apart() {
+    let stand_in = StandIn::new(world::answers());
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().to_str().unwrap();
+    let init = std::process::Command::new("git")
+        .args(["init", "-q", path])
+        .status();
+    assert!(init.unwrap().success());
+    for args in [
+        &["vm", "workspace", "prepare", "demo", path][..],
+        &["vm", "workspace", "pull", "demo", path],
+        &["vm", "run", path],
+    ] {
+        let mut command = stand_in.command(args);
+        // git's own tests have it so.
+        command
+            .env("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+            .env("LC_ALL", "de_DE.UTF-8");
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{args:?}");
+        assert!(said.contains("dubious ownership"), "{args:?}: {said}");
+        assert!(
+            said.contains("safe.directory PATH` says that you trust it"),
+            "{args:?}: {said}"
+        );
+    }
+}
+
 /// JSON errors are one shape, and it is the API's.
 #[test]
 fn json_errors_keep_to_their_schema() {

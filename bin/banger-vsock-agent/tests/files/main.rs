@@ -1,6 +1,8 @@
 //! Copies between the host's client and the agent: real files, over a socket pair in place of vsock.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod faults;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -55,21 +57,41 @@ fn put_request(target: WirePath) -> PutFiles {
 
 /// Copies a file or folder in.
 fn copy_in(from: &Path, to: &Path) -> Result<(FilesDone, FilesDone), TransferError> {
+    copy_in_watched(from, to, &|_, _| {})
+}
+
+/// The same, telling of the bytes that go, and over what.
+fn copy_in_watched(
+    from: &Path,
+    to: &Path,
+    progress: &dyn Fn(&UnixStream, u64),
+) -> Result<(FilesDone, FilesDone), TransferError> {
     let (_agent, stream) = Agent::start();
     let (folder, at, name) = source(from).unwrap();
     let name = RelPath::new(name).unwrap();
-    put(&stream, put_request(wire(to)), &|_| {}, |sender| {
+    let told = |count| progress(&stream, count);
+    put(&stream, put_request(wire(to)), &told, |sender| {
         Ok(sender.send(folder.as_fd(), &at, &name)?)
     })
 }
 
 /// Copies a file or folder out.
 fn copy_out(from: &Path, to: &Path) -> Result<(FilesDone, FilesDone), TransferError> {
+    copy_out_watched(from, to, &|_, _| {})
+}
+
+/// The same, telling of the bytes that come, and over what.
+fn copy_out_watched(
+    from: &Path,
+    to: &Path,
+    progress: &dyn Fn(&UnixStream, u64),
+) -> Result<(FilesDone, FilesDone), TransferError> {
     let (_agent, stream) = Agent::start();
     let request = GetFiles {
         sources: vec![wire(from)],
     };
-    get(&stream, request, &|_| {}, receiver(from, to))
+    let told = |count| progress(&stream, count);
+    get(&stream, request, &told, receiver(from, to))
 }
 
 fn receiver(from: &Path, to: &Path) -> Receiver {
