@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod agent;
+mod older;
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
