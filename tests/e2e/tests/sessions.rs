@@ -348,6 +348,55 @@ fn a_failure_starts_again_until_it_is_stopped_and_what_ignores_its_end_is_killed
 }
 
 #[test]
+fn whoever_is_attached_is_told_that_the_vm_has_gone_and_where_to_go_on() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(SMALL);
+    for end in ["stop", "kill"] {
+        let script = "echo up; while sleep 1; do echo tick; done";
+        let flags = [
+            "--name",
+            end,
+            "--stdin-mode",
+            "pipe",
+            "--",
+            "sh",
+            "-c",
+            script,
+        ];
+        ok(&banger, &vm, "start", &flags);
+        let mut attached = client(&banger, &vm, "attach", &[end]);
+        let mut follower = client(&banger, &vm, "logs", &[end, "--follow"]);
+        attached.hear("tick\n");
+        follower.hear("tick\n");
+        vm.sh("sync");
+        banger.ok(&["vm", end, &vm.name]);
+        let (_, ended) = attached.end_with_bytes();
+        // A clean stop ends the session first, which is an end like others.
+        assert_ne!(ended.code, 0, "{end}: {}", ended.stderr);
+        if end == "kill" {
+            ended.assert_failed(end, 125, &["agent_unreachable", "--from", "vm show"]);
+        }
+        let (_, cut) = follower.end_with_bytes();
+        assert!(
+            end == "stop" || cut.stderr.contains("--from"),
+            "{end}: {}",
+            cut.stderr
+        );
+        assert!(!cut.stderr.contains("panicked"), "{}", cut.stderr);
+        banger.ok(&["vm", "start", "--wait", "reachable", &vm.name]);
+        let info = show(&banger, &vm, end);
+        assert!(
+            ["cut", "ended"].contains(&info["state"].as_str().unwrap_or_default()),
+            "{info}"
+        );
+        assert!(
+            ok(&banger, &vm, "logs", &[end]).starts_with("up\n"),
+            "{end}"
+        );
+    }
+}
+
+#[test]
 fn every_byte_comes_once_while_clients_and_daemons_are_killed() {
     let banger = Banger::from_env();
     let vm = banger.vm(SMALL);

@@ -52,12 +52,28 @@ fn repository() -> tempfile::TempDir {
     place
 }
 
-/// What this side has put aside to send or to take in.
-fn staged() -> Vec<PathBuf> {
+/// Where this side puts aside what it sends or takes in.
+fn staging() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").expect("set by scripts/e2e-tests");
-    let entries = fs::read_dir(Path::new(&cache).join("banger/staging"));
-    let entries = entries.into_iter().flatten();
+    Path::new(&cache).join("banger/staging")
+}
+
+/// What is there.
+fn staged() -> Vec<PathBuf> {
+    let entries = fs::read_dir(staging()).into_iter().flatten();
     entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+/// The size of the largest file that somebody writes below a folder and that has no name yet.
+fn arriving(folder: &Path) -> u64 {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let files = processes.flat_map(|process| fs::read_dir(process.path().join("fd")));
+    let files = files.flatten().flatten().map(|entry| entry.path());
+    let below = |path: &PathBuf| fs::read_link(path).is_ok_and(|to| to.starts_with(folder));
+    let sizes = files
+        .filter(below)
+        .filter_map(|path| Some(fs::metadata(path).ok()?.len()));
+    sizes.max().unwrap_or_default()
 }
 
 /// The exit code of a client that SIGKILL ended.
@@ -74,8 +90,19 @@ enum End {
 
 /// Starts the command, waits until bytes of it are in the guest, has something end, and gives how the command ended.
 fn cut(banger: &Banger, vm: &Vm, args: &[&str], begun: &str, end: End) -> i32 {
-    let client = Client::start(banger, args);
     let is_begun = || vm.exec(&["sh", "-c", begun]).code == 0;
+    cut_when(banger, vm, args, is_begun, end)
+}
+
+/// The same, waiting for something else.
+fn cut_when(
+    banger: &Banger,
+    vm: &Vm,
+    args: &[&str],
+    is_begun: impl FnMut() -> bool,
+    end: End,
+) -> i32 {
+    let client = Client::start(banger, args);
     until("the transfer has begun", Duration::from_secs(60), is_begun);
     match end {
         End::Daemon => banger.kill_daemon(),
@@ -168,5 +195,123 @@ fn a_file_that_is_cut_off_is_the_old_one_or_none_until_it_is_whole() {
             "",
             "{end:?}"
         );
+    }
+}
+
+#[test]
+fn what_comes_out_is_whole_or_what_was_there_before() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(SMALL);
+    let place = tempfile::tempdir().unwrap();
+    vm.sh("head -c 96M /dev/urandom >/root/file; sync");
+    let sum = vm.sh("sha256sum /root/file");
+    let sum = sum.split(' ').next().unwrap();
+    let from = format!("{}:/root/file", vm.name);
+    let to = place.path().join("file");
+    let copy = ["vm", "cp", &from, to.to_str().unwrap()];
+    for (end, old) in [
+        (End::Daemon, Some("old")),
+        (End::Client, None),
+        (End::Stop, None),
+        (End::Vmm, Some("old")),
+    ] {
+        let _ = fs::remove_file(&to);
+        if let Some(old) = old {
+            fs::write(&to, old).unwrap();
+        }
+        let is_begun = || arriving(place.path()) > 1 << 20;
+        let code = cut_when(&banger, &vm, &copy, is_begun, end);
+        let there = fs::read(&to).ok();
+        if there.as_deref().map(digest).as_deref() != Some(sum) {
+            assert_ne!(code, 0, "{end:?}");
+            assert_eq!(
+                there.as_deref(),
+                old.map(str::as_bytes),
+                "{end:?}: half a file"
+            );
+        }
+        let names: Vec<_> = fs::read_dir(place.path()).unwrap().collect();
+        assert!(names.len() <= 1, "{end:?}: {names:?}");
+        banger.ok(&copy);
+        assert_eq!(digest(&fs::read(&to).unwrap()), sum, "{end:?}");
+    }
+}
+
+#[test]
+fn a_pull_that_is_cut_off_takes_nothing_and_the_next_takes_all() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(&["--wait", "reachable"]);
+    let place = tempfile::tempdir().unwrap();
+    let repo = place.path();
+    git(repo, &["init", "-q", "-b", "main"]);
+    fs::write(repo.join("a.txt"), "one\n").unwrap();
+    git(repo, &["add", "-A"]);
+    git(repo, &["commit", "-qm", "first"]);
+    let path = repo.to_str().unwrap();
+    banger.ok(&["vm", "workspace", "prepare", &vm.name, path]);
+    let pull = ["vm", "workspace", "pull", &vm.name, path];
+    let refs = || git(repo, &["for-each-ref", "refs/banger"]);
+    for end in [End::Daemon, End::Client, End::Stop, End::Vmm] {
+        vm.sh("cd /root/repo && head -c 48M /dev/urandom >large && git add large && git -c core.compression=0 commit -qm large && sync");
+        let commit = vm.sh("cd /root/repo && git rev-parse HEAD");
+        let before = refs();
+        let is_begun = || arriving(&staging()) > 1 << 20;
+        let code = cut_when(&banger, &vm, &pull, is_begun, end);
+        if code != 0 {
+            assert_eq!(refs(), before, "{end:?}");
+        }
+        let objects = fs::read_dir(repo.join(".git/objects")).unwrap();
+        let names = objects.map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = names
+            .filter(|name| name.to_string_lossy().starts_with("tmp"))
+            .collect();
+        assert!(left.is_empty(), "{end:?}: {left:?}");
+        assert_eq!(staged(), Vec::<PathBuf>::new(), "{end:?}");
+        banger.ok(&pull);
+        let name = format!("refs/banger/{}/heads/main", vm.name);
+        assert_eq!(git(repo, &["rev-parse", &name]), commit, "{end:?}");
+        git(repo, &["fsck", "--strict", "--no-dangling"]);
+    }
+}
+
+#[test]
+fn a_run_whose_checkout_is_cut_off_leaves_a_vm_that_takes_it_again() {
+    let banger = Banger::from_env();
+    let place = repository();
+    let path = place.path().to_str().unwrap();
+    let head = git(place.path(), &["rev-parse", "HEAD"]);
+    for end in [End::Daemon, End::Client] {
+        let name = format!("cut-{end:?}-{}", std::process::id()).to_lowercase();
+        let client = Client::start(&banger, &["vm", "run", "-d", "--name", &name, path]);
+        let begun = "test -d /root/repo && test $(du -sk /root/repo | cut -f1) -gt 2000";
+        let exec = ["vm", "exec", &name, "--", "sh", "-c", begun];
+        let is_begun = || banger.run(&exec).code == 0;
+        until("the transfer has begun", Duration::from_secs(300), is_begun);
+        let vm = banger.adopt(&name);
+        match end {
+            End::Daemon => banger.kill_daemon(),
+            _ => client.signal(Signal::KILL),
+        }
+        let ran = client.end();
+        assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
+        if ran.code != 0 {
+            assert!(
+                end == End::Client || ran.stderr.contains("error"),
+                "{}",
+                ran.stderr
+            );
+            banger.ok(&[
+                "vm",
+                "workspace",
+                "prepare",
+                &name,
+                path,
+                "--include-untracked",
+            ]);
+        }
+        let state = vm.sh(
+            "cd /root/repo && git fsck --strict --no-dangling 2>&1 && git status --porcelain && git rev-parse HEAD",
+        );
+        assert_eq!(state, head, "{end:?}");
     }
 }
