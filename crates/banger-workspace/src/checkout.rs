@@ -96,6 +96,21 @@ pub enum CheckoutError {
     Io(#[source] std::io::Error),
 }
 
+impl CheckoutError {
+    /// Whether there was no room here for what is made of it.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Git(error) => error.is_disk_full(),
+            Self::Io(error) => matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+            _ => false,
+        }
+    }
+}
+
 impl From<GitError> for CheckoutError {
     fn from(error: GitError) -> Self {
         Self::Git(error)

@@ -22,21 +22,28 @@ pub enum GitError {
     },
 }
 
+/// Whether that is what git, or a program beside it, says when it finds no room.
+#[must_use]
+pub fn says_disk_full(said: &str) -> bool {
+    let words = [
+        "No space left on device",
+        "Out of diskspace",
+        "Disk quota exceeded",
+    ];
+    words.iter().any(|words| said.contains(words))
+}
+
 impl GitError {
     /// Whether git refused because the repository belongs to another user (`safe.directory`, git-config(1)).
     #[must_use]
     pub fn is_of_another_user(&self) -> bool {
-        self.says("dubious ownership")
+        matches!(self, Self::Failed { stderr, .. } if stderr.contains("dubious ownership"))
     }
 
     /// Whether there was no room here for what git writes.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
-        self.says("No space left on device") || self.says("Disk quota exceeded")
-    }
-
-    fn says(&self, what: &str) -> bool {
-        matches!(self, Self::Failed { stderr, .. } if stderr.contains(what))
+        matches!(self, Self::Failed { stderr, .. } if says_disk_full(stderr))
     }
 }
 

@@ -17,7 +17,7 @@ mod transfer;
 mod unpulled;
 
 pub use checkout::{CheckoutError, Collected, Mode, Options};
-pub use git::{Git, GitError};
+pub use git::{Git, GitError, says_disk_full};
 pub use manifest::{Head, Manifest};
 pub use plan::{Lost, LostReason, Step, plan};
 pub use prepare::{GuestRepo, How, PrepareError, Prepared, SentFile, prepare};

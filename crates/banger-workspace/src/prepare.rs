@@ -404,21 +404,21 @@ pub fn prepare(
     }
     // Without files, those that are there stay as they are.
     let without_files = checkout.git.mode == Mode::MetadataOnly.as_str();
-    let asked = if without_files {
-        BTreeSet::new()
-    } else {
-        questions(&checkout.entries, &before, force)
-    };
-    let found = if there && !asked.is_empty() {
-        guest.list(guest.wire(), &asked)?
-    } else {
-        Entries::new()
-    };
     let (entries, (steps, lost)) = if without_files {
         (sent.entries.clone(), (vec![], vec![]))
     } else {
+        let asked = questions(&checkout.entries, &before, force);
+        let found = if there && !asked.is_empty() {
+            guest.list(guest.wire(), &asked)?
+        } else {
+            Entries::new()
+        };
+        drop(asked);
+        let planned = plan(&checkout.entries, &before, &found, force);
+        // Of very many files each such list takes a lot.
+        drop((before, found));
         stays.extend(checkout.entries.clone());
-        (stays, plan(&checkout.entries, &before, &found, force))
+        (stays, planned)
     };
     let with_git = state.manifest.is_none() || sent.git != checkout.git || force;
     let moved = state

@@ -20,6 +20,18 @@ fn long() -> String {
     "x".repeat(8_000_000)
 }
 
+/// Bytes that nothing compresses.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 40) as u8
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
 /// A place in which a large file comes first, and some that something may happen to while it goes.
 fn with_a_large_file() -> Place {
     let place = Place::filled();
@@ -386,6 +398,30 @@ fn a_pull_that_is_cut_off_takes_nothing_and_leaves_nothing() {
 }
 
 #[test]
+fn a_full_disk_here_is_said_before_anything_is_sent() {
+    let place = Place::filled();
+    fs::write(place.host().join("noise"), noise(1_000_000)).unwrap();
+    git(&place.host(), &["add", "-A"]);
+    git(&place.host(), &["commit", "-qm", "large"]);
+    let staging = place.folder.path().join("staging");
+    fs::create_dir(&staging).unwrap();
+    let disk = match SmallDisk::at(&staging, 512 << 10) {
+        Ok(disk) => disk,
+        Err(why) => return println!("SKIPPED(a full disk): {why}"),
+    };
+    let refused = place.put(&Options::default(), How::default()).unwrap_err();
+    let PrepareError::Checkout(error) = &refused else {
+        panic!("{refused:?}")
+    };
+    assert!(error.is_disk_full(), "{error:?}");
+    assert!(!place.guest().exists());
+    assert_eq!(fs::read_dir(&staging).unwrap().count(), 0);
+    disk.resize(64 << 20);
+    place.ok();
+    place.same();
+}
+
+#[test]
 fn a_full_disk_here_is_said_and_a_pull_leaves_nothing_on_it() {
     let place = Place::new();
     let disk = match SmallDisk::at(&place.host(), 4 << 20) {
@@ -398,16 +434,7 @@ fn a_full_disk_here_is_said_and_a_pull_leaves_nothing_on_it() {
     git(&host, &["add", "-A"]);
     git(&host, &["commit", "-qm", "first"]);
     place.ok();
-    let mut state = 1_u64;
-    let noise: Vec<u8> = (0..8_000_000)
-        .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            (state >> 40) as u8
-        })
-        .collect();
-    fs::write(guest.join("noise"), noise).unwrap();
+    fs::write(guest.join("noise"), noise(8_000_000)).unwrap();
     git(&guest, &["add", "-A"]);
     git(&guest, &["commit", "-qm", "large"]);
     let here = repository(&host).unwrap();

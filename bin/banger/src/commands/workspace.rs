@@ -17,7 +17,7 @@ use banger_guest_proto::ExecRequest;
 use banger_workspace::{
     CheckoutError, Collected, Git, GuestRefs, GuestRepo, How, NOTE_PULLED, Options, PACK,
     PrepareError, Prepared, PullError, Pulled, SNAPSHOT, Staging, fetch, prepare, repository,
-    submodules, wanted,
+    says_disk_full, submodules, wanted,
 };
 use tokio::io::AsyncWrite;
 use tokio::runtime::Handle;
@@ -233,10 +233,16 @@ fn listed(prepared: &Prepared) -> String {
     lines.join("\n")
 }
 
+/// What to do when there is no room for what is put aside.
+const ROOM_HERE: &str = "make room here; XDG_CACHE_HOME says where what is sent or comes is put";
 /// What to do about a repository that git does not trust.
 const TRUST: &str = "it belongs to another user; `git config --global --add safe.directory PATH` says that you trust it";
 
 pub(super) fn checkout_failed(error: &CheckoutError) -> CommandError {
+    if error.is_disk_full() {
+        let what = "the checkout cannot be made ready to be sent";
+        return CommandError::because(ErrorCode::DiskFull, what, error).hint(ROOM_HERE);
+    }
     let told = CommandError::because(
         ErrorCode::InvalidArgument,
         "there is no checkout to send",
@@ -306,9 +312,7 @@ fn prepare_failed(error: &PrepareError, target: &Target) -> CommandError {
     }
 }
 
-/// What a program says that finds no room.
-const FULL: &str = "No space left on device";
-/// What to do about it.
+/// What to do when there is no room in a guest.
 pub(super) const ROOM_IN_GUEST: &str =
     "make room in the guest; `banger vm exec VM -- df -h` shows where";
 
@@ -376,9 +380,7 @@ async fn ask<W: AsyncWrite + Unpin>(
         };
         let told = CommandError::because(code, what, &error);
         match error {
-            AnswerError::Write(_) if code == ErrorCode::DiskFull => {
-                told.hint("make room here; XDG_CACHE_HOME says where what comes is put")
-            }
+            AnswerError::Write(_) if code == ErrorCode::DiskFull => told.hint(ROOM_HERE),
             AnswerError::GuestGone | AnswerError::Connection(_) => told.hint(format!(
                 "`banger vm show {}` says how the VM is; the command said again begins anew",
                 target.vm
@@ -411,7 +413,7 @@ async fn snapshot(target: &Target, folder: &Path) -> Result<GuestRefs, CommandEr
                 folder.display()
             ),
         );
-        let is_full = said.contains(FULL);
+        let is_full = says_disk_full(&said);
         told.0.causes.push(said);
         if is_full {
             told.0.code = ErrorCode::DiskFull;
@@ -432,9 +434,7 @@ fn pull_failed(error: &PullError) -> CommandError {
     };
     let told = CommandError::because(code, "the guest's commits were not taken", error);
     match error {
-        _ if error.is_disk_full() => {
-            told.hint("make room where the repository is, and pull again: nothing was changed")
-        }
+        _ if error.is_disk_full() => told.hint("make room where the repository is, and pull again"),
         PullError::Git(source) if source.is_of_another_user() => told.hint(TRUST),
         PullError::BranchExists { .. } => told.hint("name another branch with --branch"),
         _ => told,
@@ -464,7 +464,7 @@ async fn diff(context: &Context<'_>, args: DiffArgs) -> CommandResult {
     let flags = if args.stat { "--stat" } else { "" };
     // The ids were checked to be ids.
     let script = format!(
-        "cd \"$1\" && git -c core.hooksPath=/dev/null --no-pager diff --no-ext-diff --no-textconv --no-color {flags} {base} {tip}"
+        "cd \"$1\" && git -c core.hooksPath=/dev/null -c safe.directory='*' --no-pager diff --no-ext-diff --no-textconv --no-color {flags} {base} {tip}"
     );
     let (mut file, mut to) = scratch(&staging(context)?)?;
     let answer = ask(&target, shell(&script, folder), "", &mut to, LONGEST_DIFF).await?;
@@ -656,6 +656,22 @@ mod tests {
                 path: "lib".to_owned(),
                 refs: vec![one("tags/v1", true)],
             }],
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_no_text_arrives_as_it_is() {
+        for bytes in [
+            &b"/root/text"[..],
+            b"/root/caf\xe9",
+            b"/root/a\xff\n",
+            b"/root/\\n%s \xfe'$(x)\"",
+        ] {
+            let folder = Path::new(std::ffi::OsStr::from_bytes(bytes));
+            let request = shell("printf %s \"$1\"", folder);
+            let mut command = std::process::Command::new(&request.argv[0]);
+            let output = command.args(&request.argv[1..]).output().unwrap();
+            assert_eq!(output.stdout, bytes);
         }
     }
 

@@ -192,7 +192,7 @@ fn a_repository_of_another_user_is_told_apart() {
     for args in [
         &["vm", "workspace", "prepare", "demo", path][..],
         &["vm", "workspace", "pull", "demo", path],
-        &["vm", "run", path],
+        &["vm", "run", "-d", path],
     ] {
         let mut command = stand_in.command(args);
         // git's own tests have it so.
