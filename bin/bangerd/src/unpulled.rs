@@ -3,13 +3,15 @@
 
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use banger_guest::answer::{AnswerError, Bounds, answer};
 use banger_guest::files::TransferError;
 use banger_guest::{ExecRequest, GuestAddress};
-use banger_workspace::{GuestRepo, PrepareError, UNPULLED, Unpulled, home, told};
+use banger_workspace::{
+    GuestRepo, PrepareError, Told, UNPULLED, Unpulled, WORKSPACES, home, told, workspaces,
+};
 use tokio::runtime::Handle;
 
 /// The note, in the VM's folder.
@@ -81,11 +83,28 @@ pub(crate) fn is_expected(folder: &Path) -> bool {
 }
 
 async fn asked(address: &GuestAddress) -> Result<Vec<Unpulled>, NotKnown> {
+    let Some(places) = workspaces(&run(address, WORKSPACES).await?) else {
+        return Err(NotKnown::Look("it names no folders".to_owned()));
+    };
+    let at = |place: &PathBuf| place.clone();
+    // Most often nothing has changed; git takes seconds to say so in a slow guest.
+    let unchanged = in_each(address, places, at, |repo, _| repo.is_as_sent()).await?;
+    if unchanged.into_iter().all(|unchanged| unchanged) {
+        return Ok(vec![]);
+    }
+    let all = told(&run(address, UNPULLED).await?);
+    let at = |told: &Told| told.path.clone().into();
+    let mut found = in_each(address, all, at, |repo, told| repo.unpulled(told)).await?;
+    found.retain(Unpulled::is_something);
+    Ok(found)
+}
+/// What a script prints in the guest.
+async fn run(address: &GuestAddress, script: &str) -> Result<Vec<u8>, NotKnown> {
     let dialled = tokio::time::timeout(HEARS, address.dial()).await;
     let dialled = dialled.map_err(|_| NotKnown::Slow(HEARS))?;
     let stream = dialled.map_err(|error| NotKnown::Unreachable(std::io::Error::other(error)))?;
     let stream = stream.into_std().map_err(NotKnown::Unreachable)?;
-    let mut request = ExecRequest::own(["sh", "-c", UNPULLED]);
+    let mut request = ExecRequest::own(["sh", "-c", script]);
     request.no_stdin = true;
     let bounds = Bounds {
         bytes: MAX_TOLD,
@@ -94,33 +113,35 @@ async fn asked(address: &GuestAddress) -> Result<Vec<Unpulled>, NotKnown> {
     let mut output = vec![];
     let answer = answer(stream, &request, b"", &mut output, bounds).await?;
     if !answer.status.success() {
-        return Err(NotKnown::Look(format!(
-            "exit code {}",
-            answer.status.exit_code()
-        )));
+        let code = answer.status.exit_code();
+        return Err(NotKnown::Look(format!("exit code {code}")));
     }
-    let all = told(&output);
-    if all.is_empty() {
-        return Ok(vec![]);
-    }
+    Ok(output)
+}
+
+/// Does something in each of the workspaces.
+async fn in_each<T: Send + 'static, R: Send + 'static>(
+    address: &GuestAddress,
+    all: Vec<T>,
+    at: impl Fn(&T) -> PathBuf + Send + 'static,
+    act: impl Fn(&GuestRepo<'_>, T) -> Result<R, PrepareError> + Send + 'static,
+) -> Result<Vec<R>, NotKnown> {
     let (address, runtime) = (address.clone(), Handle::current());
-    let look = move || {
+    let acting = move || {
         let connect = || connect(&runtime, &address);
-        let one = |told: banger_workspace::Told| {
-            let guest = GuestRepo {
+        let one = |it: T| {
+            let repo = GuestRepo {
                 connect: &connect,
-                path: told.path.clone().into(),
+                path: at(&it),
                 home: home().to_owned(),
                 progress: &|_| {},
             };
-            guest.unpulled(told)
+            act(&repo, it)
         };
         all.into_iter().map(one).collect::<Result<Vec<_>, _>>()
     };
-    let looked = tokio::task::spawn_blocking(look).await;
-    let mut found = looked.map_err(|error| NotKnown::Look(error.to_string()))??;
-    found.retain(Unpulled::is_something);
-    Ok(found)
+    let acted = tokio::task::spawn_blocking(acting).await;
+    Ok(acted.map_err(|error| NotKnown::Look(error.to_string()))??)
 }
 
 fn connect(runtime: &Handle, address: &GuestAddress) -> Result<UnixStream, TransferError> {

@@ -25,4 +25,4 @@ pub use pull::{
     GuestRefs, PACK, PullError, Pulled, SNAPSHOT, fetch, repository, submodules, wanted,
 };
 pub use staging::{StagedFolder, Staging};
-pub use unpulled::{NOTE_PULLED, Told, UNPULLED, Unpulled, home, told};
+pub use unpulled::{NOTE_PULLED, Told, UNPULLED, Unpulled, WORKSPACES, home, told, workspaces};

@@ -28,6 +28,8 @@ const BASE: &[u8] = b".git/refs/banger/base";
 
 /// The most that is taken of what a guest keeps about its repository, in bytes.
 const MAX_STATE: usize = 256 << 20;
+/// The most files of a guest that are listed.
+const MAX_LISTED: usize = 2_000_000;
 
 /// Why a checkout was not put into the guest.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +171,19 @@ impl GuestState {
         self.base.is_some() && self.base != sent.commit && self.base == head.commit
     }
 
+    /// Whether its `HEAD`, its branches and whatever git has packed stand for nothing but what was sent or pulled.
+    pub(crate) fn names_only_what_is_known(&self) -> bool {
+        let head = self.head.as_ref().and_then(|head| head.commit.as_ref());
+        let named = self.loose.iter().chain(&self.packed);
+        let mut all = named.map(|(_, object)| object).chain(head);
+        all.all(|object| self.base.as_ref() == Some(object) || self.known.contains(object))
+    }
+
+    /// How many branches are in files of their own.
+    pub(crate) fn loose_count(&self) -> usize {
+        self.loose.len()
+    }
+
     /// Whether its `HEAD` is at a commit that is neither what was sent nor what is to be.
     fn has_moved(&self, next: Option<&str>) -> bool {
         let head = self.head.as_ref().and_then(|head| head.commit.as_deref());
@@ -198,6 +213,25 @@ impl GuestRepo<'_> {
         let mut found = Entries::new();
         let each = |record: Record<'_>| match record {
             Record::Entry(entry) if paths.contains(&entry.path) => {
+                found.insert(entry.path.clone(), entry);
+                Ok(())
+            }
+            _ => Err(TransferError::Unexpected),
+        };
+        get_paths(&(self.connect)()?, request, paths, &|_| {}, each)?;
+        Ok(found)
+    }
+
+    /// Lists what stands at paths and in folders there; without paths all that the folder holds but git's own.
+    pub(crate) fn list_all(&self, paths: &BTreeSet<RelPath>) -> Result<Entries, PrepareError> {
+        let request = GetPaths {
+            base: self.wire(),
+            content: false,
+            recursive: true,
+        };
+        let mut found = Entries::new();
+        let each = |record: Record<'_>| match record {
+            Record::Entry(entry) if found.len() < MAX_LISTED => {
                 found.insert(entry.path.clone(), entry);
                 Ok(())
             }

@@ -2,23 +2,34 @@
 //! files that are neither as they were sent nor in what was pulled last.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
-use banger_guest_proto::{EntryKind, RelPath};
+use banger_guest_proto::{Entry, EntryKind, RelPath};
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::{Entries, Manifest, same};
-use crate::prepare::{GuestRepo, PrepareError};
+use crate::prepare::{GuestRepo, PrepareError, rel};
 
+/// Where git keeps its references.
+const REFS: &[u8] = b".git/refs";
 /// So many names of files are told.
 const MAX_NAMES: usize = 20;
 /// The most workspaces that are looked at in one guest.
 const MAX_WORKSPACES: usize = 100;
 
+/// Run in the guest: the path of each workspace, with a zero byte. They are looked for as deep as they are likely to be.
+pub const WORKSPACES: &str = r#"
+for mark in /root/*/.git/banger/workspace /root/*/*/.git/banger/workspace /root/*/*/*/.git/banger/workspace; do
+  [ ! -f "$mark" ] || printf '%s\0' "${mark%/.git/banger/workspace}"
+done
+"#;
+
 /// Run in the guest: for each workspace its path, how many commits (those of stashes and tags among them) and how many tags
 /// it has that are neither known to have been sent nor pulled, and the files that differ from its last commit (none when
 /// they are as they were pulled); each ends with a zero byte, and the list of files with one more. What submodules hold
-/// counts as the workspace's. Workspaces are looked for as deep as they are likely to be.
+/// counts as the workspace's.
 pub const UNPULLED: &str = r#"
 command -v git >/dev/null || exit 0
 git() { command git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c safe.directory='*' "$@"; }
@@ -151,7 +162,54 @@ pub fn told(output: &[u8]) -> Vec<Told> {
     all
 }
 
+/// Takes in what [`WORKSPACES`] printed; `None` when it makes no sense.
+#[must_use]
+pub fn workspaces(output: &[u8]) -> Option<Vec<PathBuf>> {
+    let words = output.split_inclusive(|byte| *byte == 0).map(|word| {
+        let path = word.strip_suffix(b"\0")?;
+        path.starts_with(b"/root/")
+            .then(|| PathBuf::from(OsStr::from_bytes(path)))
+    });
+    let all: Vec<PathBuf> = words.collect::<Option<_>>()?;
+    (all.len() <= MAX_WORKSPACES).then_some(all)
+}
+
 impl GuestRepo<'_> {
+    /// Whether the folder is just as it was sent, so that git need not be asked, which takes seconds in a slow guest. When
+    /// in doubt it is not: of submodules, and of references that nobody here knows. Blocks for two round trips.
+    ///
+    /// # Errors
+    /// [`PrepareError`] when the guest cannot be asked.
+    pub fn is_as_sent(&self) -> Result<bool, PrepareError> {
+        let state = self.state()?;
+        let Some(sent) = &state.manifest else {
+            return Ok(false);
+        };
+        if !state.names_only_what_is_known() {
+            return Ok(false);
+        }
+        let names: BTreeSet<RelPath> = [rel(REFS)?, rel(b".git/modules")?].into();
+        let mut names = self.list_all(&names)?;
+        names.retain(|_, entry| !matches!(entry.kind, EntryKind::Folder | EntryKind::Missing));
+        let is_branch = |path: &RelPath| path.as_bytes().starts_with(b".git/refs/heads/");
+        let is_ours = |path: &RelPath| {
+            let name = path.as_bytes().strip_prefix(b".git/refs/banger/");
+            name.is_some_and(|name| !name.starts_with(b"kept/"))
+        };
+        let branches = names.keys().filter(|path| is_branch(path)).count();
+        if branches != state.loose_count()
+            || !names.keys().all(|path| is_branch(path) || is_ours(path))
+        {
+            return Ok(false);
+        }
+        let mut found = self.list_all(&BTreeSet::new())?;
+        found.retain(|_, entry| entry.kind != EntryKind::Folder);
+        let is_sent = |(path, entry): (&RelPath, &Entry)| {
+            sent.entries.get(path).is_some_and(|sent| same(sent, entry))
+        };
+        Ok(found.len() == sent.entries.len() && found.iter().all(is_sent))
+    }
+
     /// What of that was not sent just so. Blocks for two round trips.
     ///
     /// # Errors
@@ -202,7 +260,7 @@ pub fn home() -> &'static Path {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use banger_guest_proto::{Entry, FileTime};
+    use banger_guest_proto::FileTime;
 
     #[test]
     fn a_guests_tale_is_checked() {

@@ -312,6 +312,11 @@ impl Place {
         file
     }
 
+    /// Whether the guest's folder is as it was sent, for those who do not ask git.
+    pub(crate) fn is_as_sent(&self) -> bool {
+        self.with_guest(|guest| guest.is_as_sent().unwrap())
+    }
+
     /// What the guest holds that is not here: commits, tags, files.
     pub(crate) fn unpulled(&self) -> (u64, u64, Vec<String>) {
         let home = self.home().to_str().unwrap().to_owned();
@@ -329,6 +334,11 @@ impl Place {
         assert_eq!(all.len(), 1, "{}", output.escape_ascii());
         let told = all.remove(0);
         let held = self.with_guest(|guest| guest.unpulled(told).unwrap());
+        let nothing = !held.is_something();
+        assert!(
+            nothing || !self.is_as_sent(),
+            "the short way overlooks {held:?}"
+        );
         (held.commits, held.tags, held.files)
     }
 }
