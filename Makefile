@@ -6,8 +6,9 @@ DESTDIR ?=
 TARGET  ?= $(or $(CARGO_TARGET_DIR),target)
 
 BINS  := banger bangerd bangerd-root banger-vhost-vsock
-AGENT := $(TARGET)/lib/banger/banger-vsock-agent
-# The agent is static (no libc in the guest is needed); --target keeps these flags from build scripts.
+# What runs in guests, each built for itself. Static (no libc in the guest is needed); --target keeps these flags from
+# build scripts.
+GUEST := banger-vsock-agent banger-sshd
 GUEST_TRIPLE := x86_64-unknown-linux-gnu
 GUEST_FLAGS  := -C target-feature=+crt-static -C relocation-model=static
 
@@ -25,10 +26,12 @@ build: agent ## Build everything, optimised.
 checked: agent ## Build everything with its assertions and overflow checks, as tests run it.
 	$(CARGO) build --locked $(addprefix -p ,$(BINS))
 
-agent: ## Build the static guest agent.
-	CARGO_TARGET_DIR=$(TARGET)/guest RUSTFLAGS="$(GUEST_FLAGS)" \
-	  $(CARGO) build --locked --profile guest --target $(GUEST_TRIPLE) -p banger-vsock-agent
-	install -D -m 0755 $(TARGET)/guest/$(GUEST_TRIPLE)/guest/banger-vsock-agent $(AGENT)
+agent: ## Build what runs in guests, static: the agent, and the ssh server for images without one.
+	for bin in $(GUEST); do \
+	  CARGO_TARGET_DIR=$(TARGET)/guest RUSTFLAGS="$(GUEST_FLAGS)" \
+	    $(CARGO) build --locked --profile guest --target $(GUEST_TRIPLE) -p $$bin && \
+	  install -D -m 0755 $(TARGET)/guest/$(GUEST_TRIPLE)/guest/$$bin $(TARGET)/lib/banger/$$bin || exit 1; \
+	done
 
 quickstart: setup build ## From nothing to a real guest's output, and away again.
 	scripts/quickstart $(TARGET)/release
@@ -66,13 +69,13 @@ fuzz: ## Fuzz parsers and the helper's verbs, a minute each (needs nightly and c
 
 install: build ## Install under PREFIX (default ~/.local).
 	for bin in $(BINS); do install -D -m 0755 $(TARGET)/release/$$bin $(DESTDIR)$(PREFIX)/bin/$$bin; done
-	install -D -m 0755 $(AGENT) $(DESTDIR)$(PREFIX)/lib/banger/banger-vsock-agent
+	for bin in $(GUEST); do install -D -m 0755 $(TARGET)/lib/banger/$$bin $(DESTDIR)$(PREFIX)/lib/banger/$$bin || exit 1; done
 	$(TARGET)/release/banger man $(DESTDIR)$(PREFIX)/share/man/man1
-	@echo "installed: $(PREFIX)/bin/{$(shell echo $(BINS) | tr ' ' ,)} and $(PREFIX)/lib/banger/banger-vsock-agent"
+	@echo "installed: $(PREFIX)/bin/{$(shell echo $(BINS) | tr ' ' ,)} and $(PREFIX)/lib/banger/{$(shell echo $(GUEST) | tr ' ' ,)}"
 
 uninstall: ## Stop the daemon, remove just what install put there, say what stays.
 	-if [ -x $(DESTDIR)$(PREFIX)/bin/banger ]; then $(DESTDIR)$(PREFIX)/bin/banger daemon stop; fi
-	rm -f $(foreach bin,$(BINS),$(DESTDIR)$(PREFIX)/bin/$(bin)) $(DESTDIR)$(PREFIX)/lib/banger/banger-vsock-agent
+	rm -f $(foreach bin,$(BINS),$(DESTDIR)$(PREFIX)/bin/$(bin)) $(foreach bin,$(GUEST),$(DESTDIR)$(PREFIX)/lib/banger/$(bin))
 	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/banger.1 $(DESTDIR)$(PREFIX)/share/man/man1/banger-*.1
 	-rmdir $(DESTDIR)$(PREFIX)/lib/banger 2>/dev/null
 	@echo "data that stays: $${XDG_STATE_HOME:-$$HOME/.local/state}/banger $${XDG_CONFIG_HOME:-$$HOME/.config}/banger $${XDG_CACHE_HOME:-$$HOME/.cache}/banger"

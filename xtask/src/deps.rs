@@ -27,6 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("banger-vmm", &["banger-core"]),
     ("banger-dns", &["banger-core"]),
     ("banger-files", &["banger-guest-proto"]),
+    ("banger-login", &["banger-guest-proto"]),
     (
         "banger-guest",
         &["banger-core", "banger-files", "banger-guest-proto"],
@@ -84,8 +85,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "banger-vsock-agent",
-        &["banger-core", "banger-files", "banger-guest-proto"],
+        &[
+            "banger-core",
+            "banger-files",
+            "banger-guest-proto",
+            "banger-login",
+        ],
     ),
+    ("banger-sshd", &["banger-guest-proto", "banger-login"]),
     (
         "banger-workspace",
         &["banger-files", "banger-guest", "banger-guest-proto"],

@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
-use banger_guest::exec::{ExecError, ExecIo, run};
+use banger_guest::exec::{ExecError, ExecIo, bridge, run};
 use banger_guest::{AgentErrorCode, ExecRequest, ExitStatus, TtySize};
 use sha2::{Digest, Sha256};
 
@@ -415,4 +416,57 @@ fn the_program_says_its_version_and_nothing_else_by_itself() {
     assert!(output.stdout.starts_with(b"banger-vsock-agent "));
     let status = agent().stderr(Stdio::null()).status().unwrap();
     assert_eq!(status.code(), Some(2));
+}
+
+/// What a bridge came to, and what it left of its caller's input. The input stays open when `held`.
+fn bridged(
+    request: ExecRequest,
+    input: &[u8],
+    held: bool,
+) -> (Result<ExitStatus, ExecError>, Vec<u8>) {
+    let (_agent, stream) = Agent::start();
+    let (mut stdin, mut caller) = std::io::pipe().unwrap();
+    let (stdout_read, stdout) = std::io::pipe().unwrap();
+    caller.write_all(input).unwrap();
+    let caller = held.then_some(caller);
+    let reader = drain(stdout_read);
+    let io = ExecIo {
+        stdin: stdin.as_fd(),
+        stdout: stdout.as_fd(),
+        stderr: stdout.as_fd(),
+        tty: false,
+    };
+    let status = bridge(stream, request, io, Duration::from_millis(300));
+    drop((stdout, caller));
+    reader.join().unwrap();
+    let mut left = vec![];
+    stdin.read_to_end(&mut left).unwrap();
+    (status, left)
+}
+
+#[test]
+fn a_bridge_takes_no_input_for_a_program_that_says_nothing() {
+    let (status, left) = bridged(sh("cat >/dev/null & exit 3"), b"SSH-2.0-x\r\n", true);
+    assert_eq!(status.unwrap(), ExitStatus::Code(3));
+    assert_eq!(left, b"SSH-2.0-x\r\n");
+    let nowhere = ExecRequest::new(["/no/such/program"]);
+    let (status, left) = bridged(nowhere, b"SSH-2.0-x\r\n", true);
+    assert_eq!(status.unwrap_err().exit_code(), 127);
+    assert_eq!(left, b"SSH-2.0-x\r\n");
+    let (status, left) = bridged(sh("echo hello; read line; exit 4"), b"line\n", true);
+    assert_eq!(status.unwrap(), ExitStatus::Code(4));
+    assert!(left.is_empty());
+}
+
+#[test]
+fn a_bridge_ends_soon_after_its_caller_whatever_the_program_does() {
+    let (status, _) = bridged(sh("echo hello; exec cat >/dev/null"), b"x", false);
+    assert_eq!(status.unwrap(), ExitStatus::Code(0));
+    for script in ["echo hello; exec sleep 1000", "exec sleep 1000"] {
+        let (status, _) = bridged(sh(script), b"", false);
+        assert!(
+            matches!(status, Err(ExecError::Overdue)),
+            "{script}: {status:?}"
+        );
+    }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Paths {
     pub(crate) programs: PathBuf,
     /// The guest agent.
     pub(crate) agent: PathBuf,
+    /// The ssh server for guests without one.
+    pub(crate) sshd: PathBuf,
 }
 
 impl Paths {
@@ -53,6 +55,7 @@ impl Paths {
             config_dir: xdg("XDG_CONFIG_HOME", ".config"),
             cache_dir: xdg("XDG_CACHE_HOME", ".cache"),
             agent: programs.join("../lib/banger/banger-vsock-agent"),
+            sshd: programs.join("../lib/banger/banger-sshd"),
             runtime_dir,
             helper_dir,
             programs,
@@ -71,6 +74,7 @@ impl Paths {
             cache_dir: xdg(cache, &record.owner.home, ".cache"),
             helper_dir: HELPER_DIR.into(),
             agent: lib.join("banger-vsock-agent"),
+            sshd: lib.join("banger-sshd"),
             programs: lib,
         }
     }

@@ -53,6 +53,7 @@ impl Plan {
             program("bangerd-root", &programs.helper),
             program("banger-vhost-vsock", &programs.vhost_vsock),
             program("banger-vsock-agent", &programs.agent),
+            program("banger-sshd", &programs.sshd),
         ];
         if let Some(firecracker) = &programs.firecracker {
             files.push(program("firecracker", firecracker));
@@ -122,6 +123,7 @@ mod tests {
             helper: at("bangerd-root"),
             vhost_vsock: at("banger-vhost-vsock"),
             agent: at("banger-vsock-agent"),
+            sshd: at("banger-sshd"),
             firecracker: firecracker.then(|| at("firecracker")),
         }
     }

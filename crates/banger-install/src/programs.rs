@@ -15,6 +15,8 @@ pub struct Programs {
     pub vhost_vsock: PathBuf,
     /// `banger-vsock-agent`.
     pub agent: PathBuf,
+    /// `banger-sshd`.
+    pub sshd: PathBuf,
     /// `firecracker`, when it comes along.
     pub firecracker: Option<PathBuf>,
 }
@@ -60,6 +62,7 @@ impl Programs {
             helper: find("bangerd-root")?,
             vhost_vsock: find("banger-vhost-vsock")?,
             agent: find("banger-vsock-agent")?,
+            sshd: find("banger-sshd")?,
             firecracker: firecracker.map(executable_file).transpose()?,
         })
     }
@@ -99,7 +102,9 @@ mod tests {
             missing.to_string().starts_with("`banger-vsock-agent`"),
             "{missing}"
         );
-        put(&dir.path().join("lib/banger/banger-vsock-agent"), 0o755);
+        for name in ["banger-vsock-agent", "banger-sshd"] {
+            put(&dir.path().join("lib/banger").join(name), 0o755);
+        }
         let programs = Programs::beside(&cli, None).unwrap();
         assert_eq!(programs.daemon, cli.with_file_name("bangerd"));
         let fc = dir.path().join("fc");

@@ -22,7 +22,7 @@ pub fn facts(tree: &Tree) -> Vec<String> {
         facts.push("no shell: `vm exec` runs only what the image has".to_owned());
     }
     if !SSHD.iter().any(|path| has(path)) {
-        facts.push("no sshd: `vm exec -it` is the way in, `vm ssh` is not".to_owned());
+        facts.push("no sshd: banger's own serves `vm ssh`, over vsock".to_owned());
     }
     facts
 }

@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
-use banger_e2e::Banger;
+use banger_e2e::{Banger, SMALL, until};
 
 /// A user's home with banger's settings in its ssh configuration.
 fn home_with_settings(banger: &Banger) -> tempfile::TempDir {
@@ -90,6 +91,64 @@ fn ssh_rsync_git_and_sftp_work_by_name_also_without_a_network() {
     let put = "cd ~ && echo 'put tree/small /root/by-sftp' | sftp -q ${SSH#ssh} -b -";
     ok(home, &format!("{put} {name}.vm"));
     assert_eq!(vm.sh("cat /root/by-sftp"), "x");
+}
+
+/// An image without sshd: banger's own server is brought there. Every step has its end: `timeout` names the one that has none.
+#[test]
+fn ssh_and_sftp_work_by_name_in_an_image_without_sshd() {
+    let banger = Banger::from_env();
+    let vm = banger.vm(SMALL);
+    let home = home_with_settings(&banger);
+    let (home, name) = (home.path(), &vm.name);
+    let brought = || vm.sh("ls /run/banger | grep -c banger-sshd- || true");
+    assert_eq!(brought(), "0");
+    assert_eq!(banger.ok(&["vm", "ssh", name, "--", "id", "-u"]), "0\n");
+    assert_eq!(brought(), "1");
+    let ssh = format!("timeout 120 $SSH {name}.vm");
+    assert_eq!(ok(home, &format!("{ssh} hostname")).trim(), name);
+    let finished = sh(
+        home,
+        &format!("echo in | {ssh} 'cat; echo err >&2; exit 7'"),
+    );
+    assert_eq!(finished.status.code(), Some(7));
+    assert_eq!(finished.stdout, b"in\n");
+    assert_eq!(finished.stderr, b"err\n", "and nothing else is said");
+    // A terminal, and one whose client is killed: nothing of it stays behind.
+    let typed = sh(
+        home,
+        &format!("printf 'tty\\nexit 4\\n' | timeout 120 $SSH -tt {name}.vm"),
+    );
+    assert_eq!(typed.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&typed.stdout).contains("/dev/pts/"));
+    let line = "echo $$ >/tmp/pid; exec sleep 4321";
+    sh(home, &format!("timeout -s KILL 20 $SSH {name}.vm '{line}'"));
+    until("its program ends", Duration::from_secs(60), || {
+        vm.exec(&["sh", "-c", "kill -0 $(cat /tmp/pid)"]).code == 1
+    });
+
+    let bytes: Vec<u8> = (0..2_500_000_u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(home.join("large"), &bytes).unwrap();
+    let both =
+        "cd ~ && printf 'put large /root/there\\nget /root/there back\\nls -l /root/there\\n'";
+    let listed = ok(
+        home,
+        &format!("{both} | timeout 300 sftp -q ${{SSH#ssh}} -b - {name}.vm"),
+    );
+    assert!(listed.contains("10000000"), "{listed}");
+    assert!(fs::read(home.join("back")).unwrap() == bytes);
+    // Another key is not let in, and no port is forwarded.
+    ok(home, "ssh-keygen -q -t ed25519 -N '' -f ~/stranger");
+    // The settings' key is one that is not there.
+    let stranger = format!(
+        "sed \"s,IdentityFile .*,IdentityFile $HOME/stranger,\" $(sed -n 's/^Include \"\\(.*\\)\"/\\1/p' ~/.ssh/config) >~/other \
+         && timeout 120 ssh -F ~/other {name}.vm true"
+    );
+    let refused = sh(home, &stranger);
+    assert_eq!(refused.status.code(), Some(255));
+    let err = String::from_utf8_lossy(&refused.stderr);
+    assert!(err.contains("Permission denied (publickey)"), "{err}");
+    let forward = sh(home, &format!("timeout 120 $SSH -W 127.0.0.1:1 {name}.vm"));
+    assert_eq!(forward.status.code(), Some(255));
 }
 
 #[test]

@@ -129,8 +129,10 @@ fn an_older_build_is_replaced_and_its_vms_go_on() {
     for program in ["banger", "bangerd", "bangerd-root", "banger-vhost-vsock"] {
         copy(&banger.program(program), &format!("bin/{program}"));
     }
-    let agent = banger.program("../lib/banger/banger-vsock-agent");
-    copy(&agent, "lib/banger/banger-vsock-agent");
+    for program in ["banger-vsock-agent", "banger-sshd"] {
+        let program = format!("lib/banger/{program}");
+        copy(&banger.program(&format!("../{program}")), &program);
+    }
     let other = Command::new(build.path().join("bin/banger"))
         .args(["vm", "exec", &vm.name, "--", "echo", "still here"])
         .output()

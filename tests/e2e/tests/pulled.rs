@@ -277,6 +277,7 @@ fn busybox_alone_by_buildah_is_a_sandbox() {
         vm.sh("mount").contains(" on /root "),
         "the work disk is there"
     );
+    assert_eq!(banger.ok(&["vm", "ssh", &vm.name, "--", "id", "-u"]), "0\n");
     assert_sandbox(&banger, &vm);
 }
 

@@ -10,13 +10,16 @@ use clap::Args;
 /// Programs that are installed side by side.
 const PROGRAMS: &[&str] = &["banger", "bangerd", "bangerd-root", "banger-vhost-vsock"];
 
+/// Programs that run in guests, in `lib/banger` beside them.
+const GUEST_PROGRAMS: &[&str] = &["banger-vsock-agent", "banger-sshd"];
+
 /// Test programs that need root and device-mapper (`scripts/host-vm` builds them).
 const TESTS: &[&str] = &["rootops", "snapshot", "hostile"];
 
 /// Where the artefacts lie.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Artefacts {
-    /// Folder of the built programs; the agent is beside it, at ../lib/banger.
+    /// Folder of the built programs; those for guests are beside it, at ../lib/banger.
     #[arg(long, default_value = "target/release")]
     pub(crate) programs: PathBuf,
     /// banger's state directory with a kernel and images to take along.
@@ -47,8 +50,13 @@ impl Artefacts {
                 &target.join("release").join(program),
             )?;
         }
-        let agent = Path::new("lib/banger/banger-vsock-agent");
-        put(&self.programs.join("..").join(agent), &target.join(agent))?;
+        for program in GUEST_PROGRAMS {
+            let program = Path::new("lib/banger").join(program);
+            put(
+                &self.programs.join("..").join(&program),
+                &target.join(&program),
+            )?;
+        }
         for test in TESTS {
             put(&self.tests.join(test), &checkout.join("tests").join(test))?;
         }

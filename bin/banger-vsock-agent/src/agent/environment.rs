@@ -3,77 +3,9 @@
 use std::path::Path;
 
 use banger_guest_proto::{Environment, ExecRequest};
+use banger_login::{ROOT_PATH, USER_PATH, User};
 
 use super::forward::SSH_AGENT;
-
-/// What a Debian login has, for root.
-const ROOT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// For everybody else.
-const USER_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games";
-
-/// A user of the guest's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct User {
-    pub(super) name: String,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) home: String,
-    pub(super) shell: String,
-}
-
-impl User {
-    /// Root, also in an image without `/etc/passwd`.
-    fn root() -> Self {
-        Self {
-            name: "root".to_owned(),
-            uid: 0,
-            gid: 0,
-            home: "/root".to_owned(),
-            shell: "/bin/sh".to_owned(),
-        }
-    }
-
-    /// The user of that name or number; without one root.
-    pub(super) fn find(wanted: Option<&str>) -> Option<Self> {
-        let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
-        Self::parse(&String::from_utf8_lossy(&passwd), wanted)
-    }
-
-    /// Finds a line of passwd(5).
-    fn parse(passwd: &str, wanted: Option<&str>) -> Option<Self> {
-        let name = wanted.unwrap_or("root");
-        let found = passwd.lines().find_map(|line| {
-            let fields: Vec<&str> = line.split(':').collect();
-            let [user, _, uid, gid, _, home, shell] = fields[..] else {
-                return None;
-            };
-            (user == name || uid == name).then_some(Self {
-                name: user.to_owned(),
-                uid: uid.parse().ok()?,
-                gid: gid.parse().ok()?,
-                home: home.to_owned(),
-                shell: if shell.is_empty() { "/bin/sh" } else { shell }.to_owned(),
-            })
-        });
-        found.or_else(|| ["root", "0"].contains(&name).then(Self::root))
-    }
-
-    /// The groups that list the user, and its own (group(5)).
-    pub(super) fn groups(&self) -> Vec<u32> {
-        let table = std::fs::read_to_string("/etc/group").unwrap_or_default();
-        let mut groups = vec![self.gid];
-        for line in table.lines() {
-            let fields: Vec<&str> = line.split(':').collect();
-            if let [_, _, gid, members] = fields[..]
-                && members.split(',').any(|member| member == self.name)
-                && let Ok(gid) = gid.parse()
-            {
-                groups.push(gid);
-            }
-        }
-        groups
-    }
-}
 
 /// The variables, each name once: a login's, over them the VM's, over all the request's.
 pub(super) fn variables(
@@ -150,16 +82,14 @@ pub(super) fn working_directory(user: &User, request: &ExecRequest) -> String {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nbroken\nme:x:1000:100::/home/me:\n";
-
-    #[test]
-    fn users_are_found_by_name_and_number() {
-        assert_eq!(User::parse(PASSWD, None).unwrap().shell, "/bin/bash");
-        let me = User::parse(PASSWD, Some("me")).unwrap();
-        assert_eq!((me.uid, me.gid, me.shell.as_str()), (1000, 100, "/bin/sh"));
-        assert_eq!(User::parse(PASSWD, Some("1000")).unwrap(), me);
-        assert_eq!(User::parse(PASSWD, Some("nobody")), None);
-        assert_eq!(User::parse("", None).unwrap(), User::root());
+    fn root() -> User {
+        User {
+            name: "root".to_owned(),
+            uid: 0,
+            gid: 0,
+            home: "/root".to_owned(),
+            shell: "/bin/sh".to_owned(),
+        }
     }
 
     #[test]
@@ -176,7 +106,7 @@ mod tests {
             env: vec![("PATH".into(), "/x".into()), ("HOME".into(), "/h".into())],
             ..ExecRequest::default()
         };
-        let all = variables(&User::root(), &Environment::default(), &request);
+        let all = variables(&root(), &Environment::default(), &request);
         let path: Vec<_> = all.iter().filter(|(name, _)| name == "PATH").collect();
         assert_eq!(path, [&("PATH".to_owned(), "/x".to_owned())]);
         assert!(all.contains(&("HOME".to_owned(), "/h".to_owned())));
@@ -190,13 +120,13 @@ mod tests {
         let of_vm = Environment::new(of_vm).unwrap();
         let mut request = ExecRequest::new(["x"]);
         request.env = vec![pair("B", "mine")];
-        let all = variables(&User::root(), &of_vm, &request);
+        let all = variables(&root(), &of_vm, &request);
         for expected in [pair("USER", "vm"), pair("A", "vm"), pair("B", "mine")] {
             let found: Vec<_> = all.iter().filter(|(name, _)| *name == expected.0).collect();
             assert_eq!(found, [&expected]);
         }
         request.own = true;
-        let all = variables(&User::root(), &of_vm, &request);
+        let all = variables(&root(), &of_vm, &request);
         assert!(all.contains(&pair("USER", "root")) && all.contains(&pair("B", "mine")));
         assert!(!all.iter().any(|(name, _)| name == "A"));
     }

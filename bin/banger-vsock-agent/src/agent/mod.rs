@@ -21,7 +21,6 @@ mod sessions;
 mod sockets;
 mod start;
 mod state;
-mod terminal;
 mod user;
 mod watcher;
 

@@ -12,7 +12,7 @@ use banger_guest_proto::{
     AgentMessage, ClientMessage, ExecRequest, ExitStatus, Frame, MAX_DATA, Outbox, ReceiveWindow,
     SendWindow, Stream, encode_control, encode_data, encode_frame,
 };
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
@@ -22,7 +22,6 @@ use super::exit::exit_status;
 use super::linger::linger;
 use super::start::{self, Program};
 use super::state::State;
-use super::terminal;
 
 /// End of input on a terminal (termios(3), VEOF).
 const CONTROL_D: u8 = 4;
@@ -236,7 +235,7 @@ impl<'a> Session<'a> {
             }
             ClientMessage::Resize(size) => {
                 if let Some(master) = &self.terminal {
-                    let _ = terminal::resize(master, size);
+                    let _ = banger_login::resize(master, size);
                 }
             }
             ClientMessage::Signal { number } => self.signal(number),
@@ -314,7 +313,7 @@ impl<'a> Session<'a> {
             let Some(fd) = output.fd.as_ref().filter(|_| most > 0) else {
                 return;
             };
-            if self.exited.is_some() && !has_input(fd) {
+            if self.exited.is_some() && !banger_login::has_input(fd) {
                 self.output_ended(at);
                 return;
             }
@@ -386,14 +385,6 @@ pub(super) fn add<'fd>(
 ) -> Option<usize> {
     fds.push(PollFd::from_borrowed_fd(fd?.as_fd(), flags));
     Some(fds.len() - 1)
-}
-
-fn has_input(fd: &OwnedFd) -> bool {
-    // Poll also makes a terminal pass on what its line discipline still holds.
-    let mut fds = [PollFd::new(fd, PollFlags::IN)];
-    let now = Timespec::default();
-    matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(1))
-        && fds[0].revents().contains(PollFlags::IN)
 }
 
 struct Ready {

@@ -6,14 +6,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use banger_guest_proto::{AgentError, AgentErrorCode, AgentMessage, ExecRequest, SessionSpec};
+use banger_login::{Terminal, User};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::connection::error;
-use super::environment::{self, User};
+use super::environment;
 use super::state::State;
-use super::terminal::Terminal;
 use super::{cgroup, lookup, ready};
 use crate::sys::{Spawn, Streams};
 

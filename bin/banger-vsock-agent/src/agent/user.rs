@@ -5,7 +5,8 @@ use std::ffi::{CStr, CString, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::process::ExitCode;
 
-use super::environment::User;
+use banger_login::User;
+
 use crate::{console, sys};
 
 /// `as-user NAME PROGRAM ARGV0 ARGS…`: becomes that user and executes the program. The environment

@@ -29,7 +29,7 @@ pub(crate) enum VmCommand {
     /// Show all about a VM.
     #[command(after_help = "Example:\n  banger vm show demo")]
     Show(VmRef),
-    /// Log in by ssh, or run a command by it.
+    /// Log in by ssh, or run a command by it, also where the image has no sshd.
     #[command(
         after_help = "Examples:\n  banger vm ssh demo\n  banger vm ssh demo -- systemctl status"
     )]
@@ -49,7 +49,7 @@ pub(crate) enum VmCommand {
         after_help = "Examples:\n  banger vm ssh-config --install\n  rsync -a ./src demo.vm:/root/\n  git push ssh://demo.vm/root/repo HEAD:refs/heads/new"
     )]
     SshConfig(SshConfigArgs),
-    /// Join standard input and output to a guest's sshd (for ssh's ProxyCommand).
+    /// Join standard input and output to a guest's sshd, or to banger's own (for ssh's ProxyCommand).
     #[command(
         hide = true,
         after_help = "Example:\n  ssh -o ProxyCommand='banger vm ssh-proxy %n' root@demo.vm"

@@ -159,7 +159,7 @@ pub(crate) async fn cp(context: &Context<'_>, args: CpArgs) -> CommandResult {
         Plan::PutStream { vm, target } => {
             over(context, &vm, move |stream| {
                 let progress = Progress::new(None, show);
-                put_stream(stream, target, &progress)
+                put_stream(stream, target, 0o644, &mut io::stdin().lock(), &progress)
             })
             .await?
         }
@@ -317,9 +317,12 @@ fn put_files(
     Ok(done)
 }
 
-fn put_stream(
+/// Sends what a reader gives as one file.
+pub(super) fn put_stream(
     stream: &UnixStream,
     target: WirePath,
+    mode: u16,
+    from: &mut impl Read,
     progress: &Progress,
 ) -> Result<FilesDone, CommandError> {
     let name = Path::new(OsStr::from_bytes(&target.0)).file_name();
@@ -344,7 +347,7 @@ fn put_stream(
             size: 0,
             linked: false,
         },
-        mode: 0o644,
+        mode,
         mtime: FileTime {
             seconds: i64::try_from(now.as_secs()).unwrap_or_default(),
             nanos: now.subsec_nanos(),
@@ -353,9 +356,8 @@ fn put_stream(
     let sent = put(stream, request, &|bytes| progress.add(bytes), |sender| {
         let out = sender.out();
         out.entry(&entry).map_err(TransferError::Connection)?;
-        let mut stdin = io::stdin().lock();
         loop {
-            let read = out.data_from(usize::MAX, |buffer| stdin.read(buffer));
+            let read = out.data_from(usize::MAX, |buffer| from.read(buffer));
             match read.map_err(TransferError::Connection)? {
                 Ok(0) => return Ok(()),
                 Ok(_) => out.flush().map_err(TransferError::Connection)?,

@@ -148,6 +148,7 @@ mod tests {
             helper_dir: "/nowhere/helper".into(),
             programs: programs.to_owned(),
             agent: "/nowhere/agent".into(),
+            sshd: "/nowhere/sshd".into(),
         }
     }
 

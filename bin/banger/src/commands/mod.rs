@@ -26,6 +26,7 @@ mod session;
 mod show;
 mod ssh;
 mod ssh_config;
+mod ssh_proxy;
 mod stats;
 mod system;
 mod unpulled;
@@ -163,7 +164,7 @@ async fn vm(context: &Context<'_>, command: VmCommand) -> CommandResult {
         VmCommand::Exec(args) => exec::exec(context, args).await,
         VmCommand::Stats(args) => stats::stats(context, &args.vms).await,
         VmCommand::SshConfig(args) => ssh_config::ssh_config(context, &args).await,
-        VmCommand::SshProxy(args) => ssh_config::ssh_proxy(context, &args.vm).await,
+        VmCommand::SshProxy(args) => ssh_proxy::ssh_proxy(context, &args.vm).await,
         VmCommand::Ports(args) => ports::ports(context, &args.vm).await,
         VmCommand::Workspace(command) => workspace::workspace(context, command).await,
         VmCommand::Cp(args) => cp::cp(context, args).await,

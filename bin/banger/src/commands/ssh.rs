@@ -1,16 +1,16 @@
 //! `vm ssh`: OpenSSH with banger's key and the guest's pinned host key.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use banger_api::{Readiness, SshTarget};
 use banger_core::ErrorCode;
 use rustix::fs::MemfdFlags;
 
-use super::{CommandResult, Context};
+use super::{CommandResult, Context, ssh_config};
 use crate::cli::SshArgs;
 use crate::error::CommandError;
 use crate::start::Needs;
@@ -50,18 +50,29 @@ pub(crate) async fn ssh(context: &Context<'_>, args: &SshArgs) -> CommandResult 
     };
     let mut log = log().map_err(unlogged)?;
     let path = format!("/proc/{}/fd/{}", std::process::id(), log.as_raw_fd());
-    let mut command = command(&target, path.as_ref(), &args.command);
-    let status = command.status().map_err(|error| {
-        CommandError::because(ErrorCode::HostNotReady, "ssh could not be started", &error)
-            .hint("install the package openssh-client")
-    })?;
-    let mut complaints = Vec::new();
-    // What cannot be read is no complaint. ssh has opened it anew: this end has not moved.
-    let _ = log.read_to_end(&mut complaints);
-    let code = status.code().unwrap_or(SSH_FAILED);
-    if let Some(failure) = failed(&args.vm, code, &complaints) {
-        return Err(failure);
-    }
+    let mut way = Way::Network;
+    let code = loop {
+        let mut command = command(&target, &way, path.as_ref(), &args.command);
+        let status = command.status().map_err(|error| {
+            CommandError::because(ErrorCode::HostNotReady, "ssh could not be started", &error)
+                .hint("install the package openssh-client")
+        })?;
+        let mut complaints = Vec::new();
+        // What cannot be read is no complaint. ssh has opened it anew: this end has not moved.
+        let _ = log.read_to_end(&mut complaints);
+        let code = status.code().unwrap_or(SSH_FAILED);
+        match ended(code, &complaints) {
+            Ended::Well => break code,
+            Ended::Refused if way == Way::Network => {
+                // Nothing has run. banger's own server is there for that, and by that way.
+                way = Way::Proxy(this_program()?);
+                log.set_len(0).map_err(unlogged)?;
+                log.rewind().map_err(unlogged)?;
+            }
+            Ended::Refused => return Err(itself_failed(vec![REFUSED.to_owned()])),
+            Ended::Failed(causes) => return Err(itself_failed(causes)),
+        }
+    };
     if args.command.is_empty()
         && client
             .vm(&args.vm)
@@ -82,38 +93,59 @@ fn log() -> std::io::Result<File> {
     Ok(File::from(file))
 }
 
+/// How ssh ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// With what it ran.
+    Well,
+    /// Nothing listens where it wanted to connect to.
+    Refused,
+    /// For its own reasons, which it has told.
+    Failed(Vec<String>),
+}
+
 /// Whether it was ssh that failed. The command in the guest may end with ssh's code for that, too, and ssh's with
 /// it when a signal ended the command; then it complains of nothing.
-fn failed(vm: &str, code: i32, complaints: &[u8]) -> Option<CommandError> {
+fn ended(code: i32, complaints: &[u8]) -> Ended {
     let lines = complaints
         .split(|byte| *byte == b'\n')
         .map(<[u8]>::trim_ascii);
     let lines = lines.filter(|line| !line.is_empty()).take(MAX_SHOWN);
     let causes: Vec<String> = lines.map(banger_guest_proto::shown).collect();
     if code != SSH_FAILED || causes.is_empty() {
-        return None;
+        return Ended::Well;
     }
-    if causes.iter().any(|line| line.ends_with(REFUSED)) {
-        return Some(no_server(vm));
+    match causes.iter().any(|line| line.ends_with(REFUSED)) {
+        true => Ended::Refused,
+        false => Ended::Failed(causes),
     }
-    let mut error = CommandError::new(ErrorCode::AgentUnreachable, "ssh itself failed");
-    error.0.causes = causes;
-    Some(error.hint("`banger vm exec` needs neither a network nor sshd in the guest"))
 }
 
 /// What ssh says where nothing listens.
 const REFUSED: &str = "port 22: Connection refused";
 
-/// Nothing in the guest takes ssh: with what to do instead.
-pub(super) fn no_server(vm: &str) -> CommandError {
-    let what =
-        format!("nothing in `{vm}` takes ssh: its image has no ssh server, or that does not run");
-    CommandError::new(ErrorCode::SessionNotFound, what)
-        .hint(format!("`banger vm exec -it {vm} -- sh` needs none"))
-        .hint("install one in the guest or its image (`openssh-server`), and `vm ssh` works")
+fn itself_failed(causes: Vec<String>) -> CommandError {
+    let mut error = CommandError::new(ErrorCode::AgentUnreachable, "ssh itself failed");
+    error.0.causes = causes;
+    error.hint("`banger vm exec` needs neither a network nor sshd in the guest")
 }
 
-fn command(target: &SshTarget, log: &Path, remote: &[String]) -> Command {
+/// This program, for ssh to run.
+pub(super) fn this_program() -> Result<PathBuf, CommandError> {
+    std::env::current_exe()
+        .map_err(|error| CommandError::internal("this program cannot find itself", &error))
+}
+
+/// How ssh gets to the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Way {
+    /// To the sshd at its address.
+    Network,
+    /// Over vsock, through this program, to whatever takes ssh there: banger's own server where nothing else does.
+    Proxy(PathBuf),
+}
+
+fn command(target: &SshTarget, way: &Way, log: &Path, remote: &[String]) -> Command {
     let mut command = Command::new("ssh");
     command.args(["-F", "none", "-i", &target.identity_file]);
     command.arg("-E").arg(log);
@@ -128,7 +160,15 @@ fn command(target: &SshTarget, log: &Path, remote: &[String]) -> Command {
     ] {
         command.args(["-o", &option]);
     }
-    command.arg(format!("{}@{}", target.user, target.host));
+    let host = match way {
+        Way::Network => &target.host,
+        Way::Proxy(program) => {
+            let proxy = format!("ProxyCommand={}", ssh_config::proxy_command(program));
+            command.args(["-o", &proxy]);
+            &target.host_key_alias
+        }
+    };
+    command.arg(format!("{}@{host}", target.user));
     if !remote.is_empty() {
         command.arg("--").args(remote);
     }
@@ -141,22 +181,43 @@ mod tests {
 
     #[test]
     fn only_an_ssh_that_complains_has_failed_itself() {
-        assert_eq!(failed("demo", 255, b""), None);
-        assert_eq!(failed("demo", 255, b"\r\n"), None);
-        assert_eq!(failed("demo", 3, b"something"), None);
-        let error = failed("demo", 255, b"ssh: connect to host x:\r\nrefused \x1b[2J\n").unwrap();
+        assert_eq!(ended(255, b""), Ended::Well);
+        assert_eq!(ended(255, b"\r\n"), Ended::Well);
+        assert_eq!(ended(3, b"something"), Ended::Well);
+        let causes = ["ssh: connect to host x:", "refused \\u{1b}[2J"].map(str::to_owned);
         assert_eq!(
-            error.0.causes,
-            ["ssh: connect to host x:", "refused \\u{1b}[2J"]
+            ended(255, b"ssh: connect to host x:\r\nrefused \x1b[2J\n"),
+            Ended::Failed(causes.to_vec())
         );
+        let error = itself_failed(causes.to_vec());
         assert_eq!(error.0.code, ErrorCode::AgentUnreachable);
+        assert_eq!(error.0.causes, causes);
     }
 
     #[test]
-    fn where_nothing_listens_another_way_in_is_told() {
+    fn where_nothing_listens_the_way_over_vsock_is_taken() {
         let said = b"ssh: connect to host 172.16.0.9 port 22: Connection refused\r\n";
-        let error = failed("demo", 255, said).unwrap();
-        assert_eq!(error.0.code, ErrorCode::SessionNotFound);
-        assert!(error.0.hints[0].contains("vm exec -it demo -- sh"));
+        assert_eq!(ended(255, said), Ended::Refused);
+        let target = SshTarget {
+            user: "root".into(),
+            host: "172.16.0.9".into(),
+            identity_file: "/key".into(),
+            known_hosts: "/known".into(),
+            host_key_alias: "demo.vm".into(),
+        };
+        let words = |way| {
+            let command = command(&target, way, "/log".as_ref(), &["true".to_owned()]);
+            let words = command
+                .get_args()
+                .map(|word| word.to_string_lossy().into_owned());
+            words.collect::<Vec<_>>()
+        };
+        let by_network = words(&Way::Network);
+        assert!(by_network.contains(&"root@172.16.0.9".to_owned()));
+        assert!(!by_network.iter().any(|word| word.contains("Proxy")));
+        let by_proxy = words(&Way::Proxy("/opt/a b/banger".into()));
+        assert!(by_proxy.contains(&"root@demo.vm".to_owned()));
+        let proxy = "ProxyCommand='/opt/a b/banger' vm ssh-proxy %n".to_owned();
+        assert!(by_proxy.contains(&proxy), "{by_proxy:?}");
     }
 }

@@ -6,21 +6,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use banger_api::{Readiness, SshAccess};
+use banger_api::SshAccess;
 use banger_core::ErrorCode;
-use banger_guest::exec::{ExecIo, run};
 use serde::Serialize;
 
-use super::{CommandResult, Context, agents_own, blocking, ssh};
+use super::{CommandResult, Context, ssh};
 use crate::cli::SshConfigArgs;
 use crate::error::CommandError;
 use crate::start::Needs;
-
-/// How long a guest that still boots is waited for, in seconds.
-const BOOT: u32 = 120;
-
-/// What the agent's own program says where nothing listens.
-const REFUSED: u8 = 3;
 
 #[derive(Debug, Serialize)]
 struct Installed {
@@ -36,8 +29,7 @@ struct Installed {
 pub(crate) async fn ssh_config(context: &Context<'_>, args: &SshConfigArgs) -> CommandResult {
     let client = context.client(Needs::Daemon).await?;
     let access = client.ssh_access().await?;
-    let program = std::env::current_exe()
-        .map_err(|error| CommandError::internal("this program cannot find itself", &error))?;
+    let program = ssh::this_program()?;
     let text = render(&access, &program);
     if !args.install {
         context.ui.result(&text, Clone::clone);
@@ -125,12 +117,17 @@ fn render(access: &SshAccess, program: &Path) -> String {
          \x20 UserKnownHostsFile {known}\n\
          \x20 GlobalKnownHostsFile /dev/null\n\
          \x20 StrictHostKeyChecking yes\n\
-         \x20 ProxyCommand {program} vm ssh-proxy %n\n",
+         \x20 ProxyCommand {proxy}\n",
         user = access.user,
         key = quoted(Path::new(&access.identity_file)),
         known = quoted(Path::new(&access.known_hosts)),
-        program = for_shell(program),
+        proxy = proxy_command(program),
     )
+}
+
+/// What ssh runs for a connection to a VM.
+pub(super) fn proxy_command(program: &Path) -> String {
+    format!("{} vm ssh-proxy %n", for_shell(program))
 }
 
 /// A path as ssh takes it: in quotes, and a percent sign doubled.
@@ -143,27 +140,6 @@ fn quoted(path: &Path) -> String {
 fn for_shell(path: &Path) -> String {
     let text = path.display().to_string().replace('%', "%%");
     format!("'{}'", text.replace('\'', "'\\''"))
-}
-
-/// `vm ssh-proxy NAME.vm`, which ssh runs: standard input and output become the guest's sshd.
-pub(crate) async fn ssh_proxy(context: &Context<'_>, host: &str) -> CommandResult {
-    let vm = host.strip_suffix(".vm").unwrap_or(host);
-    let client = context.client(Needs::Daemon).await?;
-    let stream = client
-        .connect_guest(vm, Readiness::Ready, Some(BOOT))
-        .await?;
-    let request = agents_own::request(["connect", "22"]);
-    let ran = move || run(stream, request, ExecIo::stdio(false));
-    let status = blocking("the stream", ran).await?;
-    let status = status.map_err(|error| {
-        let what = format!("the connection to the sshd of {vm} was lost");
-        CommandError::because(ErrorCode::AgentUnreachable, what, &error)
-    })?;
-    match status.exit_code() {
-        agents_own::UNKNOWN_WORD => Err(agents_own::too_old(vm, "be a way to its sshd")),
-        REFUSED => Err(ssh::no_server(vm)),
-        code => Ok(code),
-    }
 }
 
 #[cfg(test)]

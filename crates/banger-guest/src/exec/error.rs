@@ -42,6 +42,9 @@ pub enum ExecError {
     /// Signals could not be watched.
     #[error("failed to watch for signals")]
     Signals(#[source] io::Error),
+    /// The caller was gone, and the program did not end.
+    #[error("the program did not end with its input")]
+    Overdue,
     /// A signal ended the call.
     #[error("ended by signal {number}")]
     Interrupted {

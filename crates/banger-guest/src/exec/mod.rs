@@ -8,6 +8,7 @@ pub(crate) mod signals;
 
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use banger_guest_proto::{ExecRequest, ExitStatus};
 
@@ -74,7 +75,25 @@ pub fn run_heard(
     let raw = io.tty && rustix::termios::isatty(io.stdin);
     let raw = raw.then(|| RawMode::enter(io.stdin)).transpose();
     let _restored_at_return = raw.map_err(|source| ExecError::Terminal(source.into()))?;
-    pump::Pump::new(stream, &request, io, signals)?.run()
+    pump::Pump::new(stream, &request, io, signals, None)?.run()
+}
+
+/// Joins the caller's streams to a program that speaks first, as servers of ssh do. Nothing is read of standard input before it
+/// has: a program that was not started has taken nothing of it. Once the caller is gone (the end of its input, nobody who
+/// reads standard output, or a signal), the program has `patience` to end, too.
+///
+/// # Errors
+/// See [`run`]; [`ExecError::Overdue`] when it took longer.
+pub fn bridge(
+    stream: UnixStream,
+    request: ExecRequest,
+    io: ExecIo<'_>,
+    patience: Duration,
+) -> Result<ExitStatus, ExecError> {
+    let signals = Signals::watch(false).map_err(ExecError::Signals)?;
+    let request = complete(request, ExecIo { tty: false, ..io });
+    let bridge = pump::Bridge::new(patience);
+    pump::Pump::new(stream, &request, io, &signals, Some(bridge))?.run()
 }
 
 /// Fills in what the caller's terminal knows.

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use banger_guest_proto::{
     AgentMessage, ClientMessage, ExecRequest, ExitStatus, Frame, MAX_DATA, SendWindow, Stream,
     encode_control, encode_data, encode_frame,
 };
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::output::{Output, Written};
@@ -24,7 +25,29 @@ pub(super) struct Pump<'a> {
     stdin_window: SendWindow,
     outputs: [Output<'a>; 2],
     signals: &'a Signals,
+    bridge: Option<Bridge>,
     buffer: Box<[u8]>,
+}
+
+/// What is different for a program that is one end of a protocol, and its caller the other.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bridge {
+    /// How long the program may go on without its caller.
+    patience: Duration,
+    /// It has said something; before that, the caller's words are left to be read.
+    heard: bool,
+    /// When it must have ended.
+    until: Option<Instant>,
+}
+
+impl Bridge {
+    pub(super) fn new(patience: Duration) -> Self {
+        Self {
+            patience,
+            heard: false,
+            until: None,
+        }
+    }
 }
 
 /// What has come of one message.
@@ -39,6 +62,7 @@ impl<'a> Pump<'a> {
         request: &ExecRequest,
         io: ExecIo<'a>,
         signals: &'a Signals,
+        bridge: Option<Bridge>,
     ) -> Result<Self, ExecError> {
         let link = Link::new(connection, &ClientMessage::Exec(request.clone()));
         let link = link.map_err(ExecError::Connection)?;
@@ -52,6 +76,7 @@ impl<'a> Pump<'a> {
                 Output::new(io.stderr, Stream::Stderr),
             ],
             signals,
+            bridge,
             buffer: vec![0; MAX_DATA].into_boxed_slice(),
         })
     }
@@ -61,6 +86,9 @@ impl<'a> Pump<'a> {
         loop {
             self.send()?;
             let ready = self.wait()?;
+            if self.is_overdue() {
+                return Err(ExecError::Overdue);
+            }
             if ready.signals {
                 self.take_signals()?;
             }
@@ -100,11 +128,20 @@ impl<'a> Pump<'a> {
             }
         }
         let room = self.link.outbox.has_room() && self.stdin_window.left() > 0;
-        if self.stdin_open && room {
+        if self.stdin_open && (room || !self.hears()) {
             places[2] = Some(fds.len());
-            fds.push(PollFd::from_borrowed_fd(self.io.stdin, PollFlags::IN));
+            // That it was closed is seen in any case.
+            let wanted = if self.hears() {
+                PollFlags::IN
+            } else {
+                PollFlags::empty()
+            };
+            fds.push(PollFd::from_borrowed_fd(self.io.stdin, wanted));
         }
-        match rustix::event::poll(&mut fds, None) {
+        let until = self.bridge.and_then(|bridge| bridge.until);
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        match rustix::event::poll(&mut fds, left.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(ExecError::Connection(error.into())),
         }
@@ -116,6 +153,23 @@ impl<'a> Pump<'a> {
             outputs: [is_ready(places[0]), is_ready(places[1])],
             stdin: is_ready(places[2]),
         })
+    }
+
+    /// Whether the caller is listened to.
+    fn hears(&self) -> bool {
+        self.bridge.is_none_or(|bridge| bridge.heard)
+    }
+
+    fn is_overdue(&self) -> bool {
+        let until = self.bridge.and_then(|bridge| bridge.until);
+        until.is_some_and(|until| Instant::now() >= until)
+    }
+
+    /// The caller is gone, or wants the end: the program may not go on for long.
+    fn caller_is_gone(&mut self) {
+        if let Some(bridge) = &mut self.bridge {
+            bridge.until.get_or_insert(Instant::now() + bridge.patience);
+        }
     }
 
     /// Sends what the connection takes. Without an agent no more input is wanted.
@@ -141,6 +195,9 @@ impl<'a> Pump<'a> {
             Frame::Data(Stream::Stdin, _) | Frame::Record(..) => return Err(ExecError::Unexpected),
             Frame::Data(stream, bytes) => {
                 let at = usize::from(stream == Stream::Stderr);
+                if let Some(bridge) = &mut self.bridge {
+                    bridge.heard |= stream == Stream::Stdout;
+                }
                 let credit = self.outputs[at].push(&bytes)?;
                 self.give_credit(stream, credit);
             }
@@ -178,6 +235,9 @@ impl<'a> Pump<'a> {
         match self.outputs[at].write_some()? {
             Written::Passed(credit) => self.give_credit(stream, credit),
             Written::ReaderGone(credit) => {
+                if stream == Stream::Stdout {
+                    self.caller_is_gone();
+                }
                 encode_control(
                     self.link.outbox.frames(),
                     &ClientMessage::CloseOutput { stream },
@@ -189,6 +249,10 @@ impl<'a> Pump<'a> {
     }
 
     fn read_stdin(&mut self) -> Result<(), ExecError> {
+        if !self.hears() {
+            self.end_stdin();
+            return Ok(());
+        }
         let most = self.stdin_window.left().min(self.buffer.len());
         match rustix::io::read(self.io.stdin, &mut self.buffer[..most]) {
             Ok(0) => self.end_stdin(),
@@ -214,6 +278,7 @@ impl<'a> Pump<'a> {
     }
 
     fn end_stdin(&mut self) {
+        self.caller_is_gone();
         self.stdin_open = false;
         encode_control(self.link.outbox.frames(), &ClientMessage::StdinEof);
     }
@@ -228,6 +293,7 @@ impl<'a> Pump<'a> {
             } else if self.io.tty && signals::ends_a_terminal(number) {
                 return Err(ExecError::Interrupted { number });
             } else {
+                self.caller_is_gone();
                 encode_control(self.link.outbox.frames(), &ClientMessage::Signal { number });
             }
         }

@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use banger_guest_proto::SessionName;
@@ -74,14 +73,4 @@ impl Group {
     pub(super) fn remove(&self) {
         let _ = rustix::fs::rmdir(&self.folder);
     }
-}
-
-/// Sends a signal to the program's process group, on a terminal to the one in the foreground.
-pub(super) fn signal_foreground(
-    program: Pid,
-    terminal: Option<impl std::os::fd::AsFd>,
-    signal: Signal,
-) -> Result<(), Errno> {
-    let foreground = terminal.and_then(|fd| rustix::termios::tcgetpgrp(fd).ok());
-    kill_process_group(foreground.unwrap_or(program), signal)
 }

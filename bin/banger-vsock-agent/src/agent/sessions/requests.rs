@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use super::entry::Entry;
 use super::view::View;
-use super::{Refusal, group, refuse};
+use super::{Refusal, refuse};
 use crate::agent::connection::Connection;
 use crate::agent::state::State;
 
@@ -118,7 +118,7 @@ fn send(entry: &Entry, name: &SessionName, number: i32) -> Result<SessionInfo, R
         let what = format!("the program of the session `{name}` does not run");
         return Err(refuse(AgentErrorCode::Busy, what, None));
     };
-    let sent = group::signal_foreground(program.pid, program.terminal.as_ref(), signal);
+    let sent = banger_login::signal_foreground(program.pid, program.terminal.as_ref(), signal);
     sent.map_err(|error| {
         let what = format!("failed to send signal {number}: {error}");
         refuse(AgentErrorCode::Internal, what, None)

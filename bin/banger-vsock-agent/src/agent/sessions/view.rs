@@ -18,10 +18,9 @@ use rustix::process::Signal;
 
 use super::entry::{Entry, Shared, Wake};
 use super::log::{Cursor, Found};
-use super::{Refusal, group, refuse};
+use super::{Refusal, refuse};
 use crate::agent::connection::Connection;
 use crate::agent::linger::LINGER;
-use crate::agent::terminal;
 
 /// End of input on a terminal (termios(3), VEOF).
 const CONTROL_D: u8 = 4;
@@ -356,7 +355,7 @@ impl<'a> View<'a> {
                     (&shared.program, Signal::from_named_raw(number))
                 {
                     let terminal = program.terminal.as_ref();
-                    let _ = group::signal_foreground(program.pid, terminal, signal);
+                    let _ = banger_login::signal_foreground(program.pid, terminal, signal);
                 }
             }
             _ => {}
@@ -426,8 +425,8 @@ fn resize(shared: &Shared, size: banger_guest_proto::TtySize) {
     if let Some(program) = &shared.program
         && let Some(master) = &program.terminal
     {
-        let _ = terminal::resize(master, size);
-        let _ = group::signal_foreground(program.pid, Some(master), Signal::WINCH);
+        let _ = banger_login::resize(master, size);
+        let _ = banger_login::signal_foreground(program.pid, Some(master), Signal::WINCH);
     }
 }
 
