@@ -3,6 +3,7 @@
 //! apart by the first word:
 //!
 //! - `serve`: one ssh connection ([`server`]);
+//! - `settle PLACE`: gives its own file, which was brought to the guest, its name, and serves;
 //! - `launch`: makes itself a session of its own, the right user, and then the client's program ([`launch`]);
 //! - `sftp`: serves the sftp protocol, as the client's program ([`sftp`]).
 
@@ -22,6 +23,7 @@ mod transport;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -32,6 +34,10 @@ fn main() -> ExitCode {
             Ok(options) => server::main(&options),
             Err(what) => usage(&what),
         },
+        Some("settle") if rest.len() == 1 => {
+            settle(Path::new(&rest[0]));
+            server::main(&options::Options::default())
+        }
         Some("launch") => launch::main(rest),
         Some("sftp") => sftp::main(),
         Some("--version") => {
@@ -42,6 +48,14 @@ fn main() -> ExitCode {
             }
         }
         _ => usage("it is started by banger on the host, with `serve`"),
+    }
+}
+
+/// At once: another client finds all of the program there, or nothing. Whoever came first is replaced by its like.
+fn settle(place: &Path) {
+    let settled = std::env::current_exe().and_then(|own| std::fs::rename(own, place));
+    if let Err(error) = settled {
+        complain(&format!("{} cannot be made: {error}", place.display()));
     }
 }
 

@@ -162,3 +162,16 @@ fn a_client_that_does_not_log_in_is_ended() {
     let finished = world.ssh(&["sleep 3; echo awake"]);
     assert_eq!(finished.text(), "awake\n", "{finished:?}");
 }
+
+#[test]
+fn a_program_that_was_brought_gets_its_name_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (brought, place) = (dir.path().join("brought"), dir.path().join("place"));
+    std::fs::copy(env!("CARGO_BIN_EXE_banger-sshd"), &brought).unwrap();
+    std::fs::write(&place, "an older one").unwrap();
+    // Whether there are keys is not what is asked here: without input it ends.
+    run(Command::new(&brought).arg("settle").arg(&place), b"");
+    assert!(!brought.exists());
+    let version = run(Command::new(&place).arg("--version"), b"");
+    assert!(version.text().starts_with("banger-sshd "), "{version:?}");
+}

@@ -159,7 +159,7 @@ pub(crate) async fn cp(context: &Context<'_>, args: CpArgs) -> CommandResult {
         Plan::PutStream { vm, target } => {
             over(context, &vm, move |stream| {
                 let progress = Progress::new(None, show);
-                put_stream(stream, target, 0o644, &mut io::stdin().lock(), &progress)
+                put_stdin(stream, target, &progress)
             })
             .await?
         }
@@ -317,12 +317,10 @@ fn put_files(
     Ok(done)
 }
 
-/// Sends what a reader gives as one file.
-pub(super) fn put_stream(
+/// Sends standard input as the file of that name.
+fn put_stdin(
     stream: &UnixStream,
     target: WirePath,
-    mode: u16,
-    from: &mut impl Read,
     progress: &Progress,
 ) -> Result<FilesDone, CommandError> {
     let name = Path::new(OsStr::from_bytes(&target.0)).file_name();
@@ -338,6 +336,18 @@ pub(super) fn put_stream(
         file: true,
         exact: false,
     };
+    let file = (name, 0o644);
+    put_stream(stream, request, file, &mut io::stdin().lock(), progress)
+}
+
+/// Sends what a reader gives as one file of that name and mode.
+pub(super) fn put_stream(
+    stream: &UnixStream,
+    request: PutFiles,
+    (name, mode): (RelPath, u16),
+    from: &mut impl Read,
+    progress: &Progress,
+) -> Result<FilesDone, CommandError> {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();

@@ -6,14 +6,14 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use banger_api::Readiness;
 use banger_client::Client;
 use banger_core::ErrorCode;
 use banger_guest::exec::{ExecError, ExecIo, bridge};
-use banger_guest_proto::{AgentErrorCode, ExecRequest, ExitStatus, WirePath};
+use banger_guest_proto::{AgentErrorCode, ExecRequest, ExitStatus, PutFiles, RelPath, WirePath};
 use rustix::fs::MemfdFlags;
 use sha2::{Digest, Sha256};
 
@@ -30,8 +30,9 @@ const REFUSED: u8 = 3;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a guest may take none of the server's bytes while it is brought there.
 const STALLED: Duration = Duration::from_secs(60);
-/// Where the server goes: this folder is the agent's, and gone with the guest's boot.
-const FOLDER: &str = "/run/banger";
+/// Where the server goes. The first folder is gone with the guest's boot; an init can have made it one from which nothing is
+/// executed.
+const FOLDERS: [&str; 2] = ["/run/banger", "/var/lib/banger"];
 /// The most of a guest's complaint that is passed on, in bytes.
 const MAX_COMPLAINT: u64 = 64 << 10;
 
@@ -99,45 +100,73 @@ fn ended(status: Result<ExitStatus, ExecError>) -> Result<u8, ExecError> {
     }
 }
 
-/// Runs banger's own server in the guest, which gets it first when it has it not yet.
+/// Runs banger's own server in the guest, which gets it first when it has it not yet. An attempt that starts nothing has taken
+/// nothing of what ssh has said: the next one begins afresh.
 async fn with_own_server(client: &Client, vm: &str, program: &Path) -> CommandResult {
-    let server = Server::read(program)?;
-    // The second time it has just been brought there.
-    for brought in [false, true] {
-        let stream = connect(client, vm).await?;
-        let request = ExecRequest::own([server.place.as_str(), "serve"]);
-        let run = move || ended(bridge(stream, request, ExecIo::stdio(false), PATIENCE));
-        match blocking("the stream", run).await? {
-            Ok(code) => return Ok(code),
-            Err(ExecError::Refused(refusal))
-                if refusal.code == AgentErrorCode::CommandNotFound && !brought =>
-            {
-                let stream = connect(client, vm).await?;
-                let (place, file) = (server.place.clone(), server.file.clone());
-                blocking("the transfer", move || bring(&stream, &place, &file)).await??;
-            }
-            Err(error) => return Err(lost(vm, &error)),
+    let digest = digest(program).map_err(|error| missing(program, &error))?;
+    let name = name(&digest);
+    let mut open = vec![];
+    for folder in FOLDERS {
+        let place = format!("{folder}/{name}");
+        match serve(client, vm, [place.as_str(), "serve"]).await? {
+            Served::Ended(code) => return Ok(code),
+            Served::NotThere => open.push((folder, place)),
+            Served::NotExecuted => {}
         }
     }
-    let what = format!("the ssh server does not stay where it was put in {vm}");
-    Err(CommandError::new(ErrorCode::ExecFailed, what))
-}
-
-/// banger's server, here and in guests.
-struct Server {
-    file: PathBuf,
-    /// Named for what it is: another banger's is another file.
-    place: String,
-}
-
-impl Server {
-    fn read(file: &Path) -> Result<Self, CommandError> {
-        let digest = digest(file).map_err(|error| missing(file, &error))?;
-        Ok(Self {
-            file: file.to_owned(),
-            place: format!("{FOLDER}/banger-sshd-{digest}"),
-        })
+    for (folder, place) in open {
+        // Under a name of its own until all of it is there: others may come at the same time.
+        let unsettled = format!(".{name}-{}", unique());
+        let stream = connect(client, vm).await?;
+        let (file, new) = (program.to_owned(), unsettled.clone());
+        let bring = move || bring(&stream, folder, &new, &file);
+        blocking("the transfer", bring).await??;
+        let own = format!("{folder}/{unsettled}");
+        if let Served::Ended(code) = serve(client, vm, [&own, "settle", &place]).await? {
+            return Ok(code);
+        }
     }
+    let what = format!("{vm} executes no program in {}", FOLDERS.join(" or "));
+    Err(CommandError::new(ErrorCode::ExecFailed, what)
+        .hint(format!("`banger vm exec -it {vm} -- sh` needs none")))
+}
+
+/// What came of a server.
+enum Served {
+    Ended(u8),
+    NotThere,
+    NotExecuted,
+}
+
+async fn serve<const N: usize>(
+    client: &Client,
+    vm: &str,
+    words: [&str; N],
+) -> Result<Served, CommandError> {
+    let stream = connect(client, vm).await?;
+    let request = ExecRequest::own(words);
+    let run = move || ended(bridge(stream, request, ExecIo::stdio(false), PATIENCE));
+    match blocking("the stream", run).await? {
+        Ok(code) => Ok(Served::Ended(code)),
+        Err(ExecError::Refused(refusal)) => match refusal.code {
+            AgentErrorCode::CommandNotFound => Ok(Served::NotThere),
+            AgentErrorCode::NotExecutable => Ok(Served::NotExecuted),
+            _ => Err(lost(vm, &ExecError::Refused(refusal))),
+        },
+        Err(error) => Err(lost(vm, &error)),
+    }
+}
+
+/// What no other client calls its file.
+fn unique() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let nanos = now.unwrap_or_default().as_nanos();
+    format!("{}-{nanos:x}", std::process::id())
+}
+
+/// What the server is called in a guest: another banger's is another file.
+fn name(digest: &str) -> String {
+    format!("banger-sshd-{digest}")
 }
 
 fn missing(file: &Path, error: &io::Error) -> CommandError {
@@ -160,22 +189,23 @@ fn digest(file: &Path) -> io::Result<String> {
         .collect())
 }
 
-/// Copies the server into the guest. The agent gives a file its name when it is whole, so that another client finds all of it or
-/// nothing.
-fn bring(stream: &UnixStream, place: &str, file: &Path) -> Result<(), CommandError> {
+/// Copies the server into a folder of the guest's, which is made when it is not there.
+fn bring(stream: &UnixStream, folder: &str, name: &str, file: &Path) -> Result<(), CommandError> {
     let mut file = File::open(file).map_err(|error| missing(file, &error))?;
     let bounded = stream
         .set_read_timeout(Some(STALLED))
         .and_then(|()| stream.set_write_timeout(Some(STALLED)));
     bounded.map_err(|error| CommandError::internal("a transfer cannot be bounded", &error))?;
-    let target = WirePath(place.as_bytes().to_vec());
-    let done = cp::put_stream(
-        stream,
-        target,
-        0o755,
-        &mut file,
-        &Progress::new(None, false),
-    )?;
+    let name = RelPath::new(name.as_bytes())
+        .map_err(|error| CommandError::internal("the server has no good name", &error))?;
+    let request = PutFiles {
+        target: WirePath(folder.as_bytes().to_vec()),
+        into: false,
+        file: false,
+        exact: true,
+    };
+    let progress = Progress::new(None, false);
+    let done = cp::put_stream(stream, request, (name, 0o755), &mut file, &progress)?;
     match done.is_whole() {
         true => Ok(()),
         false => Err(CommandError::new(
@@ -193,16 +223,13 @@ mod tests {
     fn another_server_has_another_name_and_one_that_is_missing_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("banger-sshd");
-        let told = Server::read(&path).err().unwrap();
+        let told = missing(&path, &digest(&path).unwrap_err());
         assert_eq!(told.0.code, ErrorCode::HostNotReady);
         assert!(told.0.hints[0].contains("make agent"));
         std::fs::write(&path, "one").unwrap();
-        let one = Server::read(&path).unwrap().place;
-        assert!(
-            one.starts_with("/run/banger/banger-sshd-") && one.len() == 36,
-            "{one}"
-        );
+        let one = name(&digest(&path).unwrap());
+        assert_eq!(one, "banger-sshd-7692c3ad3540");
         std::fs::write(&path, "two").unwrap();
-        assert_ne!(Server::read(&path).unwrap().place, one);
+        assert_ne!(name(&digest(&path).unwrap()), one);
     }
 }
