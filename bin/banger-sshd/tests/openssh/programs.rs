@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -186,6 +186,16 @@ fn a_client_that_goes_away_takes_its_program_along() {
     }
 }
 
+/// Does not outlive its test, also when that fails.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn several_channels_share_a_connection_and_are_bounded() {
     let Some(world) = World::with(&[]) else {
@@ -193,12 +203,12 @@ fn several_channels_share_a_connection_and_are_bounded() {
     };
     let socket = world.path("control");
     let control = format!("ControlPath={}", socket.display());
-    let mut master = world
+    let master = world
         .client("ssh")
         .args(["-o", &control, "-M", "-N", "guest"])
         .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
+        .spawn();
+    let _master = Killed(master.unwrap());
     until("the first client is in", || socket.exists());
     // One that is refused there must not get in by a connection of its own.
     let alone = "ProxyCommand=false";
@@ -241,6 +251,4 @@ fn several_channels_share_a_connection_and_are_bounded() {
     until("a place is free", || {
         start().wait_with_output().unwrap().stdout == b"in\n"
     });
-    master.kill().unwrap();
-    master.wait().unwrap();
 }
