@@ -17,8 +17,11 @@ use crate::start::Needs;
 
 /// ssh's own exit code when it failed itself (ssh(1)).
 const SSH_FAILED: i32 = 255;
-/// How long a guest that says nothing at all is waited for: it is ready by then, or its agent is gone.
-const CONNECT_SECONDS: u32 = 60;
+/// How long a guest is waited for that says nothing at all on the network: it is ready by then, and there is the way over
+/// vsock, which needs no network.
+const CONNECT_SECONDS: u32 = 10;
+/// The same of one whose agent is gone, so that there is no other way.
+const ONLY_WAY_SECONDS: u32 = 60;
 /// So many lines of its complaints are shown.
 const MAX_SHOWN: usize = 5;
 
@@ -26,6 +29,7 @@ const MAX_SHOWN: usize = 5;
 pub(crate) async fn ssh(context: &Context<'_>, args: &SshArgs) -> CommandResult {
     let client = context.client(Needs::Daemon).await?;
     // Ready: sshd listens. The connection itself is not needed. A VM that still boots is waited for.
+    let mut patience = CONNECT_SECONDS;
     match client
         .connect_guest(&args.vm, Readiness::Ready, None)
         .await
@@ -34,6 +38,7 @@ pub(crate) async fn ssh(context: &Context<'_>, args: &SshArgs) -> CommandResult 
         Ok(connection) => drop(connection),
         // sshd needs no agent.
         Err(error) if error.0.code == ErrorCode::AgentUnreachable => {
+            patience = ONLY_WAY_SECONDS;
             context
                 .ui
                 .note("the guest's agent does not answer: ssh is tried without it");
@@ -52,7 +57,7 @@ pub(crate) async fn ssh(context: &Context<'_>, args: &SshArgs) -> CommandResult 
     let path = format!("/proc/{}/fd/{}", std::process::id(), log.as_raw_fd());
     let mut way = Way::Network;
     let code = loop {
-        let mut command = command(&target, &way, path.as_ref(), &args.command);
+        let mut command = command(&target, &way, patience, path.as_ref(), &args.command);
         let status = command.status().map_err(|error| {
             CommandError::because(ErrorCode::HostNotReady, "ssh could not be started", &error)
                 .hint("install the package openssh-client")
@@ -63,14 +68,13 @@ pub(crate) async fn ssh(context: &Context<'_>, args: &SshArgs) -> CommandResult 
         let code = status.code().unwrap_or(SSH_FAILED);
         match ended(code, &complaints) {
             Ended::Well => break code,
-            Ended::Refused if way == Way::Network => {
-                // Nothing has run. banger's own server is there for that, and by that way.
+            Ended::NoWay(_) if way == Way::Network && patience == CONNECT_SECONDS => {
+                // Nothing has run. By that way there is banger's own server, and no network is needed.
                 way = Way::Proxy(this_program()?);
                 log.set_len(0).map_err(unlogged)?;
                 log.rewind().map_err(unlogged)?;
             }
-            Ended::Refused => return Err(itself_failed(vec![REFUSED.to_owned()])),
-            Ended::Failed(causes) => return Err(itself_failed(causes)),
+            Ended::NoWay(causes) | Ended::Failed(causes) => return Err(itself_failed(causes)),
         }
     };
     if args.command.is_empty()
@@ -98,8 +102,8 @@ fn log() -> std::io::Result<File> {
 enum Ended {
     /// With what it ran.
     Well,
-    /// Nothing listens where it wanted to connect to.
-    Refused,
+    /// Before anything ran: nothing listens where it wanted to connect to, or nobody answers.
+    NoWay(Vec<String>),
     /// For its own reasons, which it has told.
     Failed(Vec<String>),
 }
@@ -115,14 +119,20 @@ fn ended(code: i32, complaints: &[u8]) -> Ended {
     if code != SSH_FAILED || causes.is_empty() {
         return Ended::Well;
     }
-    match causes.iter().any(|line| line.ends_with(REFUSED)) {
-        true => Ended::Refused,
+    let is_of_the_way = |line: &String| NO_WAY.iter().any(|said| line.ends_with(said));
+    match causes.iter().any(is_of_the_way) {
+        true => Ended::NoWay(causes),
         false => Ended::Failed(causes),
     }
 }
 
-/// What ssh says where nothing listens.
-const REFUSED: &str = "port 22: Connection refused";
+/// What ssh says where nothing listens, and where the guest's network is down.
+const NO_WAY: [&str; 4] = [
+    "port 22: Connection refused",
+    "port 22: Connection timed out",
+    "port 22: No route to host",
+    "port 22: Network is unreachable",
+];
 
 fn itself_failed(causes: Vec<String>) -> CommandError {
     let mut error = CommandError::new(ErrorCode::AgentUnreachable, "ssh itself failed");
@@ -145,7 +155,7 @@ enum Way {
     Proxy(PathBuf),
 }
 
-fn command(target: &SshTarget, way: &Way, log: &Path, remote: &[String]) -> Command {
+fn command(target: &SshTarget, way: &Way, patience: u32, log: &Path, remote: &[String]) -> Command {
     let mut command = Command::new("ssh");
     command.args(["-F", "none", "-i", &target.identity_file]);
     command.arg("-E").arg(log);
@@ -156,7 +166,7 @@ fn command(target: &SshTarget, way: &Way, log: &Path, remote: &[String]) -> Comm
         "StrictHostKeyChecking=yes".to_owned(),
         "IdentitiesOnly=yes".to_owned(),
         "LogLevel=ERROR".to_owned(),
-        format!("ConnectTimeout={CONNECT_SECONDS}"),
+        format!("ConnectTimeout={patience}"),
     ] {
         command.args(["-o", &option]);
     }
@@ -196,8 +206,15 @@ mod tests {
 
     #[test]
     fn where_nothing_listens_the_way_over_vsock_is_taken() {
-        let said = b"ssh: connect to host 172.16.0.9 port 22: Connection refused\r\n";
-        assert_eq!(ended(255, said), Ended::Refused);
+        for why in [
+            "Connection refused",
+            "Connection timed out",
+            "No route to host",
+        ] {
+            let said = format!("ssh: connect to host 172.16.0.9 port 22: {why}");
+            let lines = format!("{said}\r\n");
+            assert_eq!(ended(255, lines.as_bytes()), Ended::NoWay(vec![said]));
+        }
         let target = SshTarget {
             user: "root".into(),
             host: "172.16.0.9".into(),
@@ -206,7 +223,7 @@ mod tests {
             host_key_alias: "demo.vm".into(),
         };
         let words = |way| {
-            let command = command(&target, way, "/log".as_ref(), &["true".to_owned()]);
+            let command = command(&target, way, 10, "/log".as_ref(), &["true".to_owned()]);
             let words = command
                 .get_args()
                 .map(|word| word.to_string_lossy().into_owned());
