@@ -39,11 +39,17 @@ fn every_verb_answers_in_time_for_a_guest_whose_agent_is_gone() {
         (&["vm", "session", "start", name, "--", "true"], 1),
         (&["vm", "acp", name], 125),
     ];
-    for (args, code) in needy {
-        let finished = timed(&banger, args);
-        let texts = &["[agent_unreachable]", "hint:", "banger vm logs"];
-        finished.assert_failed(&format!("{args:?}"), *code, texts);
-    }
+    // Side by side: each waits for its time.
+    std::thread::scope(|scope| {
+        for (args, code) in needy {
+            let banger = &banger;
+            scope.spawn(move || {
+                let finished = timed(banger, args);
+                let texts = &["[agent_unreachable]", "hint:", "banger vm logs"];
+                finished.assert_failed(&format!("{args:?}"), *code, texts);
+            });
+        }
+    });
 
     // What does not need it works.
     let show = timed(&banger, &["vm", "show", name, "-o", "json"]);

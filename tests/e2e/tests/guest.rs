@@ -232,24 +232,12 @@ fn a_guest_that_stops_altogether_is_told_and_can_be_deleted() {
 }
 
 #[test]
-fn a_guest_whose_agent_is_gone_is_told_and_restarted_by_force() {
+fn a_guest_whose_agent_is_gone_is_restarted_by_force() {
     let banger = Banger::from_env();
     let vm = banger.vm(&["--wait", "ready"]);
     // By its name as a process; the session's connection ends with it.
     let killed = vm.exec(&["sh", "-c", "pkill -9 banger-agent; sleep 60"]);
     assert_eq!(killed.code, 125, "{}", killed.stderr);
-    let finished = vm.exec(&["true"]);
-    finished.assert_failed("the command", 125, &["[agent_unreachable]", "hint:"]);
-    let ports = banger.run(&["vm", "ports", &vm.name]);
-    ports.assert_failed("ports", 1, &["[agent_unreachable]", "hint:"]);
-    // What the host sees is shown all the same, and sshd needs no agent.
-    let stats = banger.json(&["vm", "stats", &vm.name]);
-    assert!(stats["vms"][0]["guest"].is_null(), "{stats}");
-    assert!(!stats["vms"][0]["host"].is_null(), "{stats}");
-    assert_eq!(
-        banger.ok(&["vm", "ssh", &vm.name, "--", "echo", "hi"]),
-        "hi\n"
-    );
     let restarted = banger.json(&["vm", "restart", "--grace", "3", &vm.name]);
     assert_eq!(restarted[0]["forced"], true, "{restarted}");
     assert_eq!(vm.sh("echo back"), "back");
