@@ -64,18 +64,6 @@ fn staged() -> Vec<PathBuf> {
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 
-/// The size of the largest file that somebody writes below a folder and that has no name yet.
-fn arriving(folder: &Path) -> u64 {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let files = processes.flat_map(|process| fs::read_dir(process.path().join("fd")));
-    let files = files.flatten().flatten().map(|entry| entry.path());
-    let below = |path: &PathBuf| fs::read_link(path).is_ok_and(|to| to.starts_with(folder));
-    let sizes = files
-        .filter(below)
-        .filter_map(|path| Some(fs::metadata(path).ok()?.len()));
-    sizes.max().unwrap_or_default()
-}
-
 /// The exit code of a client that SIGKILL ended.
 const KILLED: i32 = 128 + 9;
 
@@ -195,82 +183,6 @@ fn a_file_that_is_cut_off_is_the_old_one_or_none_until_it_is_whole() {
             "",
             "{end:?}"
         );
-    }
-}
-
-#[test]
-fn what_comes_out_is_whole_or_what_was_there_before() {
-    let banger = Banger::from_env();
-    let vm = banger.vm(SMALL);
-    let place = tempfile::tempdir().unwrap();
-    vm.sh("head -c 96M /dev/urandom >/root/file; sync");
-    let sum = vm.sh("sha256sum /root/file");
-    let sum = sum.split(' ').next().unwrap();
-    let from = format!("{}:/root/file", vm.name);
-    let to = place.path().join("file");
-    let copy = ["vm", "cp", &from, to.to_str().unwrap()];
-    for (end, old) in [
-        (End::Daemon, Some("old")),
-        (End::Client, None),
-        (End::Stop, None),
-        (End::Vmm, Some("old")),
-    ] {
-        let _ = fs::remove_file(&to);
-        if let Some(old) = old {
-            fs::write(&to, old).unwrap();
-        }
-        let is_begun = || arriving(place.path()) > 1 << 20;
-        let code = cut_when(&banger, &vm, &copy, is_begun, end);
-        let there = fs::read(&to).ok();
-        if there.as_deref().map(digest).as_deref() != Some(sum) {
-            assert_ne!(code, 0, "{end:?}");
-            assert_eq!(
-                there.as_deref(),
-                old.map(str::as_bytes),
-                "{end:?}: half a file"
-            );
-        }
-        let names: Vec<_> = fs::read_dir(place.path()).unwrap().collect();
-        assert!(names.len() <= 1, "{end:?}: {names:?}");
-        banger.ok(&copy);
-        assert_eq!(digest(&fs::read(&to).unwrap()), sum, "{end:?}");
-    }
-}
-
-#[test]
-fn a_pull_that_is_cut_off_takes_nothing_and_the_next_takes_all() {
-    let banger = Banger::from_env();
-    let vm = banger.vm(&["--wait", "reachable"]);
-    let place = tempfile::tempdir().unwrap();
-    let repo = place.path();
-    git(repo, &["init", "-q", "-b", "main"]);
-    fs::write(repo.join("a.txt"), "one\n").unwrap();
-    git(repo, &["add", "-A"]);
-    git(repo, &["commit", "-qm", "first"]);
-    let path = repo.to_str().unwrap();
-    banger.ok(&["vm", "workspace", "prepare", &vm.name, path]);
-    let pull = ["vm", "workspace", "pull", &vm.name, path];
-    let refs = || git(repo, &["for-each-ref", "refs/banger"]);
-    for end in [End::Daemon, End::Client, End::Stop, End::Vmm] {
-        vm.sh("cd /root/repo && head -c 48M /dev/urandom >large && git add large && git -c core.compression=0 commit -qm large && sync");
-        let commit = vm.sh("cd /root/repo && git rev-parse HEAD");
-        let before = refs();
-        let is_begun = || arriving(&staging()) > 1 << 20;
-        let code = cut_when(&banger, &vm, &pull, is_begun, end);
-        if code != 0 {
-            assert_eq!(refs(), before, "{end:?}");
-        }
-        let objects = fs::read_dir(repo.join(".git/objects")).unwrap();
-        let names = objects.map(|entry| entry.unwrap().file_name());
-        let left: Vec<_> = names
-            .filter(|name| name.to_string_lossy().starts_with("tmp"))
-            .collect();
-        assert!(left.is_empty(), "{end:?}: {left:?}");
-        assert_eq!(staged(), Vec::<PathBuf>::new(), "{end:?}");
-        banger.ok(&pull);
-        let name = format!("refs/banger/{}/heads/main", vm.name);
-        assert_eq!(git(repo, &["rev-parse", &name]), commit, "{end:?}");
-        git(repo, &["fsck", "--strict", "--no-dangling"]);
     }
 }
 
