@@ -84,6 +84,22 @@ impl Tree {
     /// The root directory.
     pub const ROOT: NodeId = NodeId(0);
 
+    /// A root directory with those permissions, and nothing in it.
+    #[must_use]
+    pub fn empty(mode: u16) -> Self {
+        let attributes = Attributes {
+            mode,
+            ..Attributes::default()
+        };
+        let content = Content::Directory(vec![]);
+        Self {
+            nodes: vec![Node {
+                attributes,
+                content,
+            }],
+        }
+    }
+
     /// A file.
     #[must_use]
     pub fn node(&self, id: NodeId) -> &Node {

@@ -16,7 +16,7 @@ use crate::store::{
 };
 use crate::{digest, sparse};
 
-pub(crate) const PROMOTING: &str = ".promoting-";
+const PROMOTING: &str = ".promoting-";
 /// Whose lock everybody shares who has such a folder.
 const LOCK: &str = ".promoting";
 
@@ -178,10 +178,7 @@ impl ImageStore {
     }
 
     fn take_record(&self, record: ImageRecord) -> Result<Image, RegisterError> {
-        let next = tempfile::Builder::new()
-            .prefix(PROMOTING)
-            .tempdir_in(self.root());
-        let next = next.context("make a folder in", self.root())?;
+        let next = self.promotion_folder()?;
         let folder = next.path().join("image");
         fs::create_dir(&folder).context("make", &folder)?;
         let adopted = self.adopt(&folder, record).map_err(BuildError::into_io);
@@ -213,10 +210,7 @@ impl ImageStore {
         let Some(files) = &image.record.elsewhere else {
             return Ok(image);
         };
-        let folder = tempfile::Builder::new()
-            .prefix(PROMOTING)
-            .tempdir_in(self.root());
-        let folder = folder.context("make a folder in", self.root())?;
+        let folder = self.promotion_folder()?;
         let mut at = |step| at(step).context("go on in", self.root());
         let rootfs = (ROOTFS, &files.rootfs);
         let seed = files.work_seed.as_ref().map(|file| (WORK_SEED, file));
@@ -262,16 +256,28 @@ impl ImageStore {
     }
 
     fn alone_or_busy(&self, name: &ImageName) -> Result<[File; 2], RegisterError> {
-        let shared = self.promoting().and_then(|file| {
-            flock(&file, FlockOperation::LockShared)?;
-            Ok(file)
-        });
-        let shared = shared.context("lock", self.root())?;
+        let shared = self.lock_promotions()?;
         let locked = self
             .try_alone(name)
             .context("lock a name in", self.root())?;
         let alone = locked.ok_or_else(|| RegisterError::Busy(name.clone()))?;
         Ok([alone, shared])
+    }
+
+    /// As long as it is held, no folder of [`Self::promotion_folder`] is taken for a leftover.
+    pub(crate) fn lock_promotions(&self) -> Result<File, FileError> {
+        let shared = self.promoting().and_then(|file| {
+            flock(&file, FlockOperation::LockShared)?;
+            Ok(file)
+        });
+        shared.context("lock", self.root())
+    }
+
+    /// A folder in the store, for what is not an artefact yet.
+    pub(crate) fn promotion_folder(&self) -> Result<tempfile::TempDir, FileError> {
+        let mut builder = tempfile::Builder::new();
+        let folder = builder.prefix(PROMOTING).tempdir_in(self.root());
+        folder.context("make a folder in", self.root())
     }
 
     pub(crate) fn promoting(&self) -> io::Result<File> {

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use banger_core::{Digest, ImageName};
 use banger_oci::Watch;
-use rustix::fs::{FlockOperation, flock};
 
-use crate::elsewhere::PROMOTING;
 use crate::error::BuildError;
 use crate::file_error::{Context, FileError};
 use crate::store::{Image, ImageRecord, ImageStore, ROOTFS, WORK_SEED};
@@ -37,11 +35,7 @@ impl ImageStore {
         name: &ImageName,
         watch: &dyn Watch,
     ) -> Result<Option<Incoming<'_>>, FileError> {
-        let shared = self.promoting().and_then(|file| {
-            flock(&file, FlockOperation::LockShared)?;
-            Ok(file)
-        });
-        let shared = shared.context("lock", self.root())?;
+        let shared = self.lock_promotions()?;
         let alone = loop {
             let lock = self
                 .try_alone(name)
@@ -55,10 +49,7 @@ impl ImageStore {
             watch.line("another operation on this name goes on");
             std::thread::park_timeout(TICK);
         };
-        let folder = tempfile::Builder::new()
-            .prefix(PROMOTING)
-            .tempdir_in(self.root());
-        let folder = folder.context("make a folder in", self.root())?;
+        let folder = self.promotion_folder()?;
         let files = folder.path().join("image");
         fs::create_dir(&files).context("make", files)?;
         Ok(Some(Incoming {

@@ -9,10 +9,8 @@ use std::path::{Path, PathBuf};
 use banger_core::Digest;
 use banger_ext4::{Attributes, Content, DataWriter, FileData, Node, NodeId, Time, Tree};
 use ext4_view::{Ext4, Ext4Error, FileType, Metadata};
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::elsewhere::PROMOTING;
 use crate::file_error::{Context, FileError};
 use crate::store::{Image, ImageStore, RECORD, new_file};
 
@@ -133,15 +131,8 @@ impl ImageStore {
         if image.seed_state() == SeedState::Current {
             return Ok(false);
         }
-        let shared = self.promoting().and_then(|file| {
-            flock(&file, FlockOperation::LockShared)?;
-            Ok(file)
-        });
-        let _shared = shared.context("lock", self.root())?;
-        let next = tempfile::Builder::new()
-            .prefix(PROMOTING)
-            .tempdir_in(self.root());
-        let next = next.context("make a folder in", self.root())?;
+        let _shared = self.lock_promotions()?;
+        let next = self.promotion_folder()?;
         let made = next.path().join("seed");
         make(image, &made)?;
         let home = image.folder();
@@ -219,7 +210,7 @@ impl Copy {
             Err(error) => return Err(error.into()),
         };
         if !is_there {
-            return Ok(empty());
+            return Ok(Tree::empty(0o700));
         }
         let mut nodes = vec![];
         let mut names_given = 1;
@@ -311,19 +302,6 @@ fn attributes(metadata: &Metadata) -> Attributes {
             nanoseconds: modified.nanoseconds(),
         },
         ..Attributes::default()
-    }
-}
-
-fn empty() -> Tree {
-    let attributes = Attributes {
-        mode: 0o700,
-        ..Attributes::default()
-    };
-    Tree {
-        nodes: vec![Node {
-            attributes,
-            content: Content::Directory(vec![]),
-        }],
     }
 }
 

@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 
 use banger_ext4::{
-    Attributes, Content, DataWriter, FormatError, FsOptions, Node, NodeId, Tree, copy_contents,
-    format,
+    Content, DataWriter, FormatError, FsOptions, Node, NodeId, Tree, copy_contents, format,
 };
 
 /// Writes it into `to`; empty when the image has no `/root`. Contents come out of the root file system.
@@ -19,15 +18,7 @@ pub(crate) fn make(
     let root = child(tree, Tree::ROOT, b"root").filter(|id| is_directory(tree, *id));
     let seed = match root {
         Some(root) => subtree(tree, root, rootfs, &mut writer)?,
-        None => Tree {
-            nodes: vec![Node {
-                attributes: Attributes {
-                    mode: 0o700,
-                    ..Attributes::default()
-                },
-                content: Content::Directory(vec![]),
-            }],
-        },
+        None => Tree::empty(0o700),
     };
     format(writer, &seed, options).map(drop)
 }
