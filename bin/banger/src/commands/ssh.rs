@@ -20,8 +20,9 @@ const SSH_FAILED: i32 = 255;
 /// How long a guest is waited for that says nothing at all on the network: it is ready by then, and there is the way over
 /// vsock, which needs no network.
 const CONNECT_SECONDS: u32 = 10;
-/// The same of one whose agent is gone, so that there is no other way.
-const ONLY_WAY_SECONDS: u32 = 60;
+/// The same where there is no other way: the agent is gone, or it is the way over vsock, where the server may first have to
+/// be brought there (ssh counts the time to its first words, too).
+const LAST_WAY_SECONDS: u32 = 60;
 /// So many lines of its complaints are shown.
 const MAX_SHOWN: usize = 5;
 
@@ -29,22 +30,21 @@ const MAX_SHOWN: usize = 5;
 pub(crate) async fn ssh(context: &Context<'_>, args: &SshArgs) -> CommandResult {
     let client = context.client(Needs::Daemon).await?;
     // Ready: sshd listens. The connection itself is not needed. A VM that still boots is waited for.
-    let mut patience = CONNECT_SECONDS;
-    match client
+    let has_agent = match client
         .connect_guest(&args.vm, Readiness::Ready, None)
         .await
         .map_err(CommandError::from)
     {
-        Ok(connection) => drop(connection),
+        Ok(_connection) => true,
         // sshd needs no agent.
         Err(error) if error.0.code == ErrorCode::AgentUnreachable => {
-            patience = ONLY_WAY_SECONDS;
             context
                 .ui
                 .note("the guest's agent does not answer: ssh is tried without it");
+            false
         }
         Err(error) => return Err(error),
-    }
+    };
     let target = client.ssh_target(&args.vm).await?;
     let unlogged = |error: std::io::Error| {
         CommandError::because(
@@ -57,6 +57,12 @@ pub(crate) async fn ssh(context: &Context<'_>, args: &SshArgs) -> CommandResult 
     let path = format!("/proc/{}/fd/{}", std::process::id(), log.as_raw_fd());
     let mut way = Way::Network;
     let code = loop {
+        let other_way = has_agent && way == Way::Network;
+        let patience = if other_way {
+            CONNECT_SECONDS
+        } else {
+            LAST_WAY_SECONDS
+        };
         let mut command = command(&target, &way, patience, path.as_ref(), &args.command);
         let status = command.status().map_err(|error| {
             CommandError::because(ErrorCode::HostNotReady, "ssh could not be started", &error)
@@ -68,7 +74,7 @@ pub(crate) async fn ssh(context: &Context<'_>, args: &SshArgs) -> CommandResult 
         let code = status.code().unwrap_or(SSH_FAILED);
         match ended(code, &complaints) {
             Ended::Well => break code,
-            Ended::NoWay(_) if way == Way::Network && patience == CONNECT_SECONDS => {
+            Ended::NoWay(_) if other_way => {
                 // Nothing has run. By that way there is banger's own server, and no network is needed.
                 way = Way::Proxy(this_program()?);
                 log.set_len(0).map_err(unlogged)?;
