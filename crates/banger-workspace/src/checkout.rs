@@ -128,6 +128,8 @@ impl From<std::io::Error> for CheckoutError {
 pub(crate) struct Staged {
     pub(crate) mode: u32,
     pub(crate) object: String,
+    /// 0, or which side of a merge that is not done it is.
+    pub(crate) stage: u8,
     pub(crate) path: RelPath,
 }
 
@@ -144,6 +146,7 @@ pub(crate) fn parse_staged(output: &[u8]) -> Vec<Staged> {
             Some(Staged {
                 mode: u32::from_str_radix(words.next()?, 8).ok()?,
                 object: words.next()?.to_owned(),
+                stage: words.next()?.parse().ok()?,
                 path: RelPath::new(&record[tab + 1..]).ok()?,
             })
         })

@@ -5,9 +5,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::checkout::{CheckoutError, GITLINK, Mode, Repo};
+use crate::checkout::{CheckoutError, GITLINK, Mode, Repo, Staged};
 use crate::git::{Git, GitError};
 
 /// Writes a commit's files below `folder/tree`, and gives the index that fits them.
@@ -208,9 +208,18 @@ fn shallow(repo: &Repo, folder: &Path, existing: &Path) -> Result<(), CheckoutEr
 }
 
 /// A copy of the index that any git can read.
+///
+/// Git in the guest takes a file for unchanged when its size and the second of its time are as the index has them
+/// (`core.checkStat`); here the rest of stat(2) counts, too. So two things are told it: which files differ although
+/// they may look the same there, and that what is of the second in which the index was read may still change in it
+/// (what is not older than the index is compared by its content: git's Documentation/technical/racy-git).
 fn index(repo: &Repo, folder: &Path, existing: &Path) -> Result<(), CheckoutError> {
     let source = repo.index.as_deref().unwrap_or(existing);
     let target = folder.join("index");
+    let read_in = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
     if fs::copy(source, &target).is_err() {
         // Nothing was ever added.
         return Ok(());
@@ -226,6 +235,35 @@ fn index(repo: &Repo, folder: &Path, existing: &Path) -> Result<(), CheckoutErro
         "--force-write-index",
     ];
     git.run(&plain)?;
+    if repo.index.is_none() {
+        forget_stat_of_changed(repo, &git)?;
+    }
+    let time = UNIX_EPOCH + Duration::from_secs(read_in);
+    fs::File::open(&target)?.set_times(fs::FileTimes::new().set_modified(time))?;
+    Ok(())
+}
+
+/// Takes what stat(2) said from the index's lines of files that have changed: who reads it looks into them.
+fn forget_stat_of_changed(repo: &Repo, copy: &Git) -> Result<(), CheckoutError> {
+    let changed = ["diff-files", "--name-only", "--diff-filter=M", "-z"];
+    // A look at what is here, with the index that is here: the copy is younger, and git would go by that.
+    let changed = repo
+        .git
+        .run(&[&changed[..], &["--ignore-submodules"]].concat())?;
+    let changed: BTreeSet<&[u8]> = changed.split(|byte| *byte == 0).collect();
+    let mut lines = vec![];
+    // What is not merged yet stays so.
+    let plain = |one: &&Staged| one.mode != GITLINK && one.stage == 0;
+    for one in repo.staged.iter().filter(plain) {
+        if changed.contains(one.path.as_bytes()) {
+            lines.extend_from_slice(format!("{:o} {} 0\t", one.mode, one.object).as_bytes());
+            lines.extend_from_slice(one.path.as_bytes());
+            lines.push(0);
+        }
+    }
+    if !lines.is_empty() {
+        copy.run_with(&["update-index", "-z", "--index-info"], &lines)?;
+    }
     Ok(())
 }
 
