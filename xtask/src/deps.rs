@@ -95,7 +95,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("banger-sshd", &["banger-guest-proto", "banger-login"]),
     (
         "banger-workspace",
-        &["banger-files", "banger-guest", "banger-guest-proto"],
+        &[
+            "banger-ext4",
+            "banger-files",
+            "banger-guest",
+            "banger-guest-proto",
+        ],
     ),
     ("banger-vhost-vsock", &[]),
     (

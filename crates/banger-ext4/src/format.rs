@@ -43,6 +43,20 @@ pub struct FsOptions {
 }
 
 impl FsOptions {
+    /// Of a small file system, which is copied and grown then: a work seed.
+    #[must_use]
+    pub fn of_work_seed(uuid: [u8; 16], hash_seed: [u8; 16], time: u32) -> Self {
+        Self {
+            label: "work".to_owned(),
+            uuid,
+            hash_seed,
+            time,
+            free: 8 << 20,
+            round: 64 << 20,
+            journal_blocks: 4 << 10,
+        }
+    }
+
     pub(crate) fn hash_words(&self) -> [u32; 4] {
         let (words, _) = self.hash_seed.as_chunks::<4>();
         std::array::from_fn(|index| u32::from_le_bytes(words[index]))

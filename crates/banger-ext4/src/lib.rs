@@ -2,6 +2,8 @@
 //! the order in which they come ([`DataWriter`]); then, when it is known which of them are kept and where,
 //! everything else ([`format`]). The same input gives the same bytes.
 //!
+//! And reads a tree out of a finished one ([`read_tree`]), to be written into another.
+//!
 //! Layout: super block and group descriptors with room to grow, the contents, then journal, directories,
 //! attribute and extent blocks, and at the end the bitmaps and inode tables of all groups (`flex_bg` allows
 //! them to be anywhere). Free space and unused tables are holes in the file, and are marked so that the
@@ -18,6 +20,8 @@ mod groups;
 mod hash;
 mod inode;
 mod journal;
+mod plain;
+mod read;
 mod superblock;
 mod tree;
 mod xattr;
@@ -26,7 +30,9 @@ pub use data::{DataWriter, copy_contents};
 pub use error::FormatError;
 pub use extent::{Extent, FileData};
 pub use format::{Formatted, FsOptions, format};
-pub use tree::{Attributes, Content, DeviceKind, Node, NodeId, Time, Tree};
+pub use plain::is_plain;
+pub use read::{ReadTree, ReadTreeError, read_tree};
+pub use tree::{Attributes, Content, DeviceKind, Names, Node, NodeId, Time, Tree};
 pub use xattr::{is_storable, permissions_of};
 
 /// Bytes in a block.

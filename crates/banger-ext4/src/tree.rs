@@ -42,11 +42,14 @@ pub enum DeviceKind {
     Block,
 }
 
+/// A directory's names, and what they lead to.
+pub type Names = Vec<(Box<[u8]>, NodeId)>;
+
 /// What a file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// A directory: names and what they lead to. A directory stands in exactly one other.
-    Directory(Vec<(Box<[u8]>, NodeId)>),
+    Directory(Names),
     /// A regular file.
     File(FileData),
     /// A symbolic link and its target.

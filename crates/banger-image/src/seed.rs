@@ -1,14 +1,12 @@
 //! Work seeds: what they were made from, and how one that is missing or of an older format is made again, out of
 //! the `/root` of the image's root file system.
 
-use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 
 use banger_core::Digest;
-use banger_ext4::{Attributes, Content, DataWriter, FileData, Node, NodeId, Time, Tree};
-use ext4_view::{Ext4, Ext4Error, FileType, Metadata};
+use banger_ext4::{DataWriter, ReadTreeError, Tree, read_tree};
+use ext4_view::Ext4Error;
 use serde::{Deserialize, Serialize};
 
 use crate::file_error::{Context, FileError};
@@ -16,10 +14,6 @@ use crate::store::{Image, ImageStore, RECORD, new_file};
 
 /// How this banger makes seeds. It goes up when that changes; seeds of a lower one are made again.
 pub(crate) const SEED_FORMAT: u32 = 1;
-/// Read and written at a time: a block of the file system. One that is all zeros takes no room.
-const BLOCK: usize = 4096;
-/// The most files below `/root`: a damaged file system may be a circle.
-const FILES_MAX: usize = 1_000_000;
 
 /// What a work seed was made from: its fingerprint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,158 +145,32 @@ impl ImageStore {
 fn make(image: &Image, to: &Path) -> Result<(), HealError> {
     let path = image.rootfs();
     let file = File::open(&path).context("read", &path)?;
-    let size = file.metadata().context("read", &path)?.len();
-    let read = |source| HealError::Read {
-        path: path.clone(),
-        source,
-    };
-    let from = Ext4::load(Box::new(file)).map_err(read)?;
     let seed = new_file(to).context("write", to)?;
     let again = seed.try_clone().context("write", to)?;
-    let mut copy = Copy {
-        from,
-        to: DataWriter::new(seed),
-        room: size,
-    };
-    let tree = copy.tree().map_err(|error| match error {
-        CopyError::Read(source) => read(source),
-        CopyError::TooMuch => HealError::TooMuch(path.clone()),
-        CopyError::Write(source) => HealError::Io(FileError {
+    let mut writer = DataWriter::new(seed);
+    let read = read_tree(file, "/root", &mut writer).map_err(|error| match error {
+        ReadTreeError::TooMuch => HealError::TooMuch(path.clone()),
+        ReadTreeError::Write(source) => HealError::Io(FileError {
             what: "write",
             path: to.to_owned(),
             source,
         }),
+        ReadTreeError::Open(source) => HealError::Io(FileError {
+            what: "read",
+            path: path.clone(),
+            source,
+        }),
+        ReadTreeError::Read(source) => HealError::Read {
+            path: path.clone(),
+            source,
+        },
     })?;
-    let time = tree.node(Tree::ROOT).attributes.mtime.seconds;
+    let time = read.tree.node(Tree::ROOT).attributes.mtime.seconds;
     let time = u32::try_from(time).unwrap_or_default();
     let options = banger_oci::seed_options(&image.record.digest, time);
-    banger_ext4::format(copy.to, &tree, &options)?;
+    banger_ext4::format(writer, &read.tree, &options)?;
     again.sync_all().context("write", to)?;
     Ok(())
-}
-
-enum CopyError {
-    Read(Ext4Error),
-    Write(io::Error),
-    TooMuch,
-}
-
-impl From<Ext4Error> for CopyError {
-    fn from(error: Ext4Error) -> Self {
-        Self::Read(error)
-    }
-}
-
-/// `/root`, on its way from one file system into another.
-struct Copy {
-    from: Ext4,
-    to: DataWriter,
-    /// Bytes that may still come.
-    room: u64,
-}
-
-impl Copy {
-    fn tree(&mut self) -> Result<Tree, CopyError> {
-        let root = ext4_view::PathBuf::new("/root");
-        let is_there = match self.from.symlink_metadata(&root) {
-            Ok(metadata) => metadata.is_dir(),
-            Err(Ext4Error::NotFound) => false,
-            Err(error) => return Err(error.into()),
-        };
-        if !is_there {
-            return Ok(Tree::empty(0o700));
-        }
-        let mut nodes = vec![];
-        let mut names_given = 1;
-        let mut waiting = VecDeque::from([root]);
-        while let Some(path) = waiting.pop_front() {
-            let metadata = self.from.symlink_metadata(&path)?;
-            let content = match metadata.file_type() {
-                FileType::Directory => {
-                    let mut names: Vec<(Box<[u8]>, NodeId)> = vec![];
-                    for entry in self.from.read_dir(&path)? {
-                        let entry = entry?;
-                        let name = entry.file_name();
-                        let name: &[u8] = name.as_ref();
-                        if matches!(name, b"." | b"..") || !can_be_copied(entry.file_type()?) {
-                            continue;
-                        }
-                        names.push((name.into(), NodeId(names_given)));
-                        names_given += 1;
-                        waiting.push_back(entry.path());
-                    }
-                    if names_given > FILES_MAX {
-                        return Err(CopyError::TooMuch);
-                    }
-                    Content::Directory(names)
-                }
-                FileType::Symlink => {
-                    let target = self.from.read_link(&path)?;
-                    Content::Symlink(target.as_ref().into())
-                }
-                FileType::Regular => Content::File(self.file(&path)?),
-                _ => Content::Fifo,
-            };
-            nodes.push(Node {
-                attributes: attributes(&metadata),
-                content,
-            });
-        }
-        Ok(Tree { nodes })
-    }
-
-    fn file(&mut self, path: &ext4_view::PathBuf) -> Result<FileData, CopyError> {
-        let mut file = self.from.open(path)?;
-        let mut block = [0; BLOCK];
-        loop {
-            let count = fill(&mut file, &mut block)?;
-            let read = &block[..count];
-            let left = self.room.checked_sub(count as u64);
-            self.room = left.ok_or(CopyError::TooMuch)?;
-            let written = match count == BLOCK && read.iter().all(|byte| *byte == 0) {
-                true => self.to.skip(BLOCK as u64),
-                false => self.to.write(read),
-            };
-            written.map_err(CopyError::Write)?;
-            if count < BLOCK {
-                return self.to.finish().map_err(CopyError::Write);
-            }
-        }
-    }
-}
-
-/// Reads a whole block, or what is left.
-fn fill(file: &mut ext4_view::File, block: &mut [u8; BLOCK]) -> Result<usize, Ext4Error> {
-    let mut filled = 0;
-    while filled < BLOCK {
-        match file.read_bytes(&mut block[filled..])? {
-            0 => break,
-            count => filled += count,
-        }
-    }
-    Ok(filled)
-}
-
-/// Devices' numbers cannot be read, and a socket is nothing without who made it.
-fn can_be_copied(kind: FileType) -> bool {
-    matches!(
-        kind,
-        FileType::Directory | FileType::Regular | FileType::Symlink | FileType::Fifo
-    )
-}
-
-fn attributes(metadata: &Metadata) -> Attributes {
-    let modified = metadata.modified();
-    Attributes {
-        mode: metadata.mode(),
-        uid: metadata.uid(),
-        gid: metadata.gid(),
-        mtime: Time {
-            seconds: modified.seconds(),
-            nanoseconds: modified.nanoseconds(),
-        },
-        ..Attributes::default()
-    }
 }
 
 #[cfg(test)]
@@ -310,6 +178,8 @@ mod tests {
     use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
     use std::process::Command;
 
+    use banger_ext4::BLOCK;
+    use ext4_view::{Ext4, FileType};
     use proptest::prelude::*;
 
     use super::*;

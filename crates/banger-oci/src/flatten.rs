@@ -15,9 +15,6 @@ use crate::watch::Watch;
 const FREE: u64 = 8 << 30;
 const ROOT_ROUND: u64 = 1 << 30;
 const ROOT_JOURNAL: u32 = 16 << 10;
-const SEED_FREE: u64 = 8 << 20;
-const SEED_ROUND: u64 = 64 << 20;
-const SEED_JOURNAL: u32 = 4 << 10;
 /// More files than any image has; each takes some 300 bytes of memory here.
 const FILES_MAX: usize = 4_000_000;
 /// On the host's file system so much stays free.
@@ -132,12 +129,10 @@ pub fn flatten<E: From<FlattenError>>(
 /// (seconds since 1970) it is the same each time.
 #[must_use]
 pub fn seed_options(identity: &Digest, time: u32) -> FsOptions {
-    FsOptions {
-        free: SEED_FREE,
-        round: SEED_ROUND,
-        journal_blocks: SEED_JOURNAL,
-        ..fs_options(identity, time, "work")
-    }
+    let FsOptions {
+        uuid, hash_seed, ..
+    } = fs_options(identity, time, "work");
+    FsOptions::of_work_seed(uuid, hash_seed, time)
 }
 
 fn fs_options(identity: &Digest, time: u32, label: &str) -> FsOptions {

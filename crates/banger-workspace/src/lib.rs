@@ -5,11 +5,13 @@
 //! changed since, and sees what the guest has changed itself: that is never overwritten unasked.
 
 mod checkout;
+mod fresh_disk;
 mod git;
 mod incoming;
 mod manifest;
 mod metadata;
 mod plan;
+mod plant;
 mod prepare;
 mod pull;
 mod staging;
@@ -20,6 +22,7 @@ pub use checkout::{CheckoutError, Collected, Mode, Options};
 pub use git::{Git, GitError, says_disk_full};
 pub use manifest::{Head, Manifest};
 pub use plan::{Lost, LostReason, Step, plan};
+pub use plant::{PlantError, Spot, plant};
 pub use prepare::{GuestRepo, How, PrepareError, Prepared, SentFile, prepare};
 pub use pull::{
     GuestRefs, PACK, PullError, Pulled, SNAPSHOT, fetch, repository, submodules, wanted,

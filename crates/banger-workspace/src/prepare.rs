@@ -510,7 +510,7 @@ pub fn prepare(
     } else {
         &[]
     };
-    let mut prepared = report(checkout, guest, &steps, metadata_at);
+    let mut prepared = report(checkout, &guest.path, &steps, metadata_at);
     if !without_files {
         prepared.notes.extend(stale(&left_out));
     }
@@ -540,7 +540,7 @@ fn stale(left_out: &[(RelPath, bool)]) -> Option<String> {
 }
 
 /// The guest's own commits keep a name, its history ends where it did, and what is sent now is noted.
-fn keep_guests(at: &Path, state: &GuestState, repo: &Repo) -> io::Result<()> {
+pub(crate) fn keep_guests(at: &Path, state: &GuestState, repo: &Repo) -> io::Result<()> {
     if let Some(commit) = &repo.head.commit {
         fs::create_dir_all(at.join("refs/banger"))?;
         fs::write(at.join("refs/banger/base"), format!("{commit}\n"))?;
@@ -597,14 +597,14 @@ fn keep_guests(at: &Path, state: &GuestState, repo: &Repo) -> io::Result<()> {
     Ok(())
 }
 
-fn report(
+pub(crate) fn report(
     checkout: &Collected,
-    guest: &GuestRepo<'_>,
+    guest_path: &Path,
     steps: &[Step],
     metadata: &[(PathBuf, RelPath)],
 ) -> Prepared {
     let mut prepared = Prepared {
-        guest_path: guest.path.display().to_string(),
+        guest_path: guest_path.display().to_string(),
         notes: checkout.notes.clone(),
         ..Prepared::default()
     };

@@ -1,11 +1,12 @@
 //! A checkout on its way into a guest: its files, then git's own, then the manifest that makes it whole.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use banger_files::Sender;
 use banger_guest::files::{TransferError, Wire, put};
 use banger_guest_proto::{Entry, EntryKind, FileProblem, FileTime, FilesDone, PutFiles, RelPath};
 use rustix::fs::{Mode as FileMode, OFlags};
@@ -81,6 +82,92 @@ fn in_order(at: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// What goes, as it lies here.
+pub(crate) struct Outgoing<'a> {
+    checkout: &'a Collected,
+    root: OwnedFd,
+    /// Git's own, of the checkout and of its submodules: folders, what is in each in its order, and where it goes.
+    metadata: Vec<(OwnedFd, Vec<PathBuf>, &'a RelPath)>,
+    manifest_at: RelPath,
+}
+
+impl<'a> Outgoing<'a> {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// [`PrepareError`] when a folder here cannot be read.
+    pub(crate) fn open(
+        checkout: &'a Collected,
+        metadata: &'a [(PathBuf, RelPath)],
+    ) -> Result<Self, PrepareError> {
+        let opened = metadata
+            .iter()
+            .map(|(at, path)| Ok((open(at)?, in_order(at).map_err(local)?, path)));
+        Ok(Self {
+            checkout,
+            root: open(&checkout.root)?,
+            metadata: opened.collect::<Result<_, PrepareError>>()?,
+            manifest_at: rel(MANIFEST)?,
+        })
+    }
+
+    /// Sends the files, git's own, and the manifest last. `files` knows then what has gone.
+    pub(crate) fn send<W: Write>(
+        &self,
+        sender: &mut Sender<W>,
+        files: &mut Files<'_>,
+    ) -> Result<(), TransferError> {
+        for step in &files.steps {
+            if let Step::Remove(path) = step {
+                sender
+                    .out()
+                    .remove(path)
+                    .map_err(TransferError::Connection)?;
+            }
+        }
+        sender.record();
+        for path in files.sent() {
+            sender.send_file(self.root.as_fd(), path)?;
+        }
+        let recorded = sender.recorded().into_iter();
+        files.arrived(recorded.map(|entry| (entry.path.clone(), entry)).collect());
+        for (folder, names, path) in &self.metadata {
+            for name in names {
+                let inner = path.join(name.as_os_str().as_bytes());
+                let inner = inner.map_err(|error| {
+                    TransferError::Local(io::Error::new(io::ErrorKind::InvalidInput, error))
+                })?;
+                sender.send(folder.as_fd(), name, &inner)?;
+            }
+        }
+        self.send_manifest(sender, files)
+    }
+
+    fn send_manifest<W: Write>(
+        &self,
+        sender: &mut Sender<W>,
+        files: &Files<'_>,
+    ) -> Result<(), TransferError> {
+        let manifest = files.manifest(self.checkout);
+        let out = sender.out();
+        out.entry(&written(&self.manifest_at, manifest.len()))
+            .and_then(|()| out.data(&manifest))
+            .map_err(TransferError::Connection)
+    }
+}
+
+fn written(path: &RelPath, size: usize) -> Entry {
+    Entry {
+        path: path.clone(),
+        kind: EntryKind::File {
+            size: size as u64,
+            linked: false,
+        },
+        mode: 0o644,
+        mtime: FileTime::default(),
+    }
+}
+
 /// Sends what is to be sent, and the manifest of it last.
 ///
 /// # Errors
@@ -93,70 +180,27 @@ pub(crate) fn transfer(
     first: bool,
     prepared: &mut Prepared,
 ) -> Result<(), PrepareError> {
-    let root = open(&checkout.root)?;
+    let outgoing = Outgoing::open(checkout, metadata)?;
+    let incomplete = rel(INCOMPLETE)?;
     let request = PutFiles {
         target: guest.wire(),
         into: false,
         file: false,
         exact: true,
     };
-    let (manifest_at, incomplete) = (rel(MANIFEST)?, rel(INCOMPLETE)?);
-    let opened = metadata
-        .iter()
-        .map(|(at, path)| Ok((open(at)?, in_order(at).map_err(local)?, path)));
-    let opened = opened.collect::<Result<Vec<_>, PrepareError>>()?;
-    let written = |path: &RelPath, size: usize| Entry {
-        path: path.clone(),
-        kind: EntryKind::File {
-            size: size as u64,
-            linked: false,
-        },
-        mode: 0o644,
-        mtime: FileTime::default(),
-    };
-    let send = |sender: &mut banger_files::Sender<Wire<'_>>| -> Result<(), TransferError> {
+    let send = |sender: &mut Sender<Wire<'_>>| -> Result<(), TransferError> {
         if first {
             sender
                 .out()
                 .entry(&written(&incomplete, 0))
                 .map_err(TransferError::Connection)?;
         }
-        for step in &files.steps {
-            if let Step::Remove(path) = step {
-                sender
-                    .out()
-                    .remove(path)
-                    .map_err(TransferError::Connection)?;
-            }
+        outgoing.send(sender, &mut files)?;
+        if first {
+            let removed = sender.out().remove(&incomplete);
+            removed.map_err(TransferError::Connection)?;
         }
-        sender.record();
-        for path in files.sent() {
-            sender.send_file(root.as_fd(), path)?;
-        }
-        let recorded = sender.recorded().into_iter();
-        files.arrived(recorded.map(|entry| (entry.path.clone(), entry)).collect());
-        for (folder, names, path) in &opened {
-            for name in names {
-                let inner = path.join(name.as_os_str().as_bytes());
-                let inner = inner.map_err(|error| {
-                    TransferError::Local(io::Error::new(io::ErrorKind::InvalidInput, error))
-                })?;
-                sender.send(folder.as_fd(), name, &inner)?;
-            }
-        }
-        let manifest = files.manifest(checkout);
-        let out = sender.out();
-        let end = out
-            .entry(&written(&manifest_at, manifest.len()))
-            .and_then(|()| out.data(&manifest))
-            .and_then(|()| {
-                if first {
-                    out.remove(&incomplete)
-                } else {
-                    Ok(())
-                }
-            });
-        end.map_err(TransferError::Connection)
+        Ok(())
     };
     let (left_out, mut done) = put(&(guest.connect)()?, request.clone(), guest.progress, send)?;
     if !done.is_whole() {
@@ -168,13 +212,7 @@ pub(crate) fn transfer(
             sent.is_some_and(|sent| same(sent, found))
         });
         files.arrived(found);
-        let manifest = files.manifest(checkout);
-        let again = |sender: &mut banger_files::Sender<Wire<'_>>| {
-            let out = sender.out();
-            out.entry(&written(&manifest_at, manifest.len()))
-                .and_then(|()| out.data(&manifest))
-                .map_err(TransferError::Connection)
-        };
+        let again = |sender: &mut Sender<Wire<'_>>| outgoing.send_manifest(sender, &files);
         put(&(guest.connect)()?, request, &|_| {}, again)?;
     }
     done.with_senders(left_out);
@@ -182,7 +220,8 @@ pub(crate) fn transfer(
     Ok(())
 }
 
-fn note(prepared: &mut Prepared, done: &FilesDone) {
+/// What was left out on the way.
+pub(crate) fn note(prepared: &mut Prepared, done: &FilesDone) {
     prepared
         .notes
         .extend(done.problems.iter().map(FileProblem::sentence));

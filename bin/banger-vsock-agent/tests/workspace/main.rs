@@ -7,6 +7,7 @@ mod faults;
 mod left_out;
 mod many;
 mod place;
+mod planted;
 mod renamed;
 
 use std::fs;

@@ -1,0 +1,162 @@
+//! A checkout in a work disk that no guest has had yet: written here, before the VM is made, as it would arrive in the guest.
+
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter};
+use std::path::Path;
+use std::time::SystemTime;
+
+use banger_ext4::{FormatError, FsOptions, ReadTreeError, is_plain};
+use banger_files::Sender;
+use banger_guest::files::TransferError;
+use banger_guest_proto::{FilesDone, ReadRecordError, Record, RecordReader, RecordWriter, RelPath};
+
+use crate::checkout::Collected;
+use crate::fresh_disk::FreshDisk;
+use crate::manifest::Entries;
+use crate::plan::plan;
+use crate::prepare::{GuestState, PrepareError, Prepared, keep_guests, report};
+use crate::transfer::{Files, Outgoing, note};
+
+/// Where a checkout is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Spot<'a> {
+    /// What the work disk begins with; nothing without it.
+    pub seed: Option<&'a Path>,
+    /// Where the work disk is mounted in the guest.
+    pub home: &'a Path,
+    /// The folder below it.
+    pub path: &'a RelPath,
+}
+
+/// Why there is no such work disk.
+#[derive(Debug, thiserror::Error)]
+pub enum PlantError {
+    /// The checkout itself.
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    /// The seed cannot be read.
+    #[error("the image's work seed {0} cannot be read")]
+    Seed(String, #[source] ReadTreeError),
+    /// It cannot be written.
+    #[error("the work disk cannot be written")]
+    Write(#[source] io::Error),
+    /// It does not fit into a file system.
+    #[error("the work disk cannot be made")]
+    Format(#[from] FormatError),
+    /// What is sent was not understood; a defect.
+    #[error("what was to be written was not understood")]
+    Record(#[source] ReadRecordError),
+}
+
+impl PlantError {
+    /// Whether there was no room for it here.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        let is_full = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
+        match self {
+            Self::Seed(_, ReadTreeError::Write(error))
+            | Self::Write(error)
+            | Self::Format(FormatError::Io(error)) => is_full(error),
+            _ => false,
+        }
+    }
+}
+
+/// Writes a work seed with the checkout in it into an empty file. [`Collected::pack`] came before. `None` where the seed
+/// cannot be written again as it is, or has something at the path: it must be sent to the guest then, which can say so.
+///
+/// # Errors
+/// See [`PlantError`].
+pub fn plant(
+    checkout: &Collected,
+    spot: Spot<'_>,
+    to: File,
+) -> Result<Option<Prepared>, PlantError> {
+    let seed = match spot.seed {
+        Some(path) => {
+            let opened = File::open(path).map_err(ReadTreeError::Open);
+            let named = |error| PlantError::Seed(path.display().to_string(), error);
+            let file = opened.map_err(named)?;
+            if !is_plain(&file).map_err(|error| named(ReadTreeError::Open(error)))? {
+                return Ok(None);
+            }
+            Some((path, file))
+        }
+        None => None,
+    };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.unwrap_or_default();
+    let disk = match seed {
+        Some((path, file)) => FreshDisk::of_seed(file, to, spot.path, now)
+            .map_err(|error| PlantError::Seed(path.display().to_string(), error))?,
+        None => FreshDisk::empty(to, spot.path, now),
+    };
+    let Some(disk) = disk else {
+        return Ok(None);
+    };
+    let fresh;
+    let packed = match &checkout.packed {
+        Some(packed) => packed,
+        None => {
+            fresh = checkout.make_metadata(None).map_err(PrepareError::from)?;
+            &fresh
+        }
+    };
+    let nothing = GuestState::default();
+    for ((at, _), repo) in packed.places.iter().zip(&checkout.repos) {
+        keep_guests(at, &nothing, repo).map_err(crate::prepare::local)?;
+    }
+    let none = Entries::new();
+    let (steps, _) = plan(&checkout.entries, &none, &none, false);
+    let folder = spot.home.join(spot.path.as_path());
+    let mut prepared = report(checkout, &folder, &steps, &packed.places);
+    let files = Files {
+        entries: checkout.entries.clone(),
+        steps,
+        before: &none,
+    };
+    let outgoing = Outgoing::open(checkout, &packed.places)?;
+    let (from, into) = io::pipe().map_err(PlantError::Write)?;
+    let (grown, sent) = std::thread::scope(|scope| {
+        // Whichever ends early closes its end, and the other ends, too.
+        let grown = scope.spawn(move || grow(disk, from));
+        let sent = send(&outgoing, files, into);
+        (grown.join(), sent)
+    });
+    let disk = match grown {
+        Ok(disk) => disk?,
+        Err(panic) => std::panic::resume_unwind(panic),
+    };
+    let left_out = sent.map_err(PrepareError::from)?;
+    note(&mut prepared, &left_out);
+    let time = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+    let (writer, tree, uuid) = disk.into_parts();
+    let formatted = banger_ext4::format(writer, &tree, &FsOptions::of_work_seed(uuid, uuid, time))?;
+    drop(formatted);
+    Ok(Some(prepared))
+}
+
+fn send(
+    outgoing: &Outgoing<'_>,
+    mut files: Files<'_>,
+    into: PipeWriter,
+) -> Result<FilesDone, TransferError> {
+    let mut sender = Sender::new(RecordWriter::new(into), true, true);
+    outgoing.send(&mut sender, &mut files)?;
+    let (_, done) = sender.end()?;
+    Ok(done)
+}
+
+fn grow(mut disk: FreshDisk, from: PipeReader) -> Result<FreshDisk, PlantError> {
+    let mut records = RecordReader::new(from, &[]);
+    loop {
+        match records.next_record() {
+            Ok(Record::End) => {
+                disk.close().map_err(PlantError::Write)?;
+                return Ok(disk);
+            }
+            Ok(record) => disk.take(record).map_err(PlantError::Write)?,
+            Err(error) => return Err(PlantError::Record(error)),
+        }
+    }
+}
