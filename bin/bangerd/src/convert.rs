@@ -4,7 +4,7 @@ use banger_api::{
     ApiError, Image as ApiImage, ImageRunConfig, Kernel as ApiKernel, Operation, OperationKind,
     OperationState, Readiness, SpecLine, Stage, StageState, Vm, VmPaths, WorkSeedOrigin,
 };
-use banger_core::{Phase, VmId};
+use banger_core::{ImageName, Phase, VmId};
 use banger_engine::ports::{Failure, GuestState};
 use banger_engine::{AtWork, OpKind, OpState, OperationView, StageStatus, StageView, VmView};
 use banger_image::{Image, SeedState};
@@ -170,11 +170,12 @@ pub(crate) fn file_sync_warnings(state: &State, vm: &VmId) -> Vec<String> {
     told.lines().map(str::to_owned).collect()
 }
 
-pub(crate) fn image(image: &Image) -> ApiImage {
+pub(crate) fn image(image: &Image, default: &ImageName) -> ApiImage {
     let (size, disk_usage) = image.sizes().unwrap_or_default();
     let record = &image.record;
     ApiImage {
         name: record.name.to_string(),
+        default: record.name == *default,
         digest: record.digest.to_string(),
         origin: match (&record.origin, &record.elsewhere) {
             (_, Some(_)) => "registered",

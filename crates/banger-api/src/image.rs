@@ -11,6 +11,9 @@ use utoipa::ToSchema;
 pub struct Image {
     /// Name.
     pub name: String,
+    /// Whether it is what VMs get that ask for none.
+    #[serde(default)]
+    pub default: bool,
     /// SHA-256 of its root file system.
     pub digest: String,
     /// `built`, `pulled` or `registered`.

@@ -1,5 +1,7 @@
 //! VMs.
 
+use std::path::PathBuf;
+
 use banger_core::{
     ByteSize, Choice, ImageName, KernelName, KillSignal, MemoryMib, SpecOrigins, VmName, VmmKind,
 };
@@ -37,6 +39,10 @@ pub struct CreateVmRequest {
     /// `auto`, `firecracker` or `qemu`; without it, what the configuration says. Kept with the VM.
     #[schema(value_type = Option<String>)]
     pub vmm: Option<Choice<VmmKind>>,
+    /// A file on this host with a small ext4 file system, which the work disk is made of instead of the image's work
+    /// seed; read while the request is answered. An absolute path.
+    #[schema(value_type = Option<String>)]
+    pub work_seed: Option<PathBuf>,
     /// Provision only.
     pub no_start: bool,
     /// The VM is to be thrown away: flushes need not reach the disk.

@@ -395,6 +395,8 @@ impl Actor {
         self.enter(Event::DeleteAccepted).await?;
         let context = op.map(|op| TaskContext::new(Arc::clone(op)));
         let facts = self.facts().await?;
+        let drives = Arc::clone(&self.inner.ports.drives);
+        drives.uproot_work_disk(&self.row.id).await?;
         for group in plan_delete(&facts) {
             let findings = Findings::default();
             let result =

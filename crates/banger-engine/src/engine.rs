@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::operation::{
     AtWork, Goal, OpKind, OpState, Operation, OperationView, Operations, TaskContext,
 };
 use crate::pausing::{Pausing, watch_space};
+use crate::planted::{Planted, uproot_unknown};
 use crate::ports::{
     Clock, Drives, Failure, GuestState, Guests, Images, Kernels, Names, RootHelper, Space,
 };
@@ -93,6 +95,9 @@ pub struct CreateVm {
     pub start: bool,
     /// Whether it goes away with its first command.
     pub ephemeral: bool,
+    /// A small file system that its work disk is made of, instead of the image's work seed. Not needed any more when
+    /// the create has begun.
+    pub work_seed: Option<PathBuf>,
     /// How far the guest is waited for.
     pub wait: Option<GuestState>,
     /// Deadline of the boot.
@@ -107,7 +112,7 @@ pub struct Engine {
 
 impl Engine {
     /// Loads what is stored and starts an actor for each VM. Nothing on the host is touched before
-    /// [`Engine::reconcile`].
+    /// [`Engine::reconcile`], but work disks for VMs that were never stored: they go.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -138,6 +143,9 @@ impl Engine {
         for row in stored.readable {
             found.insert(row.id.clone());
             engine.add_actor(row, false);
+        }
+        if let Err(failure) = uproot_unknown(&engine.inner).await {
+            tracing::warn!(%failure, "work disks that no VM needs could not be removed");
         }
         engine.inner.take_up_operations().await?;
         engine.inner.publish_names().await;
@@ -303,6 +311,12 @@ impl Engine {
             .map_err(|error| Failure::new(ErrorCode::InvalidArgument, error.to_string()))?;
         let clock = &self.inner.ports.clock;
         let taken = self.list();
+        if let Some(name) = &request.name
+            && taken.iter().any(|view| view.name == *name)
+        {
+            // Before a disk is made for nothing.
+            return Err(self.name_taken(name));
+        }
         let free = || {
             names::readable(clock.entropy(), |name| {
                 taken.iter().any(|view| view.name == *name)
@@ -334,8 +348,10 @@ impl Engine {
             addresses: config.guest_addresses,
             reserved: config.bridge_ip,
         };
+        let planted = Planted::plant(&self.inner, &new.row, request.work_seed.as_deref()).await?;
         let creating = self.inner.creating.lock().await;
         let row = self.insert(new).await?;
+        planted.keep();
         let start = request.start;
         let goal = self.goal(request.wait, request.timeout);
         let (name, vm) = (row.name.to_string(), row.id.clone());

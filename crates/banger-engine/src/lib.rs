@@ -18,6 +18,7 @@ mod namesake;
 mod operation;
 mod pausing;
 mod plan;
+mod planted;
 pub mod ports;
 mod reconcile;
 mod resume;

@@ -5,7 +5,7 @@
 //! returns [`Failure`]: the adapter walks its error's chain once, where it knows what to do about it.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use banger_core::{
@@ -203,7 +203,7 @@ pub trait Drives: Send + Sync {
         image: &ResolvedImage,
         storage: RootStorage,
     ) -> Result<(), Failure>;
-    /// The work disk, cloned from the seed. Never replaces an existing one; finishes a growth that a
+    /// The work disk: what was planted for the VM, or cloned from the seed. Never replaces an existing one; finishes a growth that a
     /// dead daemon left in the middle.
     async fn ensure_work_disk(
         &self,
@@ -211,6 +211,13 @@ pub trait Drives: Send + Sync {
         image: &ResolvedImage,
         size: ByteSize,
     ) -> Result<(), Failure>;
+    /// Makes a work disk out of that file system, for a VM that is not stored yet: `ensure_work_disk` takes it then. It
+    /// is nothing of the VM's until that.
+    async fn plant_work_disk(&self, vm: &VmId, seed: &Path, size: ByteSize) -> Result<(), Failure>;
+    /// Removes that work disk again, unless it was taken. Absent is Ok.
+    async fn uproot_work_disk(&self, vm: &VmId) -> Result<(), Failure>;
+    /// VMs, stored or not, that such a disk waits for.
+    async fn planted_work_disks(&self) -> Result<Vec<VmId>, Failure>;
     /// Whether the disk is there.
     async fn has_disk(&self, vm: &VmId, disk: OwnDisk) -> Result<bool, Failure>;
     /// Grows the work disk of a VM that does not run, file system included. Never shrinks it; absent is Ok.

@@ -216,6 +216,16 @@ impl FakeHost {
         })
     }
 
+    /// Whether the VM's work disk is the one that was planted for it.
+    #[must_use]
+    pub fn is_planted(&self, vm: &VmId) -> bool {
+        let model = self.model();
+        model
+            .folders
+            .get(vm)
+            .is_some_and(|folder| folder.is_planted)
+    }
+
     /// From here on guests hang: no agent answers.
     pub fn hang_guests(&self) {
         self.model().guests_hang = true;
@@ -309,7 +319,8 @@ impl FakeHost {
         let folders = model.folders.keys().map(|vm| (vm, "folder"));
         let taps = model.taps.keys().map(|vm| (vm, "tap"));
         let vmms = model.vmms.keys().map(|vm| (vm, "VMM"));
-        let all = folders.chain(taps).chain(vmms);
+        let planted = model.planted.iter().map(|vm| (vm, "planted work disk"));
+        let all = folders.chain(taps).chain(vmms).chain(planted);
         let others = all.filter(|(vm, _)| !known.contains(vm));
         others.map(|(vm, what)| format!("{what} of {vm}")).collect()
     }
@@ -335,7 +346,9 @@ impl FakeHost {
         self.inner.changes.send_modify(|count| *count += 1);
     }
 
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+    /// Ticks at each call that changes something.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changes.subscribe()
     }
 

@@ -13,6 +13,8 @@ pub(crate) struct Folder {
     pub(crate) serial: u64,
     pub(crate) overlay: bool,
     pub(crate) work_disk: Option<ByteSize>,
+    /// Whether that is the one that was planted for it.
+    pub(crate) is_planted: bool,
     /// Whether the disks were given to a VMM and not given back.
     pub(crate) is_lent: bool,
     pub(crate) config: bool,
@@ -49,6 +51,8 @@ pub(crate) struct Model {
     /// How many of the next guests lock up as they boot.
     pub(crate) lock_ups: u32,
     pub(crate) folders: BTreeMap<VmId, Folder>,
+    /// Work disks of VMs that have not taken them yet.
+    pub(crate) planted: BTreeSet<VmId>,
     pub(crate) taps: BTreeMap<VmId, (Ipv4Addr, bool)>,
     pub(crate) vmms: BTreeMap<VmId, Vmm>,
     pub(crate) names: BTreeSet<String>,

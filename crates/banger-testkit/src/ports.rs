@@ -1,7 +1,7 @@
 //! The engine's ports on the model. Nothing answers Ok without changing it.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use banger_core::{
@@ -123,12 +123,35 @@ impl Drives for FakeHost {
         size: ByteSize,
     ) -> Result<(), Failure> {
         self.act(|model| {
-            folder(model, vm).map(|folder| {
-                let now = folder.work_disk.unwrap_or(size);
-                folder.work_disk = Some(now.max(size));
-            })
+            let is_there = folder(model, vm)?.work_disk.is_some();
+            let planted = !is_there && model.planted.remove(vm);
+            let folder = folder(model, vm)?;
+            folder.is_planted |= planted;
+            let now = folder.work_disk.unwrap_or(size);
+            folder.work_disk = Some(now.max(size));
+            Ok(())
         })
         .await
+    }
+
+    async fn plant_work_disk(&self, vm: &VmId, _: &Path, _: ByteSize) -> Result<(), Failure> {
+        self.act(|model| {
+            model.planted.insert(vm.clone());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn uproot_work_disk(&self, vm: &VmId) -> Result<(), Failure> {
+        self.act(|model| {
+            model.planted.remove(vm);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn planted_work_disks(&self) -> Result<Vec<VmId>, Failure> {
+        Ok(self.model().planted.iter().cloned().collect())
     }
 
     async fn has_disk(&self, vm: &VmId, disk: OwnDisk) -> Result<bool, Failure> {
@@ -199,6 +222,7 @@ impl Drives for FakeHost {
                 return Err(broken("the VMM still uses its files"));
             }
             model.folders.remove(vm);
+            model.planted.remove(vm);
             Ok(())
         })
         .await

@@ -306,6 +306,12 @@ impl Collected {
         Ok(())
     }
 
+    /// Whether they were made.
+    #[must_use]
+    pub const fn is_packed(&self) -> bool {
+        self.packed.is_some()
+    }
+
     /// Makes the git metadata; objects of `known`, an earlier commit that the guest has, are left out.
     pub(crate) fn make_metadata(&self, known: Option<&str>) -> Result<Packed, CheckoutError> {
         let folder = self.staging.folder()?;

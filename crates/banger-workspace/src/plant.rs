@@ -1,7 +1,7 @@
 //! A checkout in a work disk that no guest has had yet: written here, before the VM is made, as it would arrive in the guest.
 
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, PipeReader, PipeWriter, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -64,6 +64,7 @@ impl PlantError {
 
 /// Writes a work seed with the checkout in it into an empty file. [`Collected::pack`] came before. `None` where the seed
 /// cannot be written again as it is, or has something at the path: it must be sent to the guest then, which can say so.
+/// `progress` is told of the bytes that pass, and ends it with an error.
 ///
 /// # Errors
 /// See [`PlantError`].
@@ -71,6 +72,7 @@ pub fn plant(
     checkout: &Collected,
     spot: Spot<'_>,
     to: File,
+    progress: &dyn Fn(u64) -> io::Result<()>,
 ) -> Result<Option<Prepared>, PlantError> {
     let seed = match spot.seed {
         Some(path) => {
@@ -120,14 +122,18 @@ pub fn plant(
     let (grown, sent) = std::thread::scope(|scope| {
         // Whichever ends early closes its end, and the other ends, too.
         let grown = scope.spawn(move || grow(disk, from));
-        let sent = send(&outgoing, files, into);
+        let sent = send(&outgoing, files, Counted(into, progress));
         (grown.join(), sent)
     });
-    let disk = match grown {
-        Ok(disk) => disk?,
-        Err(panic) => std::panic::resume_unwind(panic),
+    let grown = grown.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let (disk, left_out) = match (grown, sent) {
+        (Ok(disk), Ok(left_out)) => (disk, left_out),
+        // What ended because the other one had is not the reason.
+        (Ok(_) | Err(PlantError::Record(ReadRecordError::Closed)), Err(error)) => {
+            return Err(PrepareError::from(error).into());
+        }
+        (Err(error), _) => return Err(error),
     };
-    let left_out = sent.map_err(PrepareError::from)?;
     note(&mut prepared, &left_out);
     let time = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
     let (writer, tree, uuid) = disk.into_parts();
@@ -136,10 +142,25 @@ pub fn plant(
     Ok(Some(prepared))
 }
 
+/// Tells of what passes.
+struct Counted<'a>(PipeWriter, &'a dyn Fn(u64) -> io::Result<()>);
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.0.write(bytes)?;
+        (self.1)(count as u64)?;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 fn send(
     outgoing: &Outgoing<'_>,
     mut files: Files<'_>,
-    into: PipeWriter,
+    into: Counted<'_>,
 ) -> Result<FilesDone, TransferError> {
     let mut sender = Sender::new(RecordWriter::new(into), true, true);
     outgoing.send(&mut sender, &mut files)?;

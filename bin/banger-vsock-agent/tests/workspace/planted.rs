@@ -42,7 +42,7 @@ fn planted(
         home: Path::new("/root"),
         path: &path,
     };
-    let prepared = plant(&checkout, spot, to)?;
+    let prepared = plant(&checkout, spot, to, &|_| Ok(()))?;
     Ok(prepared.map(|prepared| (disk, prepared)))
 }
 

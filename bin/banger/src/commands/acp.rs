@@ -4,14 +4,14 @@
 use banger_guest_proto::ExecRequest;
 
 use super::exec::in_guest;
-use super::workspace::GUEST_PATH;
+use super::workspace::{GUEST_HOME, GUEST_PATH};
 use super::{CommandResult, Context};
 use crate::cli::AcpArgs;
 use crate::start::Needs;
 use crate::ui::{Output, Ui};
 
 /// Where a workspace is, and where one is without.
-const PLACES: [&str; 2] = [GUEST_PATH, "/root"];
+const PLACES: [&str; 2] = [GUEST_PATH, GUEST_HOME];
 
 /// What a shell says when there is no such command.
 const NOT_FOUND: u8 = 127;

@@ -1,19 +1,28 @@
-//! The checkout that `vm run PATH` makes a VM for: brought into the guest as soon as its agent answers, while its services start.
+//! The checkout that `vm run PATH` makes a VM for: written into its work disk before the VM is made, where the image's
+//! work seed can be written again here; else brought into the guest as soon as its agent answers, while its services
+//! start.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use banger_api::Readiness;
 use banger_client::Client;
-use banger_workspace::{Collected, How, Options, Prepared};
+use banger_core::{ErrorCode, ImageName};
+use banger_guest_proto::RelPath;
+use banger_workspace::{
+    Collected, How, Options, PlantError, PrepareError, Prepared, Spot, StagedFolder, plant,
+};
 use tokio::sync::watch;
 
 use super::Context;
 use super::workspace::{
-    GUEST_PATH, Target, blocking, checkout_failed, collect, in_guest, make_read_only, notes, put,
-    summary,
+    GUEST_HOME, GUEST_PATH, ROOM_HERE, Target, blocking, checkout_failed, collect, in_guest,
+    make_read_only, notes, put, staging, summary,
 };
 use crate::error::CommandError;
+use crate::interrupt::Interrupts;
 use crate::progress::Progress;
 
 /// The checkout that a VM is made for.
@@ -63,9 +72,73 @@ impl Checkout {
         })
     }
 
+    /// Writes it into a work disk for a VM of that image; the default one without. What cannot be written here is to be
+    /// sent: nothing is known of the image yet, or its work seed has what only its own file system keeps.
+    pub(super) async fn ready(
+        self,
+        context: &Context<'_>,
+        client: &Client,
+        image: Option<&ImageName>,
+        interrupts: &mut Interrupts,
+    ) -> Result<Ready, CommandError> {
+        let images = client.images().await?.images;
+        let wanted = |one: &&banger_api::Image| match image {
+            Some(name) => one.name == name.as_str(),
+            None => one.default,
+        };
+        let Some(image) = images.iter().find(wanted) else {
+            return Ok(Ready::ToSend(self));
+        };
+        let seed = image.work_seed.clone().map(PathBuf::from);
+        let folder = staging(context)?.folder().map_err(|error| {
+            let what = "there is no place here to write the work disk in";
+            CommandError::because(ErrorCode::HostNotReady, what, &error)
+        })?;
+        let disk = folder.path().join("work.ext4");
+        let stop = Arc::new(AtomicBool::new(false));
+        let progress = Progress::new(None, !context.ui.is_json());
+        let work = {
+            let (disk, stop) = (disk.clone(), Arc::clone(&stop));
+            blocking(move || {
+                let told = |bytes| {
+                    progress.add(bytes);
+                    match stop.load(Ordering::Relaxed) {
+                        true => Err(io::Error::other("interrupted")),
+                        false => Ok(()),
+                    }
+                };
+                let mut checkout = self;
+                let packed = checkout.collected.pack();
+                packed.map_err(|error| checkout_failed(&error))?;
+                let planted = write(&checkout.collected, seed.as_deref(), &disk, &told);
+                Ok((checkout, planted.map_err(|error| plant_failed(&error))?))
+            })
+        };
+        let mut work = std::pin::pin!(work);
+        let done = tokio::select! {
+            done = &mut work => done,
+            () = interrupts.next() => {
+                stop.store(true, Ordering::Relaxed);
+                let _ = work.await;
+                return Err(CommandError::new(ErrorCode::Cancelled, "interrupted; nothing was made"));
+            }
+        };
+        let (checkout, planted) = done?;
+        Ok(match planted {
+            Some(prepared) => Ready::Planted(Planted {
+                prepared,
+                disk,
+                _folder: folder,
+                readonly: checkout.readonly,
+                tools: checkout.tools,
+            }),
+            None => Ready::ToSend(checkout),
+        })
+    }
+
     /// Makes what takes time and needs no guest, and puts all into the guest as soon as its agent answers: the work disk is
     /// mounted by then. The transfer shows itself from when `made` says that the VM is as far as its create waits for.
-    pub(super) async fn send(
+    async fn send(
         self,
         context: &Context<'_>,
         client: &Client,
@@ -78,15 +151,13 @@ impl Checkout {
             tools,
         } = self;
         let collected = blocking(move || {
-            collected.pack().map_err(|error| checkout_failed(&error))?;
+            if !collected.is_packed() {
+                collected.pack().map_err(|error| checkout_failed(&error))?;
+            }
             Ok(Arc::new(collected))
         })
         .await?;
-        let target = Target {
-            client: client.clone(),
-            vm: vm.to_owned(),
-            path: GUEST_PATH.into(),
-        };
+        let target = Target::of(client, vm);
         let shown = made.clone();
         let put = |force| {
             let progress = Progress::new(None, !context.ui.is_json()).once(shown.clone());
@@ -118,6 +189,93 @@ impl Checkout {
             readonly,
             tools,
         })
+    }
+}
+
+fn write(
+    collected: &Collected,
+    seed: Option<&Path>,
+    disk: &Path,
+    progress: &dyn Fn(u64) -> io::Result<()>,
+) -> Result<Option<Prepared>, PlantError> {
+    let to = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(disk)
+        .map_err(PlantError::Write)?;
+    let inner = Path::new(GUEST_PATH).strip_prefix(GUEST_HOME);
+    let path = inner
+        .ok()
+        .and_then(|path| RelPath::new(path.as_os_str().as_encoded_bytes()).ok());
+    let Some(path) = path else {
+        return Ok(None);
+    };
+    let spot = Spot {
+        seed,
+        home: GUEST_HOME.as_ref(),
+        path: &path,
+    };
+    plant(collected, spot, to, progress)
+}
+
+fn plant_failed(error: &PlantError) -> CommandError {
+    if error.is_disk_full() {
+        let what = "the checkout cannot be written into a work disk";
+        return CommandError::because(ErrorCode::DiskFull, what, error).hint(ROOM_HERE);
+    }
+    match error {
+        PlantError::Prepare(PrepareError::Checkout(error)) => checkout_failed(error),
+        error => {
+            let what = "the checkout cannot be written into a work disk";
+            CommandError::because(ErrorCode::Internal, what, error)
+        }
+    }
+}
+
+/// A checkout on its way to a VM.
+pub(super) enum Ready {
+    /// In a work disk.
+    Planted(Planted),
+    /// Here still.
+    ToSend(Checkout),
+}
+
+/// A checkout in a work disk that no VM has yet. Dropped, its file is gone.
+pub(super) struct Planted {
+    prepared: Prepared,
+    disk: PathBuf,
+    _folder: StagedFolder,
+    readonly: bool,
+    tools: bool,
+}
+
+impl Ready {
+    /// What the VM's work disk is to be made of.
+    pub(super) fn work_seed(&self) -> Option<PathBuf> {
+        match self {
+            Self::Planted(planted) => Some(planted.disk.clone()),
+            Self::ToSend(_) => None,
+        }
+    }
+
+    /// Brings it into the VM that was made for it, which may still boot.
+    pub(super) async fn bring(
+        self,
+        context: &Context<'_>,
+        client: &Client,
+        vm: &str,
+        made: watch::Receiver<bool>,
+    ) -> Result<Sent, CommandError> {
+        match self {
+            Self::ToSend(checkout) => checkout.send(context, client, vm, made).await,
+            Self::Planted(planted) => Ok(Sent {
+                prepared: planted.prepared,
+                target: Target::of(client, vm),
+                readonly: planted.readonly,
+                tools: planted.tools,
+            }),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use banger_core::{ErrorCode, ImageName, SpecOrigin, SpecOrigins};
 use banger_guest_proto::{Environment, ExecRequest};
 use tokio::sync::watch;
 
-use super::checkout::Checkout;
+use super::checkout::{Checkout, Ready};
 use super::{
     CommandResult, Context, INTERRUPTED, entrypoint, exec, image, unpulled, vm_environment,
     workspace,
@@ -164,6 +164,20 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
         Err(error) if error.0.code == ErrorCode::Cancelled => return Ok(INTERRUPTED),
         named => named?,
     };
+    let checkout = match checkout {
+        None => None,
+        Some(checkout) => {
+            let image = request.image.as_ref();
+            match checkout
+                .ready(context, &client, image, &mut interrupts)
+                .await
+            {
+                Err(error) if error.0.code == ErrorCode::Cancelled => return Ok(INTERRUPTED),
+                ready => Some(ready?),
+            }
+        }
+    };
+    request.work_seed = checkout.as_ref().and_then(Ready::work_seed);
     let mut command = if args.entrypoint {
         let image = of_container(&client, request.image.as_ref()).await?;
         entrypoint::request(&image, args.command, env)?
@@ -176,12 +190,12 @@ pub(crate) async fn run(context: &Context<'_>, args: RunArgs) -> CommandResult {
     let name = operation.subject.clone();
     let vm = operation.vm_id.clone().unwrap_or_else(|| name.clone());
     let cancel = OnInterrupt::Cancel;
-    // The host has time while the guest boots: the checkout is packed meanwhile, and sent while services start.
+    // What is not in the work disk is packed while the guest boots, and sent while services start.
     let with_checkout = checkout.is_some();
     let (tell, made) = watch::channel(false);
     let sending = async {
         match checkout {
-            Some(checkout) => Ok(Some(checkout.send(context, &client, &vm, made).await)),
+            Some(checkout) => Ok(Some(checkout.bring(context, &client, &vm, made).await)),
             None => Ok(None),
         }
     };

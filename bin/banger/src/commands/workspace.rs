@@ -28,6 +28,8 @@ use crate::error::CommandError;
 use crate::progress::Progress;
 use crate::start::Needs;
 
+/// Where the work disk is in a guest.
+pub(super) const GUEST_HOME: &str = "/root";
 /// Where a checkout goes in a guest.
 pub(crate) const GUEST_PATH: &str = "/root/repo";
 
@@ -49,6 +51,15 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// For the place that checkouts go to.
+    pub(super) fn of(client: &Client, vm: &str) -> Self {
+        Self {
+            client: client.clone(),
+            vm: vm.to_owned(),
+            path: GUEST_PATH.into(),
+        }
+    }
+
     fn connect(&self, runtime: &Handle) -> Result<UnixStream, TransferError> {
         let stream = runtime.block_on(self.client.connect_workspace(&self.vm));
         stream.map_err(|error| TransferError::Connection(std::io::Error::other(error)))
@@ -70,7 +81,7 @@ pub(super) async fn collect(
 }
 
 /// Where what is sent or comes is put meanwhile. What killed commands have left there is gone then.
-fn staging(context: &Context<'_>) -> Result<Staging, CommandError> {
+pub(super) fn staging(context: &Context<'_>) -> Result<Staging, CommandError> {
     let folder = context.paths.staging();
     Staging::open(&folder).map_err(|error| {
         let what = format!("the folder {} cannot be made", folder.display());
@@ -91,7 +102,7 @@ pub(super) async fn put(
         let guest = GuestRepo {
             connect: &|| target.connect(&runtime),
             path: target.path.clone(),
-            home: "/root".into(),
+            home: GUEST_HOME.into(),
             progress: &|bytes| progress.add(bytes),
         };
         prepare(&checkout, &guest, how).map_err(|error| prepare_failed(&error, &target))
@@ -234,7 +245,8 @@ fn listed(prepared: &Prepared) -> String {
 }
 
 /// What to do when there is no room for what is put aside.
-const ROOM_HERE: &str = "make room here; XDG_CACHE_HOME says where what is sent or comes is put";
+pub(super) const ROOM_HERE: &str =
+    "make room here; XDG_CACHE_HOME says where what is sent or comes is put";
 /// What to do about a repository that git does not trust.
 const TRUST: &str = "it belongs to another user; `git config --global --add safe.directory PATH` says that you trust it";
 

@@ -231,6 +231,7 @@ fn ports() -> PortList {
 fn images() -> [Image; 3] {
     let built = Image {
         name: text("debian-bookworm"),
+        default: true,
         digest: "5f2c".repeat(16),
         origin: text("built"),
         reference: None,
@@ -256,6 +257,7 @@ fn images() -> [Image; 3] {
     };
     let mine = Image {
         name: text("mine"),
+        default: false,
         digest: "77aa".repeat(16),
         origin: text("registered"),
         rootfs: text("/srv/images/mine.ext4"),
@@ -273,6 +275,7 @@ fn images() -> [Image; 3] {
     };
     let tool = Image {
         name: text("tool"),
+        default: false,
         digest: "90ef".repeat(16),
         origin: text("pulled"),
         reference: some("docker.io/library/tool:1"),

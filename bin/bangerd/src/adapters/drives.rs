@@ -13,7 +13,7 @@ use banger_engine::ports::{Drives, Failure, GuestIdentity, OwnDisk, ResolvedImag
 use banger_guest_proto::{GENERATION, GuestConfig, MachineId, append_files};
 use banger_image::{DiskError, grow_work_disk, make_root_disk, make_work_disk, mend_store};
 
-use super::{blocking, clock, console};
+use super::{blocking, clock, console, planted};
 use crate::config::SyncedPath;
 use crate::{file_sync, keys, vm_folder};
 
@@ -40,6 +40,15 @@ pub(crate) struct VmDrives {
 impl VmDrives {
     fn folder(&self, vm: &VmId) -> PathBuf {
         self.root.join(vm.as_str())
+    }
+
+    /// Where work disks are whose VMs have not taken them yet.
+    fn planted(&self) -> PathBuf {
+        self.root.with_file_name("planted")
+    }
+
+    fn planted_disk(&self, vm: &VmId) -> PathBuf {
+        self.planted().join(format!("{vm}.ext4"))
     }
 
     fn disk(&self, vm: &VmId, disk: OwnDisk) -> PathBuf {
@@ -157,7 +166,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&next, path)
 }
 
-fn in_folder(path: &Path, error: &io::Error) -> Failure {
+pub(super) fn in_folder(path: &Path, error: &io::Error) -> Failure {
     Failure::because(
         ErrorCode::Internal,
         format!("{} could not be written or read", path.display()),
@@ -165,7 +174,7 @@ fn in_folder(path: &Path, error: &io::Error) -> Failure {
     )
 }
 
-fn disk_failure(error: &DiskError) -> Failure {
+pub(super) fn disk_failure(error: &DiskError) -> Failure {
     let code = if error.is_disk_full() {
         ErrorCode::DiskFull
     } else {
@@ -214,10 +223,36 @@ impl Drives for VmDrives {
         size: ByteSize,
     ) -> Result<(), Failure> {
         let (seed, to) = (image.work_seed.clone(), self.disk(vm, OwnDisk::Work));
+        let planted = self.planted_disk(vm);
         blocking(move || {
+            // Never over one that is there.
+            if planted.exists() && !to.exists() {
+                fs::rename(&planted, &to).map_err(|error| in_folder(&to, &error))?;
+            }
             make_work_disk(seed.as_deref(), &to, size).map_err(|error| disk_failure(&error))
         })
         .await
+    }
+
+    async fn plant_work_disk(&self, vm: &VmId, seed: &Path, size: ByteSize) -> Result<(), Failure> {
+        let (seed, to) = (seed.to_owned(), self.planted_disk(vm));
+        blocking(move || {
+            if let Some(folder) = to.parent() {
+                fs::create_dir_all(folder).map_err(|error| in_folder(folder, &error))?;
+            }
+            planted::make(&seed, &to, size)
+        })
+        .await
+    }
+
+    async fn uproot_work_disk(&self, vm: &VmId) -> Result<(), Failure> {
+        let planted = self.planted_disk(vm);
+        blocking(move || planted::remove(&planted)).await
+    }
+
+    async fn planted_work_disks(&self) -> Result<Vec<VmId>, Failure> {
+        let folder = self.planted();
+        blocking(move || planted::list(&folder)).await
     }
 
     async fn has_disk(&self, vm: &VmId, disk: OwnDisk) -> Result<bool, Failure> {

@@ -11,6 +11,7 @@ mod images;
 mod kernels;
 mod names;
 mod network;
+mod planted;
 mod readable;
 mod space;
 mod writes;

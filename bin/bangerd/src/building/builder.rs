@@ -97,6 +97,7 @@ impl<'a> Builder<'a> {
                 origins,
                 start: false,
                 ephemeral: false,
+                work_seed: None,
                 wait: None,
                 timeout: None,
             })

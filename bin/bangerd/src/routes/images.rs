@@ -32,7 +32,10 @@ pub(crate) async fn list(State(state): State<Shared>) -> Result<Json<ImageList>,
     };
     let images = state.images.list().map_err(broken)?;
     Ok(Json(ImageList {
-        images: images.iter().map(convert::image).collect(),
+        images: images
+            .iter()
+            .map(|image| convert::image(image, &state.default_image))
+            .collect(),
     }))
 }
 
@@ -47,7 +50,7 @@ pub(crate) async fn show(
         .images
         .get(&name)
         .ok_or_else(|| unknown_image(&state.images, &name))?;
-    Ok(Json(convert::image(&image)))
+    Ok(Json(convert::image(&image, &state.default_image)))
 }
 
 /// Builds an image from its recipe; one that exists and is not stale is left alone.

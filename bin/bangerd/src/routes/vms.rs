@@ -85,6 +85,7 @@ pub(crate) async fn create(
             origins,
             start: !request.no_start,
             ephemeral: request.ephemeral,
+            work_seed: request.work_seed,
             wait: goal(request.wait.unwrap_or(Readiness::Ready)),
             timeout: request
                 .timeout_s

@@ -70,6 +70,7 @@ pub(crate) fn wanted(name: Option<&str>, start: bool) -> CreateVm {
         origins: SpecOrigin::Floor.into(),
         start,
         ephemeral: false,
+        work_seed: None,
         wait: Some(GuestState::Ready),
         timeout: None,
     }
