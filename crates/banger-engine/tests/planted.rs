@@ -1,5 +1,4 @@
 //! A work disk of the client's: made before the VM is stored, taken by it, and gone when that does not come to be.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
