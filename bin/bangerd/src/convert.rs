@@ -12,6 +12,7 @@ use banger_kernel::Kernel;
 
 use crate::adapters::FILE_SYNC_WARNINGS;
 use crate::state::State;
+use crate::vm_folder;
 
 pub(crate) fn error(failure: &Failure) -> ApiError {
     ApiError {
@@ -78,7 +79,7 @@ pub(crate) fn vm(state: &State, view: &VmView, at_work: Option<&AtWork>) -> Vm {
             overlay: path(view.spec.storage.file_name()),
             work_disk: path("work.ext4"),
             console_log: path("console.log"),
-            vmm_log: path("run/vmm.log"),
+            vmm_log: path(vm_folder::VMM_LOG),
         },
     }
 }

@@ -655,6 +655,12 @@ pub(crate) fn died(exit: &ExitFacts) -> Failure {
         ErrorCode::VmmFailed,
         "the VMM ended without a farewell from the guest",
     );
+    if !exit.vmm_tail.is_empty() {
+        let said = exit.vmm_tail.join(" | ");
+        failure
+            .causes
+            .push(format!("the VMM's log ends with: {said}"));
+    }
     failure.causes.extend(console_cause(&exit.console_tail));
     failure.hint("`banger vm logs` shows the whole console")
 }

@@ -323,6 +323,8 @@ pub struct ExitFacts {
     pub backend_lost: bool,
     /// The end of the console, for people.
     pub console_tail: Vec<String>,
+    /// The end of what the VMM itself said, likewise; of a guest that said farewell nobody asks.
+    pub vmm_tail: Vec<String>,
 }
 
 /// How the guest said it would end.

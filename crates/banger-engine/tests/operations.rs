@@ -336,6 +336,9 @@ async fn a_guest_that_ends_as_it_boots_is_a_failure_that_names_the_stage_and_wha
         assert!(failure.message.contains("`guest agent`"), "{failure:?}");
         let said = failure.causes.join("\n");
         assert!(said.contains("booted by"), "{failure:?}");
+        // A VMM that ends by itself says why in its log, if anywhere.
+        let of_vmm = said.contains("the VMM's log ends with: the model's VMM ended");
+        assert_eq!(of_vmm, farewell.is_none(), "{failure:?}");
         assert!(!failure.hints.is_empty(), "{failure:?}");
         until_phase(&engine, &vm, phase).await;
     }

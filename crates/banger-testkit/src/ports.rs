@@ -419,6 +419,7 @@ impl RootHelper for FakeHost {
                         farewell,
                         backend_lost: false,
                         console_tail: self.console_tail(vm).await,
+                        vmm_tail: vec!["the model's VMM ended".to_owned()],
                     });
                 }
                 None => {
@@ -426,6 +427,7 @@ impl RootHelper for FakeHost {
                         farewell: None,
                         backend_lost: false,
                         console_tail: vec![],
+                        vmm_tail: vec![],
                     });
                 }
             }

@@ -87,8 +87,11 @@ fn boot(place: &Place, disk: &Path) {
     unpack(&from, &ext4_view::PathBuf::new("/"), &place.home());
 }
 
-/// What is below a folder: kind and mode, and size and time of what is not git's own.
-fn listed(at: &Path) -> BTreeMap<PathBuf, (u32, Option<(u64, i64, i64)>)> {
+/// Kind and mode, and size and time of what is not git's own.
+type Looks = (u32, Option<(u64, i64, i64)>);
+
+/// What is below a folder.
+fn listed(at: &Path) -> BTreeMap<PathBuf, Looks> {
     let mut found = BTreeMap::new();
     let mut waiting = vec![at.to_owned()];
     while let Some(folder) = waiting.pop() {
@@ -202,7 +205,8 @@ fn it_goes_on_from_there_as_after_any_transfer() {
 
 #[test]
 fn what_cannot_be_written_again_as_it_is_stays_the_guests_matter() {
-    let cases: [(&str, &dyn Fn(&Path)); 5] = [
+    type Fill<'a> = &'a dyn Fn(&Path);
+    let cases: [(&str, Fill<'_>); 5] = [
         ("something at the place", &|tree| {
             fs::create_dir(tree.join("repo")).unwrap();
         }),

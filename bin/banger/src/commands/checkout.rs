@@ -87,7 +87,7 @@ impl Checkout {
             None => one.default,
         };
         let Some(image) = images.iter().find(wanted) else {
-            return Ok(Ready::ToSend(self));
+            return Ok(Ready::ToSend(Box::new(self)));
         };
         let seed = image.work_seed.clone().map(PathBuf::from);
         let folder = staging(context)?.folder().map_err(|error| {
@@ -132,7 +132,7 @@ impl Checkout {
                 readonly: checkout.readonly,
                 tools: checkout.tools,
             }),
-            None => Ready::ToSend(checkout),
+            None => Ready::ToSend(Box::new(checkout)),
         })
     }
 
@@ -238,7 +238,7 @@ pub(super) enum Ready {
     /// In a work disk.
     Planted(Planted),
     /// Here still.
-    ToSend(Checkout),
+    ToSend(Box<Checkout>),
 }
 
 /// A checkout in a work disk that no VM has yet. Dropped, its file is gone.

@@ -9,8 +9,6 @@ use std::time::Duration;
 use banger_engine::ports::Farewell;
 use rustix::fs::{Mode, OFlags};
 
-use crate::vm_folder;
-
 use super::blocking;
 use super::writes::Writes;
 
@@ -35,10 +33,10 @@ pub(crate) fn read_end(path: &Path) -> (Option<Farewell>, Vec<String>) {
     (farewell(&text), last_lines(&text))
 }
 
-/// The same of the VM in that folder.
-pub(crate) async fn end(folder: &Path) -> (Option<Farewell>, Vec<String>) {
-    let console = folder.join(vm_folder::CONSOLE);
-    let end = blocking(move || Ok(read_end(&console))).await;
+/// The same of a file in a VM's folder: what guest or VMM have written into it.
+pub(crate) async fn end(folder: &Path, name: &str) -> (Option<Farewell>, Vec<String>) {
+    let file = folder.join(name);
+    let end = blocking(move || Ok(read_end(&file))).await;
     end.unwrap_or_default()
 }
 

@@ -304,7 +304,7 @@ impl Drives for VmDrives {
     }
 
     async fn console_tail(&self, vm: &VmId) -> Vec<String> {
-        let (_, tail) = console::end(&self.folder(vm)).await;
+        let (_, tail) = console::end(&self.folder(vm), vm_folder::CONSOLE).await;
         tail
     }
 

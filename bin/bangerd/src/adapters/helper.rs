@@ -322,7 +322,7 @@ impl RootHelper for HelperLink {
     }
 
     async fn remove_vmm(&self, vm: &VmId) -> Result<(), Failure> {
-        let (_, tail) = console::end(&self.folder(vm)).await;
+        let (_, tail) = console::end(&self.folder(vm), vm_folder::CONSOLE).await;
         if let Some(report) = locked_up(&tail) {
             tracing::warn!(%vm, report, "a guest hung");
         }
@@ -401,11 +401,17 @@ impl RootHelper for HelperLink {
             (Handle::Alive(_), Some(Handle::Gone)) => true,
             (Handle::Gone, _) => false,
         };
-        let (farewell, console_tail) = console::end(&self.folder(vm)).await;
+        let folder = self.folder(vm);
+        let (farewell, console_tail) = console::end(&folder, vm_folder::CONSOLE).await;
+        let vmm_tail = match farewell {
+            Some(_) => vec![],
+            None => console::end(&folder, vm_folder::VMM_LOG).await.1,
+        };
         Ok(ExitFacts {
             farewell,
             backend_lost,
             console_tail,
+            vmm_tail,
         })
     }
 }
