@@ -24,6 +24,11 @@ pub(super) fn tests() -> Vec<Test> {
             ends,
         ),
         Test::each("life/debian-create-ssh-exec-delete", Length::Smoke, debian),
+        Test::each(
+            "life/a-pulled-debian-is-as-good",
+            Length::Whole,
+            pulled_debian,
+        ),
     ]
     .into_iter()
     .flatten()
@@ -117,17 +122,30 @@ fn ends(host: &Host, vmm: Vmm) -> Result<()> {
 }
 
 fn debian(host: &Host, vmm: Vmm) -> Result<()> {
-    host.take_along("images/debian-bookworm")?;
-    let guest = Guest::create(host, vmm, &["--memory", "512", "--vcpu", "2"])?;
+    of_image(host, vmm, "debian-bookworm")
+}
+
+/// The same tree as somebody else's OCI image.
+fn pulled_debian(host: &Host, vmm: Vmm) -> Result<()> {
+    of_image(host, vmm, "pulled-debian")?;
+    let image = host.json(&["image", "show", "pulled-debian"])?;
+    ensure!(image["origin"] == "pulled", "it was not pulled: {image}");
+    Ok(())
+}
+
+fn of_image(host: &Host, vmm: Vmm, image: &str) -> Result<()> {
+    host.take_along(&format!("images/{image}"))?;
+    let flags = ["--image", image, "--memory", "512", "--vcpu", "2"];
+    let guest = Guest::create(host, vmm, &flags)?;
     ensure!(!guest.stages.is_empty(), "its create told no stages");
     for (title, took) in &guest.stages {
-        host.note(format!("debian on {}: {title}", vmm.name()), *took);
+        host.note(format!("{image} on {}: {title}", vmm.name()), *took);
     }
     let start = Instant::now();
     host.banger(&["vm", "ssh", &guest.name, "--", "true"])?
         .ok()?;
     host.note(
-        format!("debian on {}: first ssh", vmm.name()),
+        format!("{image} on {}: first ssh", vmm.name()),
         start.elapsed(),
     );
     let said = host.banger(&[
