@@ -106,3 +106,113 @@ fn inode_is_plain(inode: &[u8]) -> bool {
     let is_odd = matches!(kind, SOCKET | CHARACTERS | BLOCKS);
     !(attributes_block || has_inside || is_named_twice || is_odd)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        Attributes, Content, DataWriter, DeviceKind, FsOptions, Names, Node, NodeId, Tree, format,
+    };
+
+    /// A file system with these files in its root directory, and the first of them by a second name.
+    fn made(files: &[Node], twice: bool) -> File {
+        let mut names: Names = (1..=files.len())
+            .map(|id| (format!("file {id}").into_bytes().into(), NodeId(id)))
+            .collect();
+        if twice {
+            names.push((b"again".as_slice().into(), NodeId(1)));
+        }
+        let mut tree = Tree::empty(0o700);
+        tree.nodes[0].content = Content::Directory(names);
+        tree.nodes.extend_from_slice(files);
+        let writer = DataWriter::new(tempfile::tempfile().unwrap());
+        let options = FsOptions::of_work_seed([7; 16], [7; 16], 1);
+        format(writer, &tree, &options).unwrap().file
+    }
+
+    fn file(attributes: Attributes) -> Node {
+        Node {
+            attributes,
+            content: Content::File(crate::FileData::default()),
+        }
+    }
+
+    fn of(content: Content) -> Node {
+        Node {
+            attributes: Attributes::default(),
+            content,
+        }
+    }
+
+    fn with_attribute(bytes: usize) -> Node {
+        let value = vec![b'x'; bytes];
+        file(Attributes {
+            xattrs: vec![(b"user.colour".to_vec(), value)],
+            ..Attributes::default()
+        })
+    }
+
+    #[test]
+    fn what_a_tree_is_read_of_whole_is_plain_and_nothing_else() {
+        let plain = || file(Attributes::default());
+        let device = |kind| Content::Device {
+            kind,
+            major: 1,
+            minor: 3,
+        };
+        let many = vec![plain(); 5000];
+        let odd_at_the_end = [&many[..], &[with_attribute(1)]].concat();
+        let cases: [(&str, Vec<Node>, bool, bool); 10] = [
+            ("nothing", vec![], false, true),
+            ("a file", vec![plain()], false, true),
+            (
+                "links and pipes",
+                vec![
+                    of(Content::Symlink(b"x".as_slice().into())),
+                    of(Content::Fifo),
+                ],
+                false,
+                true,
+            ),
+            ("many", many, false, true),
+            ("one of many", odd_at_the_end, false, false),
+            ("a short attribute", vec![with_attribute(3)], false, false),
+            ("a long attribute", vec![with_attribute(3000)], false, false),
+            ("two names", vec![plain()], true, false),
+            (
+                "a device of characters",
+                vec![of(device(DeviceKind::Character))],
+                false,
+                false,
+            ),
+            (
+                "a device of blocks",
+                vec![of(device(DeviceKind::Block))],
+                false,
+                false,
+            ),
+        ];
+        for (what, files, twice, plain) in cases {
+            let file = made(&files, twice);
+            assert_eq!(is_plain(&file).unwrap(), plain, "{what}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        /// Whatever the bytes are, it ends.
+        #[test]
+        fn damage_is_an_answer_or_an_error(
+            damage in prop::collection::vec((0..2_u64 << 20, any::<[u8; 4]>()), 1..100)
+        ) {
+            let file = made(&[file(Attributes::default())], false);
+            for (at, bytes) in damage {
+                // Most of it is empty: what counts stands in front.
+                file.write_all_at(&bytes, at >> (at % 12)).unwrap();
+            }
+            let _ = is_plain(&file);
+        }
+    }
+}
