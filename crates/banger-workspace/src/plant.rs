@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -16,6 +17,10 @@ use crate::manifest::Entries;
 use crate::plan::plan;
 use crate::prepare::{GuestState, PrepareError, Prepared, keep_guests, report};
 use crate::transfer::{Files, Outgoing, note};
+
+/// A seed that takes more bytes than this is not written again: the daemon copies it as it is, shared where the file
+/// system can do that, and the checkout is sent.
+const LARGE_SEED: u64 = 256 << 20;
 
 /// Where a checkout is to be.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +68,7 @@ impl PlantError {
 }
 
 /// Writes a work seed with the checkout in it into an empty file. [`Collected::pack`] came before. `None` where the seed
-/// cannot be written again as it is, or has something at the path: it must be sent to the guest then, which can say so.
+/// cannot be written again as it is, is large, or has something at the path: it must be sent to the guest then.
 /// `progress` is told of the bytes that pass, and ends it with an error.
 ///
 /// # Errors
@@ -79,6 +84,11 @@ pub fn plant(
             let opened = File::open(path).map_err(ReadTreeError::Open);
             let named = |error| PlantError::Seed(path.display().to_string(), error);
             let file = opened.map_err(named)?;
+            let metadata = file.metadata();
+            let metadata = metadata.map_err(|error| named(ReadTreeError::Open(error)))?;
+            if metadata.blocks() * 512 > LARGE_SEED {
+                return Ok(None);
+            }
             if !is_plain(&file).map_err(|error| named(ReadTreeError::Open(error)))? {
                 return Ok(None);
             }

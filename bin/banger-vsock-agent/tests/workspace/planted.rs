@@ -111,7 +111,7 @@ fn listed(at: &Path) -> BTreeMap<PathBuf, Looks> {
     found
 }
 
-/// A file system of 16 MiB with that in it.
+/// A file system with that in it.
 fn seed(place: &Place, fill: impl FnOnce(&Path)) -> PathBuf {
     let tree = place.host().with_file_name("seed");
     fs::create_dir(&tree).unwrap();
@@ -120,7 +120,7 @@ fn seed(place: &Place, fill: impl FnOnce(&Path)) -> PathBuf {
     run(Command::new("/usr/sbin/mke2fs")
         .args(["-q", "-t", "ext4", "-F", "-E", "root_owner=0:0", "-d"])
         .args([&tree, &file])
-        .arg("16M"));
+        .arg("300M"));
     fs::remove_dir_all(&tree).unwrap();
     file
 }
@@ -206,7 +206,10 @@ fn it_goes_on_from_there_as_after_any_transfer() {
 #[test]
 fn what_cannot_be_written_again_as_it_is_stays_the_guests_matter() {
     type Fill<'a> = &'a dyn Fn(&Path);
-    let cases: [(&str, Fill<'_>); 5] = [
+    let cases: [(&str, Fill<'_>); 6] = [
+        ("much", &|tree| {
+            fs::write(tree.join("large"), vec![7; 257 << 20]).unwrap();
+        }),
         ("something at the place", &|tree| {
             fs::create_dir(tree.join("repo")).unwrap();
         }),
