@@ -1,6 +1,7 @@
 //! A guest whose kernel says that it hangs. Under emulation with several processors that happens now and then,
 //! to a guest that nobody did anything to; it never comes back.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::ports::Drives;
@@ -14,10 +15,22 @@ const LOOK: Duration = Duration::from_secs(2);
 /// The kernel's report of a processor that is stuck for good, among the last lines of a console.
 #[must_use]
 pub fn locked_up(console_tail: &[String]) -> Option<&str> {
-    let lines = console_tail.iter().rev();
-    lines
-        .map(String::as_str)
-        .find(|line| stuck_seconds(line).is_some_and(|seconds| seconds >= STUCK_SECONDS))
+    let lines = || console_tail.iter().rev().map(String::as_str);
+    let watchdogs =
+        lines().find(|line| stuck_seconds(line).is_some_and(|seconds| seconds >= STUCK_SECONDS));
+    watchdogs.or_else(|| {
+        let mut seen = HashSet::new();
+        lines().find(|line| stalled(line).is_some_and(|report| !seen.insert(report)))
+    })
+}
+
+/// `[   96.999113] rcu: \t1-...0: (3 ticks this GP) idle=4c3c/0/0x1 softirq=1523/1525 fqs=3591`: what RCU waits for, a
+/// processor with its counts, without how often it has asked. A minute lies between two such reports
+/// (Documentation/RCU/stallwarn.rst): who has the same counts in both has not had a single tick meanwhile.
+fn stalled(line: &str) -> Option<&str> {
+    let (_, report) = line.split_once("rcu: ")?;
+    let (report, _) = report.split_once(" fqs=")?;
+    report.contains(" ticks this GP) idle=").then_some(report)
 }
 
 /// `[  268.462887] watchdog: BUG: soft lockup - CPU#1 stuck for 246s! [systemd:1]`
@@ -54,6 +67,28 @@ mod tests {
         };
         assert!(!found(&report(22)));
         assert!(found(&report(45)));
+    }
+
+    #[test]
+    fn one_that_has_had_no_tick_between_two_reports_is_stuck_too() {
+        let report = |ticks: u32, asked: u32| {
+            format!(
+                "[   33.970365] rcu: \t1-...0: ({ticks} ticks this GP) idle=4c3c/0/0x1 softirq=1523/1525 fqs={asked}"
+            )
+        };
+        let head =
+            "[   33.947114] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:".to_owned();
+        let tail = |reports: &[String]| -> Vec<String> {
+            let with_head = |report: &String| [head.clone(), report.clone()];
+            reports.iter().flat_map(with_head).collect()
+        };
+        let late = tail(&[report(3, 1080), report(17, 3591)]);
+        assert_eq!(locked_up(&late), None, "it goes on, slowly");
+        assert_eq!(locked_up(&tail(&[report(3, 1080)])), None);
+        let stuck = tail(&[report(3, 1080), report(3, 3591)]);
+        assert!(locked_up(&stuck).is_some_and(|line| line.contains("3 ticks")));
+        let other = report(3, 3591).replace("\t1-", "\t0-");
+        assert_eq!(locked_up(&tail(&[report(3, 1080), other])), None);
     }
 
     #[test]
