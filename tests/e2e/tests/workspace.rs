@@ -116,6 +116,11 @@ fn a_runs_checkout_is_on_the_work_disk_before_the_guest_boots() {
     assert!(vm.sh("cat /root/.bashrc").contains("bashrc"));
     let size = seconds("df --output=size -B1 /root | tail -1");
     assert!(size > 4 << 30, "/root has {size} bytes");
+    // Nothing was ever asked of its agent but this: it is known that there may be work in it.
+    vm.sh("cd /root/repo && git fsck --strict --no-dangling && echo own >own.txt");
+    let refused = banger.run(&["vm", "delete", &name]);
+    refused.assert_failed("work in the guest", 5, &["work_in_guest", "own.txt"]);
+    vm.sh("rm /root/repo/own.txt");
     let again = banger.json(&[
         "vm",
         "workspace",
@@ -125,9 +130,6 @@ fn a_runs_checkout_is_on_the_work_disk_before_the_guest_boots() {
         "--include-untracked",
     ]);
     assert_eq!(again["bytes"], 0, "it is known what was written: {again}");
-    vm.sh("cd /root/repo && git fsck --strict --no-dangling && echo own >own.txt");
-    let refused = banger.run(&["vm", "delete", &name]);
-    refused.assert_failed("work in the guest", 5, &["work_in_guest", "own.txt"]);
 }
 
 #[test]

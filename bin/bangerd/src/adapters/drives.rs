@@ -15,7 +15,7 @@ use banger_image::{DiskError, grow_work_disk, make_root_disk, make_work_disk, me
 
 use super::{blocking, clock, console, planted};
 use crate::config::SyncedPath;
-use crate::{file_sync, keys, vm_folder};
+use crate::{file_sync, keys, unpulled, vm_folder};
 
 /// In a VM's folder: what of `[[file_sync]]` it did not get at its last start, a line each.
 pub(crate) const FILE_SYNC_WARNINGS: &str = "file-sync.warnings";
@@ -223,10 +223,12 @@ impl Drives for VmDrives {
         size: ByteSize,
     ) -> Result<(), Failure> {
         let (seed, to) = (image.work_seed.clone(), self.disk(vm, OwnDisk::Work));
-        let planted = self.planted_disk(vm);
+        let (folder, planted) = (self.folder(vm), self.planted_disk(vm));
         blocking(move || {
             // Never over one that is there.
             if planted.exists() && !to.exists() {
+                // A client that makes a disk puts a checkout into it.
+                unpulled::expect(&folder).map_err(|error| in_folder(&folder, &error))?;
                 fs::rename(&planted, &to).map_err(|error| in_folder(&to, &error))?;
             }
             make_work_disk(seed.as_deref(), &to, size).map_err(|error| disk_failure(&error))
@@ -379,20 +381,58 @@ impl Drives for VmDrives {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn disks_that_nobody_knows_are_kept_and_a_folder_without_them_is_not() {
-        let dir = tempfile::tempdir().unwrap();
+    fn drives(dir: &Path) -> (VmDrives, VmId) {
         let drives = VmDrives {
-            root: dir.path().join("vms"),
-            known_hosts: dir.path().join("known_hosts"),
+            root: dir.join("vms"),
+            known_hosts: dir.join("known_hosts"),
             known_hosts_turn: Arc::default(),
             gateway: Ipv4Addr::LOCALHOST,
             prefix: 24,
             owner_key: String::new(),
-            home: dir.path().into(),
+            home: dir.into(),
             synced: Arc::new([]),
         };
-        let vm: VmId = "0123456789ab".parse().unwrap();
+        (drives, "0123456789ab".parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_planted_disk_is_taken_once_and_the_vm_is_asked_for_work_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let (drives, vm) = drives(dir.path());
+        let (folder, planted) = (drives.folder(&vm), drives.planted_disk(&vm));
+        fs::create_dir_all(&folder).unwrap();
+        fs::create_dir_all(drives.planted()).unwrap();
+        let image = ResolvedImage {
+            name: "debian-bookworm".parse().unwrap(),
+            digest: banger_core::Digest::from_entropy([7; 32]),
+            rootfs: "/images/rootfs".into(),
+            work_seed: None,
+            kernel: None,
+        };
+        let size = ByteSize(64 << 20);
+        let plant = || make_work_disk(None, &planted, size).unwrap();
+        plant();
+        let uuid = |path: &Path| fs::read(path).unwrap()[1024 + 0x68..][..16].to_vec();
+        let first = uuid(&planted);
+        drives.ensure_work_disk(&vm, &image, size).await.unwrap();
+        assert_eq!(uuid(&folder.join("work.ext4")), first);
+        assert!(unpulled::is_expected(&folder) && !planted.exists());
+        // One that is there stays.
+        plant();
+        drives.ensure_work_disk(&vm, &image, size).await.unwrap();
+        assert_eq!(uuid(&folder.join("work.ext4")), first);
+        assert_eq!(
+            drives.planted_work_disks().await.unwrap(),
+            std::slice::from_ref(&vm)
+        );
+        drives.uproot_work_disk(&vm).await.unwrap();
+        assert!(drives.planted_work_disks().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn disks_that_nobody_knows_are_kept_and_a_folder_without_them_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (drives, vm) = drives(dir.path());
         let folder = drives.folder(&vm);
         assert_eq!(drives.set_aside(&vm).await.unwrap(), None);
         fs::create_dir_all(&folder).unwrap();
