@@ -54,6 +54,15 @@ pub enum PlantError {
 }
 
 impl PlantError {
+    /// Whether it is the seed that cannot be read: the checkout can be sent all the same.
+    #[must_use]
+    pub const fn is_of_seed(&self) -> bool {
+        match self {
+            Self::Seed(_, error) => !matches!(error, ReadTreeError::Write(_)),
+            _ => false,
+        }
+    }
+
     /// Whether there was no room for it here.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {

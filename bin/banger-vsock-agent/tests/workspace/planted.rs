@@ -243,6 +243,7 @@ fn a_seed_that_is_none_is_told() {
     let missing = place.home().join("nowhere.ext4");
     let error = planted(&place, &Options::default(), Some(&missing)).unwrap_err();
     assert!(error.to_string().contains("nowhere.ext4"), "{error}");
+    assert!(error.is_of_seed() && !error.is_disk_full());
     let short = place.home().join("short");
     fs::write(&short, "no file system").unwrap();
     planted(&place, &Options::default(), Some(&short)).unwrap_err();

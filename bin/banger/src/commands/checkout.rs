@@ -111,7 +111,12 @@ impl Checkout {
                 let packed = checkout.collected.pack();
                 packed.map_err(|error| checkout_failed(&error))?;
                 let planted = write(&checkout.collected, seed.as_deref(), &disk, &told);
-                Ok((checkout, planted.map_err(|error| plant_failed(&error))?))
+                match planted {
+                    Ok(planted) => Ok((checkout, planted)),
+                    // It was replaced a moment ago, or is damaged, which who makes a disk of it tells.
+                    Err(error) if error.is_of_seed() => Ok((checkout, None)),
+                    Err(error) => Err(plant_failed(&error)),
+                }
             })
         };
         let mut work = std::pin::pin!(work);
