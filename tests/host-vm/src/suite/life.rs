@@ -130,6 +130,15 @@ fn pulled_debian(host: &Host, vmm: Vmm) -> Result<()> {
     of_image(host, vmm, "pulled-debian")?;
     let image = host.json(&["image", "show", "pulled-debian"])?;
     ensure!(image["origin"] == "pulled", "it was not pulled: {image}");
+    // A VM of it is what its disks differ by.
+    let guest = Guest::create(host, vmm, &["--image", "pulled-debian", "--no-start"])?;
+    let (id, storage) = (guest.field("id")?, guest.field("storage")?);
+    let used = host.root(&format!("sync; du -sk /var/lib/banger/vms/{id} | cut -f 1"))?;
+    let kib: u64 = used.parse()?;
+    ensure!(
+        storage == "dm_snapshot" && kib < 10 << 10,
+        "a new VM's {storage} and work disk take {kib} KiB"
+    );
     Ok(())
 }
 
