@@ -74,10 +74,7 @@ impl RegistryRef {
     /// The tag; `latest` when there is neither a tag nor a digest.
     #[must_use]
     pub fn tag(&self) -> Option<&str> {
-        match (&self.tag, &self.digest) {
-            (None, None) => Some(DEFAULT_TAG),
-            (tag, _) => tag.as_deref(),
-        }
+        self.tag.as_deref()
     }
 
     /// The manifest's digest; it goes before a tag.
@@ -257,6 +254,7 @@ fn in_registry(text: &str) -> Result<RegistryRef, &'static str> {
     if path.len() > 255 {
         return Err("its repository's name is too long");
     }
+    let tag = tag.or_else(|| digest.is_none().then(|| DEFAULT_TAG.to_owned()));
     let is_official = host == DEFAULT_REGISTRY && !path.contains('/');
     Ok(RegistryRef {
         host: host.to_owned(),
@@ -390,7 +388,12 @@ mod tests {
             let image: ImageRef = text.parse().unwrap();
             assert_eq!(image.to_string(), full);
             assert_eq!(image.derived_name().unwrap().as_str(), name, "{text}");
-            assert_eq!(full.parse::<ImageRef>().unwrap().to_string(), full);
+            let again: ImageRef = full.parse().unwrap();
+            assert_eq!(again.to_string(), full);
+            assert_eq!(
+                again, image,
+                "{text}: written and read again it is another one"
+            );
         }
     }
 
