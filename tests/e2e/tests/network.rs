@@ -65,3 +65,40 @@ fn guests_have_each_others_names_and_with_nat_the_worlds() {
     drop((shut, open));
     banger.ok(&["daemon", "stop"]);
 }
+
+/// The hardware address that this host takes for an address's, and would send to.
+fn neighbour(address: &str) -> Option<String> {
+    let table = std::fs::read_to_string("/proc/net/arp").expect("the kernel's table");
+    let line = table
+        .lines()
+        .find(|line| line.split_whitespace().next() == Some(address))?;
+    line.split_whitespace().nth(3).map(str::to_owned)
+}
+
+/// Free addresses are given out again at once, and whoever spoke with the last VM there has its hardware address still.
+#[test]
+fn who_gets_anothers_address_is_known_by_it_when_its_agent_answers() {
+    let banger = Banger::from_env();
+    let flags = ["--image", "debian-minimal", "--wait", "reachable"];
+    let own = |vm: &banger_e2e::Vm| vm.sh("cat /sys/class/net/e*/address");
+    let address = |vm: &banger_e2e::Vm| {
+        let shown = vm.show();
+        shown["address"].as_str().expect("an address").to_owned()
+    };
+    let first = banger.vm(&flags);
+    let at = address(&first);
+    // Nobody listens there; the question is answered all the same.
+    drop(std::net::TcpStream::connect((at.as_str(), 9)));
+    let before = own(&first);
+    assert_eq!(neighbour(&at).as_deref(), Some(before.as_str()));
+    drop(first);
+    let second = banger.vm(&flags);
+    assert_eq!(address(&second), at, "the lowest free one");
+    let now = own(&second);
+    assert_ne!(now, before);
+    let known = neighbour(&at);
+    assert!(
+        known.is_none() || known == Some(now),
+        "the host would send to {known:?}, the VM before"
+    );
+}

@@ -30,9 +30,18 @@ pub(super) fn set_up(config: &GuestConfig) -> io::Result<()> {
     route.up(index_of("lo")?, None)?;
     let (name, mac) = interface(config.mac)?;
     let index = index_of(&name)?;
-    route.up(index, (mac != config.mac).then_some(config.mac))?;
     route.address(index, config)?;
+    announce(&name);
+    route.up(index, (mac != config.mac).then_some(config.mac))?;
     route.default_route(index, config)
+}
+
+/// Has the kernel tell everybody, as the interface comes up, whose the address is now (`arp_notify`, ip-sysctl.rst): it
+/// may have been another VM's a moment ago, and who has spoken with that one would go on sending to it for ten
+/// seconds. A kernel that cannot do so is no worse off.
+fn announce(name: &str) {
+    let setting = format!("/proc/sys/net/ipv4/conf/{name}/arp_notify");
+    let _ = std::fs::write(setting, "1");
 }
 
 fn index_of(name: &str) -> io::Result<u32> {
