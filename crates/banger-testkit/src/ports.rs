@@ -222,7 +222,6 @@ impl Drives for FakeHost {
                 return Err(broken("the VMM still uses its files"));
             }
             model.folders.remove(vm);
-            model.planted.remove(vm);
             Ok(())
         })
         .await

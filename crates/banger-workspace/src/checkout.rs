@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use banger_guest_proto::{Entry, EntryKind, FileTime, RelPath};
 
@@ -169,7 +170,7 @@ pub struct Collected {
     pub notes: Vec<String>,
     pub(crate) repos: Vec<Repo>,
     /// Metadata that were made ahead.
-    pub(crate) packed: Option<Packed>,
+    packed: Option<Arc<Packed>>,
     staging: Staging,
     /// The user's own work tree.
     here: PathBuf,
@@ -302,18 +303,20 @@ impl Collected {
     /// # Errors
     /// [`CheckoutError`] when git fails.
     pub fn pack(&mut self) -> Result<(), CheckoutError> {
-        self.packed = Some(self.make_metadata(None)?);
+        self.packed = Some(self.metadata(None)?);
         Ok(())
     }
 
-    /// Whether they were made.
-    #[must_use]
-    pub const fn is_packed(&self) -> bool {
-        self.packed.is_some()
+    /// The git metadata: those that were made ahead, where they fit; objects of `known`, an earlier commit that the guest
+    /// has, are left out.
+    pub(crate) fn metadata(&self, known: Option<&str>) -> Result<Arc<Packed>, CheckoutError> {
+        match (&self.packed, known) {
+            (Some(packed), None) => Ok(Arc::clone(packed)),
+            _ => self.make_metadata(known).map(Arc::new),
+        }
     }
 
-    /// Makes the git metadata; objects of `known`, an earlier commit that the guest has, are left out.
-    pub(crate) fn make_metadata(&self, known: Option<&str>) -> Result<Packed, CheckoutError> {
+    fn make_metadata(&self, known: Option<&str>) -> Result<Packed, CheckoutError> {
         let folder = self.staging.folder()?;
         let mut places = vec![];
         for (number, repo) in self.repos.iter().enumerate() {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use banger_ext4::{FormatError, FsOptions, ReadTreeError, is_plain};
 use banger_files::Sender;
@@ -15,7 +15,7 @@ use crate::checkout::Collected;
 use crate::fresh_disk::FreshDisk;
 use crate::manifest::Entries;
 use crate::plan::plan;
-use crate::prepare::{GuestState, PrepareError, Prepared, keep_guests, report};
+use crate::prepare::{GuestState, PrepareError, Prepared, below, keep_guests, local, report};
 use crate::transfer::{Files, Outgoing, note};
 
 /// A seed that takes more bytes than this is not written again: the daemon copies it as it is, shared where the file
@@ -29,8 +29,8 @@ pub struct Spot<'a> {
     pub seed: Option<&'a Path>,
     /// Where the work disk is mounted in the guest.
     pub home: &'a Path,
-    /// The folder below it.
-    pub path: &'a RelPath,
+    /// The folder, which is below that.
+    pub path: &'a Path,
 }
 
 /// Why there is no such work disk.
@@ -76,8 +76,7 @@ impl PlantError {
     }
 }
 
-/// Writes a work seed with the checkout in it into an empty file. [`Collected::pack`] came before. `None` where the seed
-/// cannot be written again as it is, is large, or has something at the path: it must be sent to the guest then.
+/// Writes a work seed with the checkout in it into an empty file. `None` where the seed cannot be written again as it is, is large, or has something at the path: it must be sent to the guest then.
 /// `progress` is told of the bytes that pass, and ends it with an error.
 ///
 /// # Errors
@@ -88,49 +87,25 @@ pub fn plant(
     to: File,
     progress: &dyn Fn(u64) -> io::Result<()>,
 ) -> Result<Option<Prepared>, PlantError> {
-    let seed = match spot.seed {
-        Some(path) => {
-            let opened = File::open(path).map_err(ReadTreeError::Open);
-            let named = |error| PlantError::Seed(path.display().to_string(), error);
-            let file = opened.map_err(named)?;
-            let metadata = file.metadata();
-            let metadata = metadata.map_err(|error| named(ReadTreeError::Open(error)))?;
-            if metadata.blocks() * 512 > LARGE_SEED {
-                return Ok(None);
-            }
-            if !is_plain(&file).map_err(|error| named(ReadTreeError::Open(error)))? {
-                return Ok(None);
-            }
-            Some((path, file))
-        }
-        None => None,
-    };
+    let path = below(spot.home, spot.path)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let now = now.unwrap_or_default();
-    let disk = match seed {
-        Some((path, file)) => FreshDisk::of_seed(file, to, spot.path, now)
-            .map_err(|error| PlantError::Seed(path.display().to_string(), error))?,
-        None => FreshDisk::empty(to, spot.path, now),
+    let disk = match spot.seed {
+        Some(seed) => of_seed(seed, to, &path, now)
+            .map_err(|error| PlantError::Seed(seed.display().to_string(), error))?,
+        None => FreshDisk::empty(to, &path, now),
     };
     let Some(disk) = disk else {
         return Ok(None);
     };
-    let fresh;
-    let packed = match &checkout.packed {
-        Some(packed) => packed,
-        None => {
-            fresh = checkout.make_metadata(None).map_err(PrepareError::from)?;
-            &fresh
-        }
-    };
+    let packed = checkout.metadata(None).map_err(PrepareError::from)?;
     let nothing = GuestState::default();
     for ((at, _), repo) in packed.places.iter().zip(&checkout.repos) {
-        keep_guests(at, &nothing, repo).map_err(crate::prepare::local)?;
+        keep_guests(at, &nothing, repo).map_err(local)?;
     }
     let none = Entries::new();
     let (steps, _) = plan(&checkout.entries, &none, &none, false);
-    let folder = spot.home.join(spot.path.as_path());
-    let mut prepared = report(checkout, &folder, &steps, &packed.places);
+    let mut prepared = report(checkout, spot.path, &steps, &packed.places);
     let files = Files {
         entries: checkout.entries.clone(),
         steps,
@@ -156,9 +131,23 @@ pub fn plant(
     note(&mut prepared, &left_out);
     let time = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
     let (writer, tree, uuid) = disk.into_parts();
-    let formatted = banger_ext4::format(writer, &tree, &FsOptions::of_work_seed(uuid, uuid, time))?;
-    drop(formatted);
+    banger_ext4::format(writer, &tree, &FsOptions::of_work_seed(uuid, uuid, time))?;
     Ok(Some(prepared))
+}
+
+/// Begins with that seed, where it can be written again as it is.
+fn of_seed(
+    seed: &Path,
+    to: File,
+    path: &RelPath,
+    now: Duration,
+) -> Result<Option<FreshDisk>, ReadTreeError> {
+    let file = File::open(seed).map_err(ReadTreeError::Open)?;
+    let taken = file.metadata().map_err(ReadTreeError::Open)?.blocks() * 512;
+    if taken > LARGE_SEED || !is_plain(&file).map_err(ReadTreeError::Open)? {
+        return Ok(None);
+    }
+    FreshDisk::of_seed(file, to, path, now)
 }
 
 /// Tells of what passes.

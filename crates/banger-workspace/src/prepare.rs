@@ -135,7 +135,7 @@ pub(crate) fn rel(bytes: &[u8]) -> Result<RelPath, PrepareError> {
 }
 
 /// The path below the work disk, without anything that leads elsewhere.
-fn below(home: &Path, path: &Path) -> Result<RelPath, PrepareError> {
+pub(crate) fn below(home: &Path, path: &Path) -> Result<RelPath, PrepareError> {
     let outside = || PrepareError::Outside {
         path: path.to_owned(),
     };
@@ -479,20 +479,14 @@ pub fn prepare(
             submodules,
         });
     }
-    let fresh;
+    let packed;
     let metadata_at: &[(PathBuf, RelPath)] = if with_git {
         // Objects of the last time are there already.
         let known = state
             .manifest
             .as_ref()
             .and_then(|manifest| manifest.git.head.commit.as_deref());
-        let packed = match (&checkout.packed, known) {
-            (Some(packed), None) => packed,
-            _ => {
-                fresh = checkout.make_metadata(known)?;
-                &fresh
-            }
-        };
+        packed = checkout.metadata(known)?;
         let none = GuestState::default();
         for ((at, _), repo) in packed.places.iter().zip(&checkout.repos) {
             let of_repo = match &repo.prefix {

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
-use banger_guest_proto::RelPath;
 use banger_workspace::{Collected, How, Options, PlantError, Prepared, Spot, plant};
 use ext4_view::{Ext4, FileType};
 
@@ -27,8 +26,7 @@ fn planted(
     seed: Option<&Path>,
 ) -> Result<Option<(PathBuf, Prepared)>, PlantError> {
     let disk = place.host().with_file_name("planted.ext4");
-    let mut checkout = Collected::new(&place.host(), options, &place.staging()).unwrap();
-    checkout.pack().unwrap();
+    let checkout = Collected::new(&place.host(), options, &place.staging()).unwrap();
     let to = File::options()
         .read(true)
         .write(true)
@@ -36,11 +34,10 @@ fn planted(
         .truncate(true)
         .open(&disk)
         .unwrap();
-    let path = RelPath::new(*b"repo").unwrap();
     let spot = Spot {
         seed,
         home: Path::new("/root"),
-        path: &path,
+        path: Path::new("/root/repo"),
     };
     let prepared = plant(&checkout, spot, to, &|_| Ok(()))?;
     Ok(prepared.map(|prepared| (disk, prepared)))

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use banger_api::Readiness;
 use banger_client::Client;
 use banger_core::{ErrorCode, ImageName};
-use banger_guest_proto::RelPath;
 use banger_workspace::{
     Collected, How, Options, PlantError, PrepareError, Prepared, Spot, StagedFolder, plant,
 };
@@ -107,14 +106,11 @@ impl Checkout {
                         false => Ok(()),
                     }
                 };
-                let mut checkout = self;
-                let packed = checkout.collected.pack();
-                packed.map_err(|error| checkout_failed(&error))?;
-                let planted = write(&checkout.collected, seed.as_deref(), &disk, &told);
+                let planted = write(&self.collected, seed.as_deref(), &disk, &told);
                 match planted {
-                    Ok(planted) => Ok((checkout, planted)),
+                    Ok(planted) => Ok((self, planted)),
                     // It was replaced a moment ago, or is damaged, which who makes a disk of it tells.
-                    Err(error) if error.is_of_seed() => Ok((checkout, None)),
+                    Err(error) if error.is_of_seed() => Ok((self, None)),
                     Err(error) => Err(plant_failed(&error)),
                 }
             })
@@ -156,9 +152,7 @@ impl Checkout {
             tools,
         } = self;
         let collected = blocking(move || {
-            if !collected.is_packed() {
-                collected.pack().map_err(|error| checkout_failed(&error))?;
-            }
+            collected.pack().map_err(|error| checkout_failed(&error))?;
             Ok(Arc::new(collected))
         })
         .await?;
@@ -209,17 +203,10 @@ fn write(
         .create_new(true)
         .open(disk)
         .map_err(PlantError::Write)?;
-    let inner = Path::new(GUEST_PATH).strip_prefix(GUEST_HOME);
-    let path = inner
-        .ok()
-        .and_then(|path| RelPath::new(path.as_os_str().as_encoded_bytes()).ok());
-    let Some(path) = path else {
-        return Ok(None);
-    };
     let spot = Spot {
         seed,
         home: GUEST_HOME.as_ref(),
-        path: &path,
+        path: GUEST_PATH.as_ref(),
     };
     plant(collected, spot, to, progress)
 }
