@@ -1,5 +1,7 @@
 //! Where a file's bytes are: extents, and the tree of them on disk.
 
+use serde::{Deserialize, Serialize};
+
 use crate::BLOCK;
 use crate::encode::{crc, put16, put32};
 
@@ -14,7 +16,7 @@ const IN_INODE: usize = 4;
 const IN_BLOCK: usize = (BLOCK - HEADER - 4) / ENTRY;
 
 /// A stretch of blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
     /// First block in the file.
     pub(crate) logical: u32,
@@ -25,7 +27,7 @@ pub struct Extent {
 }
 
 /// A regular file's size and where its bytes were put; what is not there is zeros.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct FileData {
     pub(crate) size: u64,
     pub(crate) extents: Vec<Extent>,

@@ -1,5 +1,7 @@
 //! What the file system shall contain.
 
+use serde::{Deserialize, Serialize};
+
 use crate::FileData;
 
 /// A file in a [`Tree`]; several names may lead to it.
@@ -7,7 +9,7 @@ use crate::FileData;
 pub struct NodeId(pub usize);
 
 /// A moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Time {
     /// Seconds since 1970. What ext4 cannot tell (before 1901, after 2446) becomes the nearest it can.
     pub seconds: i64,
@@ -16,7 +18,7 @@ pub struct Time {
 }
 
 /// What every file has.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Attributes {
     /// Permissions with setuid, setgid and sticky: the low twelve bits.
     pub mode: u16,
@@ -34,7 +36,7 @@ pub struct Attributes {
 }
 
 /// A kind of device node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceKind {
     /// Of characters.
     Character,

@@ -3,19 +3,19 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use banger_core::{Digest, ImageName, ImageRef, KernelName};
 use banger_oci::{
-    AuthFiles, BlobStore, ImageConfig, Patience, PullError, PullOptions, Registries, Resolved,
-    Watch, facts,
+    AuthFiles, BlobStore, Donor, ImageConfig, Outputs, Patience, PullError, PullOptions,
+    Registries, Resolved, Watch, facts,
 };
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::seed::SeedOrigin;
-use crate::store::{Image, ImageRecord, ImageStore, ROOTFS, WORK_SEED, new_file};
+use crate::store::{Image, ImageRecord, ImageStore, LAYERS, ROOTFS, WORK_SEED, new_file};
 
 const BLOBS: &str = ".blobs";
 /// Folders of pulls that go on; `.pull-NAME` is the lock of a name.
@@ -125,8 +125,13 @@ impl ImageStore {
             let create = |name: &str| {
                 new_file(&next.join(name)).map_err(|source| self.io("write to", source))
             };
-            let (rootfs, seed) = (create(ROOTFS)?, create(WORK_SEED)?);
-            let made = resolved.flatten(rootfs, seed, watch)?;
+            let outputs = Outputs {
+                rootfs: create(ROOTFS)?,
+                work_seed: create(WORK_SEED)?,
+                index: Some(create(LAYERS)?),
+            };
+            let donors = self.donors(resolved.diff_ids());
+            let made = resolved.flatten(outputs, &donors, watch)?;
             record.contents = facts(&made.tree);
             for fact in &record.contents {
                 watch.line(fact);
@@ -137,6 +142,18 @@ impl ImageStore {
         }
         self.adopt(&next, record)
             .map_err(|error| self.io("keep the image in", error.into_io()))
+    }
+
+    /// The pulled images that have some of these layers, but for those that go away meanwhile or whose index cannot
+    /// be read.
+    fn donors(&self, layers: &[Digest]) -> Vec<Donor> {
+        let folders = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+        let artefacts = folders(self.root()).flat_map(|name| folders(&name.path()));
+        let opened = artefacts.filter_map(|artefact| {
+            let folder = artefact.path();
+            Donor::open(&folder.join(LAYERS), &folder.join(ROOTFS)).ok()
+        });
+        opened.filter(|donor| donor.has_any(layers)).collect()
     }
 
     /// One pull per name: the second one finds what the first has made.

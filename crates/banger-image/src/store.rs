@@ -16,6 +16,8 @@ use crate::{BuildError, Built, Elsewhere, Origin, Recipe, SeedOrigin};
 pub(crate) const RECORD: &str = "image.json";
 pub(crate) const ROOTFS: &str = "rootfs.ext4";
 pub(crate) const WORK_SEED: &str = "work-seed.ext4";
+/// What the layers of a pulled image became, for the next one with some of them.
+pub(crate) const LAYERS: &str = "layers.index";
 /// Whose lock is held while names and artefacts change, by whichever process.
 const TURN: &str = ".turn";
 

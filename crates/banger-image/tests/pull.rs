@@ -2,7 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of a test are a test")]
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use banger_image::{BuildError, DeleteError, FileError, Image, ImageStore, PullRequest};
@@ -33,6 +34,11 @@ fn hex(bytes: &[u8]) -> String {
 
 /// A layout of one image with one file, `/root/file`.
 fn layout(dir: &Path, content: &[u8]) {
+    layout_of(dir, content, "/file");
+}
+
+/// The same, of an image that wants to run this. Returns its only layer.
+fn layout_of(dir: &Path, content: &[u8], command: &str) -> PathBuf {
     let blobs = dir.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     let add = |bytes: &[u8]| {
@@ -50,9 +56,10 @@ fn layout(dir: &Path, content: &[u8]) {
     tar.extend_from_slice(content);
     tar.resize(tar.len().next_multiple_of(512) + 1024, 0);
     let config = format!(
-        r#"{{"architecture":"amd64","os":"linux","config":{{"Cmd":["/file"],"StopSignal":"SIGQUIT"}},"rootfs":{{"diff_ids":["sha256:{}"]}}}}"#,
+        r#"{{"architecture":"amd64","os":"linux","config":{{"Cmd":["{command}"],"StopSignal":"SIGQUIT"}},"rootfs":{{"diff_ids":["sha256:{}"]}}}}"#,
         hex(&tar)
     );
+    let path = blobs.join(hex(&tar));
     let (layer, config) = (add(&tar), add(config.as_bytes()));
     let manifest = format!(
         r#"{{"schemaVersion":2,"config":{{{config}}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar",{layer}}}]}}"#
@@ -60,6 +67,7 @@ fn layout(dir: &Path, content: &[u8]) {
     let manifest = add(manifest.as_bytes());
     let index = format!(r#"{{"schemaVersion":2,"manifests":[{{{manifest}}}]}}"#);
     fs::write(dir.join("index.json"), index).unwrap();
+    path
 }
 
 fn request(dir: &Path) -> PullRequest {
@@ -129,6 +137,39 @@ fn an_image_is_made_once_and_replaced_when_it_changes() {
             .is_some()
     );
     assert_eq!(left(&root), ["pulled"]);
+}
+
+#[test]
+fn an_image_takes_the_layers_that_another_one_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, root) = (dir.path().join("layout"), dir.path().join("store"));
+    let store = ImageStore::open(&root).unwrap();
+    let content = [7; 100_000];
+    layout(&at, &content);
+    let first = store.pull(&request(&at), &Unwatched).unwrap();
+    let mut other = request(&at);
+    other.name = "other".parse().unwrap();
+    let layer = layout_of(&at, &content, "/other");
+    // What is in the layer is in the first image; nothing else has it.
+    fs::write(&layer, b"gone").unwrap();
+    let second = store.pull(&other, &Unwatched).unwrap();
+    let found = |image: &Image| {
+        // Contents stand at the beginning; the rest is a large hole.
+        let mut start = vec![0; 32 << 20];
+        let rootfs = fs::File::open(image.rootfs()).unwrap();
+        rootfs.read_exact_at(&mut start, 0).unwrap();
+        let found = start.chunks(4096).filter(|block| *block == [7; 4096]);
+        found.count()
+    };
+    assert_eq!((found(&first), found(&second)), (24, 24));
+    assert_ne!(first.record.digest, second.record.digest);
+    // An image is no donor any more when it is gone: the layer is looked at again.
+    for name in [&other.name, &first.record.name] {
+        store.delete(name, Vec::new).unwrap();
+    }
+    let error = store.pull(&other, &Unwatched).unwrap_err();
+    assert!(matches!(error, PullError::Malformed { .. }), "{error:?}");
+    assert_eq!(left(&root), Vec::<String>::new());
 }
 
 #[test]

@@ -6,8 +6,10 @@ use std::io;
 use banger_core::Digest;
 use banger_ext4::{DataWriter, FormatError, FsOptions, Tree, format};
 
+use crate::index::IndexWriter;
 use crate::layer::{LayerBlob, LayerError, Target};
 use crate::merge::Merger;
+use crate::reuse::{self, Donor, Kept, refill};
 use crate::seed;
 use crate::watch::Watch;
 
@@ -56,7 +58,7 @@ impl FlattenError {
         let is_full = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
         match self {
             Self::Layer { source, .. } => match source {
-                LayerError::Write(error) => is_full(error),
+                LayerError::Write(error) | LayerError::Reuse(error) => is_full(error),
                 LayerError::Room { .. } => true,
                 _ => false,
             },
@@ -85,32 +87,82 @@ pub struct Flattened {
     pub tree: Tree,
 }
 
-/// Applies layers, the lowest first, as they come, and writes both file systems.
+/// What is written. The files are empty, and can be read as well.
+#[derive(Debug)]
+pub struct Outputs {
+    /// The root file system.
+    pub rootfs: File,
+    /// The work seed.
+    pub work_seed: File,
+    /// What the next image with one of these layers can reuse.
+    pub index: Option<File>,
+}
+
+/// Applies layers, the lowest first, and writes both file systems. Those that a donor has are reused; of the others,
+/// and of those that no donor has whole, `blob` is asked for their bytes, by number from 0, at most once for each.
 ///
 /// # Errors
 /// See [`FlattenError`], or what a layer's coming failed with. Nothing in the files is of any use then.
 pub fn flatten<E: From<FlattenError>>(
-    layers: impl Iterator<Item = Result<LayerBlob, E>>,
-    rootfs: File,
-    work_seed: File,
+    layers: &[Digest],
+    mut blob: impl FnMut(usize) -> Result<LayerBlob, E>,
+    donors: &[Donor],
+    outputs: Outputs,
     options: &FlattenOptions,
     watch: &dyn Watch,
 ) -> Result<Flattened, E> {
-    let room = rustix::fs::fstatvfs(&rootfs).map_err(|error| FlattenError::Io(error.into()))?;
+    let room = rustix::fs::fstatvfs(&outputs.rootfs);
+    let room = room.map_err(|error| FlattenError::Io(error.into()))?;
     let room = (room.f_bavail * room.f_frsize).saturating_sub(RESERVE);
     let mut target = Target {
         merger: Merger::new(FILES_MAX),
-        writer: DataWriter::new(rootfs),
+        writer: DataWriter::new(outputs.rootfs),
+        index: outputs.index.map(IndexWriter::new),
         room,
         watch,
     };
-    for (blob, number) in layers.zip(1..) {
-        watch.line(&format!("layer {number}"));
-        let applied = target.apply(&blob?);
-        applied.map_err(|source| FlattenError::Layer { number, source })?;
+    let failed = |number: usize| {
+        move |source| FlattenError::Layer {
+            number: number + 1,
+            source,
+        }
+    };
+    let mut promises = Vec::new();
+    for (number, diff_id) in layers.iter().enumerate() {
+        if let Some(index) = &mut target.index {
+            index.begin_layer(diff_id).map_err(FlattenError::Io)?;
+        }
+        if let Some(found) = reuse::find(donors, diff_id) {
+            watch.line(&format!("layer {}, as another image has it", number + 1));
+            promises.push(target.reuse(number, &found).map_err(failed(number))?);
+        } else {
+            let blob = blob(number)?;
+            watch.line(&format!("layer {}", number + 1));
+            target.apply(&blob).map_err(failed(number))?;
+        }
     }
-    let Target { merger, writer, .. } = target;
+    let Target {
+        merger,
+        writer,
+        index,
+        ..
+    } = target;
     let tree = merger.finish();
+    let kept = Kept::of(&tree);
+    for promise in promises {
+        let number = promise.layer;
+        let missing = promise.copy(&kept, writer.file(), watch);
+        let missing = missing.map_err(failed(number))?;
+        if !missing.is_empty() {
+            watch.line(&format!("layer {}, the rest of it", number + 1));
+            let refilled = refill(&blob(number)?, &missing, writer.file(), watch);
+            refilled.map_err(failed(number))?;
+        }
+    }
+    if let Some(index) = index {
+        let written = index.finish(|first| kept.contains(first));
+        written.map_err(FlattenError::Io)?;
+    }
     let root_options = FsOptions {
         free: FREE,
         round: ROOT_ROUND,
@@ -119,7 +171,7 @@ pub fn flatten<E: From<FlattenError>>(
     };
     let rootfs = format(writer, &tree, &root_options).map_err(FlattenError::Format)?;
     let seed_options = seed_options(&options.identity, options.time);
-    let made = seed::make(&tree, &rootfs.file, work_seed, &seed_options);
+    let made = seed::make(&tree, &rootfs.file, outputs.work_seed, &seed_options);
     made.map_err(FlattenError::Format)?;
     rootfs.file.sync_data().map_err(FlattenError::Io)?;
     Ok(Flattened { tree })

@@ -8,8 +8,9 @@ use banger_core::Digest;
 use banger_ext4::{Attributes, DataWriter, FileData};
 
 use crate::decompress::{Unpacked, unpacking};
+use crate::index::IndexWriter;
 use crate::merge::{MergeError, Merger};
-use crate::tar::{EntryKind, Piece, TarError, TarReader};
+use crate::tar::{Entry, EntryKind, Piece, TarError, TarReader};
 use crate::watch::Watch;
 
 /// Attributes that belong to the host on which an image was made.
@@ -86,9 +87,19 @@ pub enum LayerError {
         /// How much there was.
         room: u64,
     },
+    /// What another image with this layer has of it cannot be copied.
+    #[error("what another image has of it cannot be copied")]
+    Reuse(#[source] io::Error),
     /// Nobody wants the image any more.
     #[error("cancelled")]
     Cancelled,
+}
+
+/// Of another image's index.
+impl From<io::Error> for LayerError {
+    fn from(error: io::Error) -> Self {
+        Self::Reuse(error)
+    }
 }
 
 impl From<TarError> for LayerError {
@@ -101,6 +112,8 @@ impl From<TarError> for LayerError {
 pub(crate) struct Target<'a> {
     pub(crate) merger: Merger,
     pub(crate) writer: DataWriter,
+    /// What the next image can reuse.
+    pub(crate) index: Option<IndexWriter>,
     /// The file system's contents may grow to this many bytes.
     pub(crate) room: u64,
     pub(crate) watch: &'a dyn Watch,
@@ -125,69 +138,91 @@ impl Read for At<'_> {
     }
 }
 
+/// Unpacks a layer and hands its archive to `read`; then looks whether its bytes were those that they should be.
+pub(crate) fn read_layer(
+    blob: &LayerBlob,
+    read: impl FnOnce(&mut TarReader<Unpacked>) -> Result<(), LayerError>,
+) -> Result<(), LayerError> {
+    let limit = blob
+        .length
+        .saturating_mul(RATIO_MAX)
+        .saturating_add(RATIO_SLACK);
+    let (unpacking, unpacked) = unpacking(limit);
+    let (done, packed) = std::thread::scope(|scope| {
+        let hashes = blob.digest.is_some();
+        let thread = scope.spawn(move || unpacking.run(At { blob, done: 0 }, hashes));
+        let mut tar = TarReader::new(unpacked);
+        // Dropping the reading end on an error ends the thread.
+        let done = read(&mut tar).and_then(|()| Ok(tar.finish()?));
+        (done, thread.join())
+    });
+    let unpacked = done.map_err(|error| match error {
+        LayerError::Tar(TarError::Read(source)) if source.kind() == io::ErrorKind::FileTooLarge => {
+            let packed = blob.length;
+            LayerError::Bomb { packed, limit }
+        }
+        other => other,
+    })?;
+    let packed = packed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let truncated = || TarError::Read(io::ErrorKind::UnexpectedEof.into());
+    let (digest, length) = packed.ok_or_else(truncated)?;
+    if length != blob.length {
+        return Err(LayerError::Size {
+            expected: blob.length,
+            actual: length,
+        });
+    }
+    if let (Some(expected), Some(actual)) = (&blob.digest, digest)
+        && *expected != actual
+    {
+        let expected = expected.clone();
+        return Err(LayerError::Digest { expected, actual });
+    }
+    let actual = unpacked.finish();
+    if actual != blob.diff_id {
+        let expected = blob.diff_id.clone();
+        return Err(LayerError::DiffId { expected, actual });
+    }
+    Ok(())
+}
+
 impl Target<'_> {
     /// Applies a layer.
     pub(crate) fn apply(&mut self, blob: &LayerBlob) -> Result<(), LayerError> {
-        let limit = blob
-            .length
-            .saturating_mul(RATIO_MAX)
-            .saturating_add(RATIO_SLACK);
-        let (unpacking, unpacked) = unpacking(limit);
-        let (applied, packed) = std::thread::scope(|scope| {
-            let hashes = blob.digest.is_some();
-            let thread = scope.spawn(move || unpacking.run(At { blob, done: 0 }, hashes));
-            // Dropping the reading end on an error ends the thread.
-            let applied = self.read(unpacked);
-            (applied, thread.join())
-        });
-        let unpacked = applied.map_err(|error| match error {
-            LayerError::Tar(TarError::Read(source))
-                if source.kind() == io::ErrorKind::FileTooLarge =>
-            {
-                let packed = blob.length;
-                LayerError::Bomb { packed, limit }
+        self.merger.next_layer();
+        read_layer(blob, |tar| {
+            while let Some(mut entry) = tar.next_entry()? {
+                if self.watch.cancelled() {
+                    return Err(LayerError::Cancelled);
+                }
+                let mut data = FileData::default();
+                if entry.kind == EntryKind::File {
+                    tar.content(|piece| self.content(piece))?;
+                    data = self.writer.finish().map_err(LayerError::Write)?;
+                }
+                settle_attributes(&mut entry.attributes);
+                self.enter(entry, data)?;
             }
-            other => other,
-        })?;
-        let packed = packed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let truncated = || TarError::Read(io::ErrorKind::UnexpectedEof.into());
-        let (digest, length) = packed.ok_or_else(truncated)?;
-        if length != blob.length {
-            return Err(LayerError::Size {
-                expected: blob.length,
-                actual: length,
-            });
-        }
-        if let (Some(expected), Some(actual)) = (&blob.digest, digest)
-            && *expected != actual
-        {
-            let expected = expected.clone();
-            return Err(LayerError::Digest { expected, actual });
-        }
-        let actual = unpacked.finish();
-        if actual != blob.diff_id {
-            let expected = blob.diff_id.clone();
-            return Err(LayerError::DiffId { expected, actual });
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
-    fn read(&mut self, unpacked: Unpacked) -> Result<Unpacked, LayerError> {
-        self.merger.next_layer();
-        let mut tar = TarReader::new(unpacked);
-        while let Some(mut entry) = tar.next_entry()? {
-            if self.watch.cancelled() {
-                return Err(LayerError::Cancelled);
-            }
-            let mut data = FileData::default();
-            if entry.kind == EntryKind::File {
-                tar.content(|piece| self.content(piece))?;
-                data = self.writer.finish().map_err(LayerError::Write)?;
-            }
-            settle_attributes(&mut entry.attributes);
-            self.merger.apply(entry, data).map_err(LayerError::Merge)?;
+    /// Takes room for a content of that shape.
+    pub(crate) fn place(&mut self, like: &FileData) -> Result<FileData, LayerError> {
+        if self.watch.cancelled() {
+            return Err(LayerError::Cancelled);
         }
-        Ok(tar.finish()?)
+        let data = self.writer.place(like);
+        self.check_room()?;
+        Ok(data)
+    }
+
+    /// Lays an entry over the tree, and keeps it for the next image.
+    pub(crate) fn enter(&mut self, entry: Entry, data: FileData) -> Result<(), LayerError> {
+        if let Some(index) = &mut self.index {
+            index.entry(&entry, &data).map_err(LayerError::Write)?;
+        }
+        self.merger.apply(entry, data).map_err(LayerError::Merge)
     }
 
     fn content(&mut self, piece: Piece<'_>) -> Result<(), LayerError> {
@@ -196,11 +231,16 @@ impl Target<'_> {
             Piece::Zeros(count) => self.writer.skip(count),
         };
         written.map_err(LayerError::Write)?;
-        if self.writer.position() > self.room {
-            return Err(LayerError::Room { room: self.room });
-        }
+        self.check_room()?;
         if self.watch.cancelled() {
             return Err(LayerError::Cancelled);
+        }
+        Ok(())
+    }
+
+    fn check_room(&self) -> Result<(), LayerError> {
+        if self.writer.position() > self.room {
+            return Err(LayerError::Room { room: self.room });
         }
         Ok(())
     }

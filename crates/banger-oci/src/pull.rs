@@ -1,7 +1,6 @@
 //! Pulling: what a reference means, and its layers as file systems.
 
 use std::error::Error as _;
-use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use crate::blobs::BlobStore;
 use crate::download::{Patience, check_digest};
 use crate::error::{Context, MalformedError, PullError};
 use crate::fetch::{Fetching, From};
-use crate::flatten::{FlattenError, FlattenOptions, Flattened, flatten};
+use crate::flatten::{FlattenError, FlattenOptions, Flattened, Outputs, flatten};
 use crate::hash;
 use crate::layer::{LayerBlob, LayerError};
 use crate::local::{DockerArchive, Layout, SavedImage};
@@ -23,6 +22,7 @@ use crate::member::Members;
 use crate::mirrors::{Endpoint, Registries};
 use crate::registry::{Registry, Trust};
 use crate::remote::runtime;
+use crate::reuse::Donor;
 use crate::watch::Watch;
 
 /// Part of what file systems are identified by: another number means other bytes for the same image.
@@ -130,6 +130,12 @@ impl Resolved {
         &self.config.run
     }
 
+    /// The digests of its layers' contents, the lowest first.
+    #[must_use]
+    pub fn diff_ids(&self) -> &[Digest] {
+        &self.config.diff_ids
+    }
+
     /// The blobs in the content store that it is made of.
     #[must_use]
     pub fn blobs(&self) -> Vec<Digest> {
@@ -141,21 +147,21 @@ impl Resolved {
         }
     }
 
-    /// Fetches the layers and writes the file systems as they come.
+    /// Fetches the layers and writes the file systems as they come; of layers that a donor has, what it has.
     ///
     /// # Errors
     /// See [`PullError`].
     pub fn flatten(
         self,
-        rootfs: File,
-        work_seed: File,
+        outputs: Outputs,
+        donors: &[Donor],
         watch: &dyn Watch,
     ) -> Result<Flattened, PullError> {
         let options = FlattenOptions {
             identity: self.identity.clone(),
             time: self.config.created,
         };
-        let diff_ids = self.config.diff_ids;
+        let ids = self.config.diff_ids;
         match self.layers {
             Layers::Registry {
                 runtime,
@@ -170,38 +176,26 @@ impl Resolved {
                     store.clone(),
                     layers.clone(),
                 );
-                let blobs =
-                    layers
-                        .iter()
-                        .zip(&diff_ids)
-                        .enumerate()
-                        .map(|(number, (layer, diff_id))| {
-                            Ok(LayerBlob {
-                                file: fetching.blob(number, watch)?,
-                                offset: 0,
-                                length: layer.size,
-                                digest: None,
-                                diff_id: diff_id.clone(),
-                            })
-                        });
-                let made = flatten(blobs, rootfs, work_seed, &options, watch);
+                let blob = |number: usize| {
+                    Ok(LayerBlob {
+                        file: fetching.blob(number, watch)?,
+                        offset: 0,
+                        length: layers[number].size,
+                        digest: None,
+                        diff_id: ids[number].clone(),
+                    })
+                };
+                let made = flatten(&ids, blob, donors, outputs, &options, watch);
                 forget_damaged(&made, &layers, &store);
                 made
             }
             Layers::Layout { layout, layers } => {
-                let blobs = layers
-                    .iter()
-                    .zip(&diff_ids)
-                    .map(|(layer, id)| layout.layer(layer, id));
-                flatten(blobs, rootfs, work_seed, &options, watch)
+                let blob = |number: usize| layout.layer(&layers[number], &ids[number]);
+                flatten(&ids, blob, donors, outputs, &options, watch)
             }
             Layers::Docker { archive, image } => {
-                let blobs = image
-                    .layers
-                    .iter()
-                    .zip(&diff_ids)
-                    .map(|(name, id)| archive.layer(name, id));
-                flatten(blobs, rootfs, work_seed, &options, watch)
+                let blob = |number: usize| archive.layer(&image.layers[number], &ids[number]);
+                flatten(&ids, blob, donors, outputs, &options, watch)
             }
         }
     }

@@ -7,7 +7,7 @@
 
 mod common;
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,11 +15,13 @@ use std::time::{Duration, Instant};
 
 use banger_core::ImageRef;
 use banger_oci::{
-    AuthFiles, BlobStore, Patience, PullError, PullOptions, Registries, RegistryError, Resolved,
-    Unwatched, Watch,
+    AuthFiles, BlobStore, Outputs, Patience, PullError, PullOptions, Registries, RegistryError,
+    Resolved, Unwatched, Watch,
 };
 use common::server::{After, Answer, Request, Server};
-use common::{Layer, Packing, compress, fingerprint, has, pack, run, said, sha256, write_layout};
+use common::{
+    Layer, Packing, compress, create, fingerprint, has, pack, run, said, sha256, write_layout,
+};
 
 /// An image's documents by the end of their paths.
 struct Image {
@@ -123,16 +125,16 @@ fn pull_as(
     watch: &dyn Watch,
     name: &str,
 ) -> Result<PathBuf, PullError> {
-    let create = |name: &str| {
-        let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(true);
-        options.open(dir.join(name)).unwrap()
-    };
     let options = options(dir);
     let _in_use = options.blobs.in_use()?;
     let resolved = Resolved::of(image, &options, watch)?;
-    resolved.flatten(create(name), create(&format!("{name}.seed")), watch)?;
     let path = dir.join(name);
+    let outputs = Outputs {
+        rootfs: create(&path),
+        work_seed: create(&dir.join(format!("{name}.seed"))),
+        index: None,
+    };
+    resolved.flatten(outputs, &[], watch)?;
     let checked = run(Command::new("e2fsck").arg("-fn").arg(&path));
     assert!(checked.status.success(), "{}", said(&checked));
     Ok(path)

@@ -13,6 +13,7 @@ mod sparse;
 use std::io::{self, BufRead};
 
 use banger_ext4::{Attributes, DeviceKind, Time};
+use serde::{Deserialize, Serialize};
 
 use header::{BLOCK, Header};
 use pax::Records;
@@ -51,7 +52,7 @@ impl From<io::Error> for TarError {
 }
 
 /// What an entry is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EntryKind {
     /// A regular file; its content follows.
     File,
@@ -75,7 +76,7 @@ pub enum EntryKind {
 }
 
 /// An entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Its name as it stands there.
     pub name: Vec<u8>,

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 pub(crate) mod server;
+pub(crate) mod stacks;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -13,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use banger_core::Digest;
-use banger_oci::{FlattenError, FlattenOptions, Flattened, LayerBlob, Unwatched, flatten};
+use banger_oci::{
+    Donor, FlattenError, FlattenOptions, Flattened, LayerBlob, Outputs, Unwatched, flatten,
+};
 use sha2::{Digest as _, Sha256};
 
 pub(crate) fn sha256(bytes: &[u8]) -> Digest {
@@ -243,25 +246,46 @@ pub(crate) fn blob(dir: &Path, tar: &[u8], packing: Packing) -> LayerBlob {
     }
 }
 
+/// An empty file.
+pub(crate) fn create(path: &Path) -> File {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(true);
+    options.open(path).unwrap()
+}
+
 /// Flattens layers into `root.ext4` and `seed.ext4`; both must be clean.
 pub(crate) fn flattened(
     dir: &Path,
     layers: Vec<LayerBlob>,
 ) -> Result<(PathBuf, Flattened), FlattenError> {
-    let create = |name: &str| {
-        let path = dir.join(name);
-        let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(true);
-        (options.open(&path).unwrap(), path)
+    flattened_with(dir, layers, &[]).map(|(root, made, _)| (root, made))
+}
+
+/// The same, with layers of others; also tells which layers' bytes were asked for. The index is in `layers.index`.
+pub(crate) fn flattened_with(
+    dir: &Path,
+    layers: Vec<LayerBlob>,
+    donors: &[Donor],
+) -> Result<(PathBuf, Flattened, Vec<usize>), FlattenError> {
+    let (root, seed) = (dir.join("root.ext4"), dir.join("seed.ext4"));
+    let outputs = Outputs {
+        rootfs: create(&root),
+        work_seed: create(&seed),
+        index: Some(create(&dir.join("layers.index"))),
     };
-    let ((root, root_path), (seed, seed_path)) = (create("root.ext4"), create("seed.ext4"));
     let options = FlattenOptions {
         identity: sha256(b"identity"),
         time: 1_500_000_000,
     };
-    let layers = layers.into_iter().map(Ok);
-    let made = flatten(layers, root, seed, &options, &Unwatched)?;
-    for path in [&root_path, &seed_path] {
+    let ids: Vec<_> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
+    let mut layers: Vec<_> = layers.into_iter().map(Some).collect();
+    let mut asked = Vec::new();
+    let blob = |number: usize| {
+        asked.push(number);
+        Ok::<_, FlattenError>(layers[number].take().expect("asked for once"))
+    };
+    let made = flatten(&ids, blob, donors, outputs, &options, &Unwatched)?;
+    for path in [&root, &seed] {
         let checked = run(Command::new("e2fsck").arg("-fn").arg(path));
         assert!(
             checked.status.success(),
@@ -270,7 +294,7 @@ pub(crate) fn flattened(
             said(&checked)
         );
     }
-    Ok((root_path, made))
+    Ok((root, made, asked))
 }
 
 pub(crate) fn run(command: &mut Command) -> Output {
@@ -310,13 +334,25 @@ pub(crate) struct Mounted(pub(crate) PathBuf);
 
 impl Mounted {
     pub(crate) fn new(image: &Path) -> Self {
+        Self::with(image, "loop,ro").unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// To be written to; what `mount` says when it cannot be.
+    pub(crate) fn writable(image: &Path) -> Result<Self, String> {
+        Self::with(image, "loop")
+    }
+
+    fn with(image: &Path, options: &str) -> Result<Self, String> {
         let at = image.with_extension("mounted");
         fs::create_dir_all(&at).unwrap();
         let output = run(Command::new("mount")
-            .args(["-o", "loop,ro"])
+            .args(["-o", options])
             .args([image, &at]));
-        assert!(output.status.success(), "{}", said(&output));
-        Self(at)
+        if output.status.success() {
+            Ok(Self(at))
+        } else {
+            Err(said(&output))
+        }
     }
 }
 

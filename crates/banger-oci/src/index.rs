@@ -1,0 +1,369 @@
+//! What an image's layers became, kept beside its root file system for the next image that shares some of them: the
+//! entries of each, where their contents are, and which of these are still there.
+//!
+//! The file: for each layer a zstd frame of entries, each with its length in four bytes (little endian) before it; one
+//! more frame with the table of them; then that frame's place in eight bytes, and a mark. Frames carry checksums, and
+//! whoever reads an index that is damaged, cut short or of another version has none.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::FileExt as _;
+
+use banger_core::Digest;
+use banger_ext4::FileData;
+use serde::{Deserialize, Serialize};
+
+use crate::tar::Entry;
+
+/// Another number means that contents would be laid out in another way, or that this file is another one.
+const VERSION: u32 = 1;
+const MARK: [u8; 8] = *b"bnglyrs1";
+const TRAILER: u64 = 16;
+/// Fast: this is written on the way of a pull.
+const LEVEL: i32 = 1;
+/// No entry is nearly that long.
+const RECORD_MAX: u32 = 256 << 20;
+/// Nor is a table: a bit per file, and some for each layer.
+const TABLE_MAX: u64 = 16 << 20;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Table {
+    version: u32,
+    layers: Vec<Row>,
+}
+
+/// A layer in the table.
+#[derive(Debug, Serialize, Deserialize)]
+struct Row {
+    diff_id: Digest,
+    /// Where its frame is.
+    offset: u64,
+    length: u64,
+    entries: u32,
+    /// A bit for each entry: its content is in the finished file system.
+    kept: Vec<u8>,
+}
+
+impl Row {
+    fn keeps(&self, entry: u32) -> bool {
+        let byte = self.kept.get(entry as usize / 8);
+        byte.is_some_and(|byte| byte & 1 << (entry % 8) != 0)
+    }
+}
+
+/// Writes one, as the layers are applied.
+pub(crate) struct IndexWriter {
+    frame: Option<zstd::stream::write::Encoder<'static, File>>,
+    file: File,
+    layers: Vec<Row>,
+    /// For each layer, the first blocks of its entries' contents; 0 for an entry without.
+    first_blocks: Vec<Vec<u64>>,
+}
+
+impl IndexWriter {
+    /// Into an empty file.
+    pub(crate) fn new(file: File) -> Self {
+        Self {
+            frame: None,
+            file,
+            layers: vec![],
+            first_blocks: vec![],
+        }
+    }
+
+    /// What comes now belongs to that layer.
+    pub(crate) fn begin_layer(&mut self, diff_id: &Digest) -> io::Result<()> {
+        self.end_layer()?;
+        self.layers.push(Row {
+            diff_id: diff_id.clone(),
+            offset: self.file.stream_position()?,
+            length: 0,
+            entries: 0,
+            kept: vec![],
+        });
+        self.first_blocks.push(vec![]);
+        self.frame = Some(self.new_frame()?);
+        Ok(())
+    }
+
+    /// An entry, and what became of its content.
+    pub(crate) fn entry(&mut self, entry: &Entry, data: &FileData) -> io::Result<()> {
+        let (Some(frame), Some(blocks)) = (&mut self.frame, self.first_blocks.last_mut()) else {
+            return Err(io::Error::other("an entry before its layer"));
+        };
+        let record = postcard::to_stdvec(&(entry, data)).map_err(io::Error::other)?;
+        let length = u32::try_from(record.len()).map_err(io::Error::other)?;
+        frame.write_all(&length.to_le_bytes())?;
+        frame.write_all(&record)?;
+        blocks.push(data.first_block().unwrap_or_default());
+        Ok(())
+    }
+
+    /// Ends it. `is_kept` says whether the content that begins in a block is in the file system.
+    pub(crate) fn finish(mut self, is_kept: impl Fn(u64) -> bool) -> io::Result<()> {
+        self.end_layer()?;
+        for (row, blocks) in self.layers.iter_mut().zip(&self.first_blocks) {
+            row.entries = u32::try_from(blocks.len()).map_err(io::Error::other)?;
+            let bits = blocks.chunks(8).map(|part| {
+                let bits = part.iter().enumerate();
+                bits.fold(0, |byte, (bit, first)| {
+                    byte | u8::from(*first != 0 && is_kept(*first)) << bit
+                })
+            });
+            row.kept = bits.collect();
+        }
+        let table = Table {
+            version: VERSION,
+            layers: self.layers,
+        };
+        let table = postcard::to_stdvec(&table).map_err(io::Error::other)?;
+        let offset = self.file.stream_position()?;
+        let mut packed = zstd::stream::write::Encoder::new(&self.file, LEVEL)?;
+        packed.include_checksum(true)?;
+        packed.write_all(&table)?;
+        packed.finish()?;
+        self.file.write_all(&offset.to_le_bytes())?;
+        self.file.write_all(&MARK)
+    }
+
+    fn new_frame(&self) -> io::Result<zstd::stream::write::Encoder<'static, File>> {
+        let mut frame = zstd::stream::write::Encoder::new(self.file.try_clone()?, LEVEL)?;
+        frame.include_checksum(true)?;
+        Ok(frame)
+    }
+
+    fn end_layer(&mut self) -> io::Result<()> {
+        if let (Some(frame), Some(row)) = (self.frame.take(), self.layers.last_mut()) {
+            frame.finish()?;
+            row.length = self.file.stream_position()? - row.offset;
+        }
+        Ok(())
+    }
+}
+
+/// A stretch of a file, by position: other readers of it do not matter.
+struct Part<'a> {
+    file: &'a File,
+    at: u64,
+    end: u64,
+}
+
+impl Read for Part<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+        let want = to.len().min(left);
+        let count = self.file.read_at(&mut to[..want], self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+/// A finished one.
+#[derive(Debug)]
+pub(crate) struct LayerIndex {
+    file: File,
+    layers: Vec<Row>,
+}
+
+impl LayerIndex {
+    /// Opens one and reads its table.
+    ///
+    /// # Errors
+    /// It cannot be read, is damaged, or is of another version.
+    pub(crate) fn open(mut file: File) -> io::Result<Self> {
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it is no index of layers");
+        let size = file.seek(SeekFrom::End(0))?;
+        let end = size.checked_sub(TRAILER).ok_or_else(damaged)?;
+        let mut trailer = [0; TRAILER as usize];
+        file.read_exact_at(&mut trailer, end)?;
+        let (offset, mark) = trailer.split_at(8);
+        let at = u64::from_le_bytes(offset.try_into().unwrap_or_default());
+        if mark != MARK || at > end {
+            return Err(damaged());
+        }
+        let file_part = Part {
+            file: &file,
+            at,
+            end,
+        };
+        let mut bytes = Vec::new();
+        let table = zstd::stream::read::Decoder::new(file_part)?;
+        table.take(TABLE_MAX).read_to_end(&mut bytes)?;
+        let table: Table = postcard::from_bytes(&bytes).map_err(|_| damaged())?;
+        let fits = |row: &Row| {
+            row.offset
+                .checked_add(row.length)
+                .is_some_and(|end| end <= at)
+        };
+        if table.version != VERSION || !table.layers.iter().all(fits) {
+            return Err(damaged());
+        }
+        let layers = table.layers;
+        Ok(Self { file, layers })
+    }
+
+    /// The layer with that content, by its place among the others.
+    pub(crate) fn find(&self, diff_id: &Digest) -> Option<usize> {
+        self.layers.iter().position(|row| row.diff_id == *diff_id)
+    }
+
+    /// How many contents of a layer are still there.
+    pub(crate) fn kept(&self, layer: usize) -> u32 {
+        let kept = &self.layers[layer].kept;
+        kept.iter().map(|byte| byte.count_ones()).sum()
+    }
+
+    /// Whether the content of an entry of a layer is still there.
+    pub(crate) fn keeps(&self, layer: usize, entry: u32) -> bool {
+        self.layers[layer].keeps(entry)
+    }
+
+    /// Tells of all entries of a layer, in order, with their contents' places.
+    ///
+    /// # Errors
+    /// The index cannot be read or is damaged; what `each` fails with.
+    pub(crate) fn entries<E: From<io::Error>>(
+        &self,
+        layer: usize,
+        mut each: impl FnMut(u32, Entry, FileData) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the index is damaged");
+        let row = &self.layers[layer];
+        let part = Part {
+            file: &self.file,
+            at: row.offset,
+            end: row.offset + row.length,
+        };
+        let mut input = BufReader::new(zstd::stream::read::Decoder::new(part)?);
+        let mut record = Vec::new();
+        for number in 0..row.entries {
+            let mut length = [0; 4];
+            input.read_exact(&mut length)?;
+            let length = u32::from_le_bytes(length);
+            if length > RECORD_MAX {
+                return Err(damaged().into());
+            }
+            record.clear();
+            let mut one = (&mut input).take(length.into());
+            if one.read_to_end(&mut record)? != length as usize {
+                return Err(damaged().into());
+            }
+            let (entry, data) = postcard::from_bytes(&record).map_err(|_| damaged())?;
+            each(number, entry, data)?;
+        }
+        // The end of the frame is where its checksum is compared.
+        if !input.fill_buf()?.is_empty() {
+            return Err(damaged().into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tar::EntryKind;
+    use banger_ext4::{Attributes, DataWriter};
+    use proptest::prelude::*;
+
+    fn digest(byte: u8) -> Digest {
+        format!("{byte:02x}").repeat(32).parse().unwrap()
+    }
+
+    fn entry(name: &str) -> Entry {
+        Entry {
+            name: name.as_bytes().to_vec(),
+            kind: EntryKind::File,
+            attributes: Attributes {
+                mode: 0o640,
+                xattrs: vec![(b"user.name".to_vec(), b"\xff\0".to_vec())],
+                ..Attributes::default()
+            },
+        }
+    }
+
+    fn contents(writer: &mut DataWriter, name: &str) -> FileData {
+        writer.write(name.as_bytes()).unwrap();
+        writer.finish().unwrap()
+    }
+
+    /// Two layers with two entries each; the first of each was kept.
+    fn index() -> (File, Vec<(Entry, FileData)>) {
+        let file = tempfile::tempfile().unwrap();
+        let mut writer = DataWriter::new(tempfile::tempfile().unwrap());
+        let mut index = IndexWriter::new(file.try_clone().unwrap());
+        let (mut all, mut kept) = (Vec::new(), Vec::new());
+        for layer in 1..3 {
+            index.begin_layer(&digest(layer)).unwrap();
+            for name in ["kept", "hidden"] {
+                let (entry, data) = (
+                    entry(&format!("{name}-{layer}")),
+                    contents(&mut writer, name),
+                );
+                index.entry(&entry, &data).unwrap();
+                if name == "kept" {
+                    kept.extend(data.first_block());
+                }
+                all.push((entry, data));
+            }
+        }
+        index.finish(|block| kept.contains(&block)).unwrap();
+        (file, all)
+    }
+
+    fn read(index: &LayerIndex, layer: usize) -> io::Result<Vec<(Entry, FileData)>> {
+        let mut read = Vec::new();
+        index.entries(layer, |_, entry, data| {
+            read.push((entry, data));
+            io::Result::Ok(())
+        })?;
+        Ok(read)
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let (file, all) = index();
+        let index = LayerIndex::open(file).unwrap();
+        assert_eq!(index.find(&digest(2)), Some(1));
+        assert_eq!(index.find(&digest(3)), None);
+        assert_eq!(read(&index, 0).unwrap(), all[..2]);
+        assert_eq!(read(&index, 1).unwrap(), all[2..]);
+        assert_eq!(index.kept(1), 1);
+        let keeps: Vec<bool> = (0..9).map(|entry| index.keeps(1, entry)).collect();
+        assert_eq!(keeps[..2], [true, false]);
+        assert!(!keeps[2..].contains(&true));
+    }
+
+    #[test]
+    fn an_empty_one_and_one_of_nothing() {
+        let file = tempfile::tempfile().unwrap();
+        IndexWriter::new(file.try_clone().unwrap())
+            .finish(|_| true)
+            .unwrap();
+        assert_eq!(LayerIndex::open(file).unwrap().find(&digest(1)), None);
+        assert!(LayerIndex::open(tempfile::tempfile().unwrap()).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        /// Whatever is read of one that was damaged is what had been written.
+        #[test]
+        fn damage_is_noticed(at in any::<proptest::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
+            let (file, all) = index();
+            let size = file.metadata().unwrap().len();
+            let at = at.index(size as usize) as u64;
+            if cut {
+                file.set_len(at).unwrap();
+            } else {
+                file.write_all_at(&[byte], at).unwrap();
+            }
+            if let Ok(index) = LayerIndex::open(file) {
+                for layer in 0..index.layers.len() {
+                    if let Ok(read) = read(&index, layer) {
+                        prop_assert_eq!(read, &all[layer * 2..layer * 2 + 2]);
+                    }
+                }
+            }
+        }
+    }
+}
