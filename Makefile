@@ -47,8 +47,8 @@ e2e: checked ## Tests with real guests, in a network namespace of their own.
 test-host: build ## Tests on a whole Debian host in a VM.
 	scripts/host-vm $(TARGET)/release test
 
-test-host-smoke: build ## The short ones of them.
-	scripts/host-vm $(TARGET)/release test --smoke
+test-host-smoke: checked ## The short ones of them.
+	scripts/host-vm $(TARGET)/debug test --smoke
 
 host-shell: build ## Boot that host and log in, for a look.
 	scripts/host-vm $(TARGET)/release shell

@@ -9,6 +9,7 @@
 //! them to be anywhere). Free space and unused tables are holes in the file, and are marked so that the
 //! kernel writes nothing there either.
 
+mod copy;
 mod data;
 mod directory;
 mod encode;
@@ -27,6 +28,7 @@ mod superblock;
 mod tree;
 mod xattr;
 
+pub use copy::copy_range;
 pub use data::{DataWriter, copy_contents};
 pub use error::FormatError;
 pub use extent::{Extent, FileData};

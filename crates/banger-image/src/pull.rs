@@ -147,11 +147,19 @@ impl ImageStore {
     /// The pulled images that have some of these layers, but for those that go away meanwhile or whose index cannot
     /// be read.
     fn donors(&self, layers: &[Digest]) -> Vec<Donor> {
-        let folders = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
-        let artefacts = folders(self.root()).flat_map(|name| folders(&name.path()));
-        let opened = artefacts.filter_map(|artefact| {
-            let folder = artefact.path();
-            Donor::open(&folder.join(LAYERS), &folder.join(ROOTFS)).ok()
+        let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+        // Other folders are of pulls and deletions that go on.
+        let names = entries(self.root()).filter_map(|entry| {
+            let name = entry.file_name().to_str()?.parse::<ImageName>().ok()?;
+            Some((name, entry.path()))
+        });
+        let artefacts = names.flat_map(|(name, home)| {
+            let artefacts = entries(&home).map(|entry| entry.path());
+            artefacts.map(move |folder| (name.clone(), folder))
+        });
+        let opened = artefacts.filter_map(|(name, folder)| {
+            let (index, rootfs) = (folder.join(LAYERS), folder.join(ROOTFS));
+            Donor::open(name.as_str(), &index, &rootfs).ok()
         });
         opened.filter(|donor| donor.has_any(layers)).collect()
     }

@@ -2,9 +2,9 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
-use rustix::fs::{SeekFrom, copy_file_range, seek};
+use banger_ext4::copy_range;
+use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
 /// The stretches of data in a file: offset and length.
@@ -30,33 +30,7 @@ pub(crate) fn copy(from: &File, to: &File) -> io::Result<()> {
     }
     to.set_len(from.metadata()?.len())?;
     for (offset, length) in extents(from)? {
-        let (mut from_at, mut to_at, end) = (offset, offset, offset + length);
-        while from_at < end {
-            let want = usize::try_from(end - from_at).unwrap_or(usize::MAX);
-            match copy_file_range(from, Some(&mut from_at), to, Some(&mut to_at), want) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) => {}
-                Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP) => {
-                    copy_by_hand(from, to, from_at, end)?;
-                    from_at = end;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-    Ok(())
-}
-
-fn copy_by_hand(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
-    let mut buffer = vec![0; 1 << 20];
-    let mut at = start;
-    while at < end {
-        let want = buffer
-            .len()
-            .min(usize::try_from(end - at).unwrap_or(usize::MAX));
-        from.read_exact_at(&mut buffer[..want], at)?;
-        to.write_all_at(&buffer[..want], at)?;
-        at += want as u64;
+        copy_range(from, offset..offset + length, to, offset)?;
     }
     Ok(())
 }
@@ -64,7 +38,7 @@ fn copy_by_hand(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::{FileExt, MetadataExt};
 
     #[test]
     fn a_copy_has_the_same_bytes_and_keeps_the_holes() {

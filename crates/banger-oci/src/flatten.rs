@@ -58,7 +58,7 @@ impl FlattenError {
         let is_full = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
         match self {
             Self::Layer { source, .. } => match source {
-                LayerError::Write(error) | LayerError::Reuse(error) => is_full(error),
+                LayerError::Write(error) => is_full(error),
                 LayerError::Room { .. } => true,
                 _ => false,
             },
@@ -133,7 +133,7 @@ pub fn flatten<E: From<FlattenError>>(
             index.begin_layer(diff_id).map_err(FlattenError::Io)?;
         }
         if let Some(found) = reuse::find(donors, diff_id) {
-            watch.line(&format!("layer {}, as another image has it", number + 1));
+            watch.line(&format!("layer {}, out of `{}`", number + 1, found.name()));
             promises.push(target.reuse(number, &found).map_err(failed(number))?);
         } else {
             let blob = blob(number)?;
@@ -159,10 +159,6 @@ pub fn flatten<E: From<FlattenError>>(
             refilled.map_err(failed(number))?;
         }
     }
-    if let Some(index) = index {
-        let written = index.finish(|first| kept.contains(first));
-        written.map_err(FlattenError::Io)?;
-    }
     let root_options = FsOptions {
         free: FREE,
         round: ROOT_ROUND,
@@ -174,6 +170,11 @@ pub fn flatten<E: From<FlattenError>>(
     let made = seed::make(&tree, &rootfs.file, outputs.work_seed, &seed_options);
     made.map_err(FlattenError::Format)?;
     rootfs.file.sync_data().map_err(FlattenError::Io)?;
+    if let Some(index) = index {
+        let written = index.finish(|first| kept.contains(first));
+        written.map_err(FlattenError::Io)?;
+    }
+    drop(kept);
     Ok(Flattened { tree })
 }
 

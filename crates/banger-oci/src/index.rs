@@ -13,9 +13,10 @@ use banger_core::Digest;
 use banger_ext4::FileData;
 use serde::{Deserialize, Serialize};
 
+use crate::pull::FORMAT;
 use crate::tar::Entry;
 
-/// Another number means that contents would be laid out in another way, or that this file is another one.
+/// Another number means another encoding. So does another [`FORMAT`], as what is in here would be made in another way.
 const VERSION: u32 = 1;
 const MARK: [u8; 8] = *b"bnglyrs1";
 const TRAILER: u64 = 16;
@@ -23,12 +24,15 @@ const TRAILER: u64 = 16;
 const LEVEL: i32 = 1;
 /// No entry is nearly that long.
 const RECORD_MAX: u32 = 256 << 20;
-/// Nor is a table: a bit per file, and some for each layer.
+/// Nor is a table: a bit per entry, and some for each layer.
 const TABLE_MAX: u64 = 16 << 20;
+/// With more entries an image has no index: it is made to fill memory.
+const ENTRIES_MAX: usize = 4_000_000;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Table {
     version: u32,
+    format: u32,
     layers: Vec<Row>,
 }
 
@@ -58,6 +62,7 @@ pub(crate) struct IndexWriter {
     layers: Vec<Row>,
     /// For each layer, the first blocks of its entries' contents; 0 for an entry without.
     first_blocks: Vec<Vec<u64>>,
+    entries: usize,
 }
 
 impl IndexWriter {
@@ -68,12 +73,20 @@ impl IndexWriter {
             file,
             layers: vec![],
             first_blocks: vec![],
+            entries: 0,
         }
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.entries > ENTRIES_MAX
     }
 
     /// What comes now belongs to that layer.
     pub(crate) fn begin_layer(&mut self, diff_id: &Digest) -> io::Result<()> {
         self.end_layer()?;
+        if self.is_given_up() {
+            return Ok(());
+        }
         self.layers.push(Row {
             diff_id: diff_id.clone(),
             offset: self.file.stream_position()?,
@@ -86,8 +99,14 @@ impl IndexWriter {
         Ok(())
     }
 
-    /// An entry, and what became of its content.
+    /// An entry, and what became of its content. Of more than anybody has, no index is kept.
     pub(crate) fn entry(&mut self, entry: &Entry, data: &FileData) -> io::Result<()> {
+        self.entries += 1;
+        if self.is_given_up() {
+            self.frame = None;
+            self.first_blocks.clear();
+            return Ok(());
+        }
         let (Some(frame), Some(blocks)) = (&mut self.frame, self.first_blocks.last_mut()) else {
             return Err(io::Error::other("an entry before its layer"));
         };
@@ -99,9 +118,13 @@ impl IndexWriter {
         Ok(())
     }
 
-    /// Ends it. `is_kept` says whether the content that begins in a block is in the file system.
+    /// Ends it, which makes it one: the file system must be whole by then. `is_kept` says whether the content that
+    /// begins in a block is in it.
     pub(crate) fn finish(mut self, is_kept: impl Fn(u64) -> bool) -> io::Result<()> {
         self.end_layer()?;
+        if self.is_given_up() {
+            return self.file.set_len(0);
+        }
         for (row, blocks) in self.layers.iter_mut().zip(&self.first_blocks) {
             row.entries = u32::try_from(blocks.len()).map_err(io::Error::other)?;
             let bits = blocks.chunks(8).map(|part| {
@@ -114,6 +137,7 @@ impl IndexWriter {
         }
         let table = Table {
             version: VERSION,
+            format: FORMAT,
             layers: self.layers,
         };
         let table = postcard::to_stdvec(&table).map_err(io::Error::other)?;
@@ -195,16 +219,20 @@ impl LayerIndex {
                 .checked_add(row.length)
                 .is_some_and(|end| end <= at)
         };
-        if table.version != VERSION || !table.layers.iter().all(fits) {
+        let is_ours = (table.version, table.format) == (VERSION, FORMAT);
+        if !is_ours || !table.layers.iter().all(fits) {
             return Err(damaged());
         }
         let layers = table.layers;
         Ok(Self { file, layers })
     }
 
-    /// The layer with that content, by its place among the others.
-    pub(crate) fn find(&self, diff_id: &Digest) -> Option<usize> {
-        self.layers.iter().position(|row| row.diff_id == *diff_id)
+    /// The layers with that content, by their places among the others: one may be there twice.
+    pub(crate) fn find(&self, diff_id: &Digest) -> impl Iterator<Item = usize> {
+        let layers = self.layers.iter().enumerate();
+        layers
+            .filter(|(_, row)| row.diff_id == *diff_id)
+            .map(|(at, _)| at)
     }
 
     /// How many contents of a layer are still there.
@@ -324,8 +352,8 @@ mod tests {
     fn what_was_written_is_read() {
         let (file, all) = index();
         let index = LayerIndex::open(file).unwrap();
-        assert_eq!(index.find(&digest(2)), Some(1));
-        assert_eq!(index.find(&digest(3)), None);
+        assert_eq!(index.find(&digest(2)).collect::<Vec<_>>(), [1]);
+        assert_eq!(index.find(&digest(3)).count(), 0);
         assert_eq!(read(&index, 0).unwrap(), all[..2]);
         assert_eq!(read(&index, 1).unwrap(), all[2..]);
         assert_eq!(index.kept(1), 1);
@@ -340,8 +368,34 @@ mod tests {
         IndexWriter::new(file.try_clone().unwrap())
             .finish(|_| true)
             .unwrap();
-        assert_eq!(LayerIndex::open(file).unwrap().find(&digest(1)), None);
+        let index = LayerIndex::open(file).unwrap();
+        assert_eq!(index.find(&digest(1)).count(), 0);
         assert!(LayerIndex::open(tempfile::tempfile().unwrap()).is_err());
+    }
+
+    #[test]
+    fn of_more_entries_than_anybody_has_no_index_is_kept() {
+        let file = tempfile::tempfile().unwrap();
+        let mut index = IndexWriter::new(file.try_clone().unwrap());
+        index.begin_layer(&digest(1)).unwrap();
+        index.entry(&entry("first"), &FileData::default()).unwrap();
+        index.entries = ENTRIES_MAX;
+        index.entry(&entry("many"), &FileData::default()).unwrap();
+        index.begin_layer(&digest(2)).unwrap();
+        index.entry(&entry("more"), &FileData::default()).unwrap();
+        index.finish(|_| true).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 0);
+    }
+
+    /// What is written is read by the next version: `VERSION` is another one when this changes.
+    #[test]
+    fn the_encoding_is_the_one_of_this_version() {
+        let mut writer = DataWriter::new(tempfile::tempfile().unwrap());
+        let record = (entry("name"), contents(&mut writer, "content"));
+        let bytes = postcard::to_stdvec(&record).unwrap();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let expected = "046e616d6500a0030000000000000109757365722e6e616d6502ff00070100810101";
+        assert_eq!((VERSION, hex.as_str()), (1, expected));
     }
 
     proptest! {

@@ -87,8 +87,8 @@ pub enum LayerError {
         /// How much there was.
         room: u64,
     },
-    /// What another image with this layer has of it cannot be copied.
-    #[error("what another image has of it cannot be copied")]
+    /// What another image's index says of it cannot be read, though it could be a moment ago.
+    #[error("what is known of it from another image cannot be read")]
     Reuse(#[source] io::Error),
     /// Nobody wants the image any more.
     #[error("cancelled")]

@@ -26,7 +26,7 @@ use crate::reuse::Donor;
 use crate::watch::Watch;
 
 /// Part of what file systems are identified by: another number means other bytes for the same image.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 /// Index in index.
 const DEPTH_MAX: usize = 3;
 const NAMES_SHOWN: usize = 10;

@@ -1,6 +1,6 @@
 //! Layers that another image has already: their entries are applied again, and their contents copied out of its root
-//! file system, or shared with it where the host's file system can. Only contents that the other image does not have
-//! any more, as one of its upper layers hides them, are unpacked again.
+//! file system, or shared with it where the host's file system can. Only for contents that the other image does not
+//! have any more, as one of its upper layers hides them, or that cannot be read there, a layer is unpacked again.
 //!
 //! What comes out is, byte for byte, what unpacking the layer would have made (a property test compares).
 
@@ -22,27 +22,34 @@ const AT_ONCE: u64 = 16 << 10;
 /// An image whose layers can be reused.
 #[derive(Debug)]
 pub struct Donor {
+    name: String,
     index: LayerIndex,
     rootfs: File,
 }
 
 impl Donor {
-    /// Opens an image's index and its root file system, which nothing has written to since it was made.
+    /// Opens an image's index and its root file system. `name` is what it is called when something is said of it.
     ///
     /// # Errors
-    /// One is not there or unusable.
-    pub fn open(index: &Path, rootfs: &Path) -> io::Result<Self> {
-        let index = LayerIndex::open(File::open(index)?)?;
-        let rootfs = File::open(rootfs)?;
-        Ok(Self { index, rootfs })
+    /// One is not there or unusable, or something was written to the file system since it was made.
+    pub fn open(name: &str, index: &Path, rootfs: &Path) -> io::Result<Self> {
+        let (index, rootfs) = (File::open(index)?, File::open(rootfs)?);
+        // The index is ended last.
+        if rootfs.metadata()?.modified()? > index.metadata()?.modified()? {
+            return Err(io::Error::other("the file system is newer than its index"));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            index: LayerIndex::open(index)?,
+            rootfs,
+        })
     }
 
     /// Whether it has any of these layers, by the digests of their contents.
     #[must_use]
     pub fn has_any(&self, layers: &[Digest]) -> bool {
-        layers
-            .iter()
-            .any(|diff_id| self.index.find(diff_id).is_some())
+        let has = |diff_id| self.index.find(diff_id).next().is_some();
+        layers.iter().any(has)
     }
 }
 
@@ -52,18 +59,27 @@ pub(crate) struct Found<'a> {
     layer: usize,
 }
 
+impl Found<'_> {
+    /// The donor's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.donor.name
+    }
+
+    fn is_readable(&self) -> bool {
+        let nothing = |_, _, _| io::Result::Ok(());
+        self.donor.index.entries(self.layer, nothing).is_ok()
+    }
+}
+
 /// The layer with that content, of the image that has most of it. Its index was read and is whole.
 pub(crate) fn find<'a>(donors: &'a [Donor], diff_id: &Digest) -> Option<Found<'a>> {
-    let having = donors.iter().filter_map(|donor| {
-        let layer = donor.index.find(diff_id)?;
-        Some(Found { donor, layer })
+    let having = donors.iter().flat_map(|donor| {
+        let layers = donor.index.find(diff_id);
+        layers.map(move |layer| Found { donor, layer })
     });
-    let found = having.max_by_key(|found| found.donor.index.kept(found.layer))?;
-    let read = found
-        .donor
-        .index
-        .entries(found.layer, |_, _, _| io::Result::Ok(()));
-    read.is_ok().then_some(found)
+    let mut having: Vec<Found<'_>> = having.collect();
+    having.sort_by_key(|found| std::cmp::Reverse(found.donor.index.kept(found.layer)));
+    having.into_iter().find(Found::is_readable)
 }
 
 /// A content of a reused layer.
@@ -156,36 +172,46 @@ impl<'a> Kept<'a> {
     }
 }
 
+/// Contents that are not there yet: entries in order, and where their contents belong.
+pub(crate) type Missing<'a> = Vec<(u32, &'a FileData)>;
+
 impl Promise<'_> {
-    /// Copies what the tree has of the layer's contents. Returns those that the donor does not have any more: entries
-    /// in order, and where their contents belong.
+    /// Copies what the tree has of the layer's contents. Returns those that the donor does not have any more; all of
+    /// them, when it cannot be read.
     pub(crate) fn copy<'a>(
         &self,
         kept: &Kept<'a>,
         to: &File,
         watch: &dyn Watch,
-    ) -> Result<Vec<(u32, &'a FileData)>, LayerError> {
-        let mut missing = Vec::new();
-        let mut next: Option<Run> = None;
-        for content in &self.contents {
-            let Some(data) = kept.get(content.first) else {
-                continue;
-            };
-            if !content.is_kept {
-                missing.push((content.entry, data));
-                continue;
-            }
+    ) -> Result<Missing<'a>, LayerError> {
+        let wanted = self.contents.iter();
+        let wanted = wanted.filter_map(|content| Some((content, kept.get(content.first)?)));
+        let missing = |is_missing: fn(&Reused) -> bool| {
+            let missing = wanted.clone().filter(|(content, _)| is_missing(content));
+            missing
+                .map(|(content, data)| (content.entry, data))
+                .collect()
+        };
+        let mut runs: Vec<Run> = Vec::new();
+        for (content, _) in wanted.clone().filter(|(content, _)| content.is_kept) {
             for run in &self.runs[content.runs.clone()] {
-                let joined = next.as_mut().is_some_and(|last| last.join(run));
-                if !joined && let Some(done) = next.replace(*run) {
-                    self.copy_run(done, to, watch)?;
+                if !runs.last_mut().is_some_and(|last| last.join(run)) {
+                    runs.push(*run);
                 }
             }
         }
-        if let Some(last) = next {
-            self.copy_run(last, to, watch)?;
+        for run in runs {
+            match self.copy_run(run, to, watch) {
+                Ok(()) => {}
+                Err(LayerError::Write(error)) if error.kind() != io::ErrorKind::StorageFull => {
+                    let name = &self.donor.name;
+                    watch.line(&format!("`{name}` cannot be copied from: {error}"));
+                    return Ok(missing(|_| true));
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(missing)
+        Ok(missing(|content| !content.is_kept))
     }
 
     fn copy_run(&self, run: Run, to: &File, watch: &dyn Watch) -> Result<(), LayerError> {
@@ -199,7 +225,8 @@ impl Promise<'_> {
                 to: run.to + done,
                 count: (run.count - done).min(AT_ONCE),
             };
-            part.copy(&self.donor.rootfs, to)?;
+            let copied = part.copy(&self.donor.rootfs, to);
+            copied.map_err(LayerError::Write)?;
             done += part.count;
         }
         Ok(())

@@ -41,9 +41,17 @@ fn image(
     flattened_with(&folder, blobs, &donors).map(|(_, _, asked)| asked)
 }
 
-fn donor_of(dir: &Path, name: &str) -> Donor {
+fn try_donor(dir: &Path, name: &str) -> std::io::Result<Donor> {
     let folder = dir.join(name);
-    Donor::open(&folder.join("layers.index"), &folder.join("root.ext4")).unwrap()
+    Donor::open(
+        name,
+        &folder.join("layers.index"),
+        &folder.join("root.ext4"),
+    )
+}
+
+fn donor_of(dir: &Path, name: &str) -> Donor {
+    try_donor(dir, name).unwrap()
 }
 
 fn layer(layer: Layer) -> Tar {
@@ -150,7 +158,7 @@ fn an_image_without_a_usable_index_is_no_donor() {
     image(dir, "donor", &[base()], &[]).unwrap();
     let index = dir.join("donor/layers.index");
     let whole = fs::read(&index).unwrap();
-    let open = || Donor::open(&index, &dir.join("donor/root.ext4"));
+    let open = || try_donor(dir, "donor");
     for length in [0, 1, 16, whole.len() / 2, whole.len() - 1] {
         fs::write(&index, &whole[..length]).unwrap();
         assert!(open().is_err(), "{length}");
@@ -166,24 +174,23 @@ fn an_image_without_a_usable_index_is_no_donor() {
 }
 
 #[test]
-fn an_image_whose_file_system_was_cut_short_is_an_error_that_says_so() {
+fn of_an_image_that_cannot_be_read_nothing_is_taken() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
+    let own = layer(Layer::default().file("own", b"own"));
+    let layers = [base(), own];
     image(dir, "donor", &[base()], &[]).unwrap();
+    image(dir, "plain", &layers, &[]).unwrap();
     let mut options = fs::File::options();
     let root = options.write(true).open(dir.join("donor/root.ext4"));
-    root.unwrap().set_len(4096).unwrap();
-    let error = image(dir, "new", &[base()], &["donor"]).unwrap_err();
-    assert!(
-        matches!(
-            &error,
-            FlattenError::Layer {
-                number: 1,
-                source: LayerError::Reuse(_)
-            }
-        ),
-        "{error:?}"
-    );
+    let root = root.unwrap();
+    let made_at = root.metadata().unwrap().modified().unwrap();
+    root.set_len(20 << 12).unwrap();
+    assert!(try_donor(dir, "donor").is_err(), "it was changed");
+    root.set_modified(made_at).unwrap();
+    let asked = image(dir, "new", &layers, &["donor"]).unwrap();
+    assert_eq!(asked, [1, 0]);
+    assert_eq!(made(&dir.join("plain")), made(&dir.join("new")));
 }
 
 proptest! {
@@ -198,16 +205,19 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         let (lower, own) = (layers_of(&steps), layers_of(&own));
+        let again = [lower.clone(), lower.clone()].concat();
         // Not every stack can be laid over each other.
-        if image(dir, "donor", &lower, &[]).is_ok() {
+        if image(dir, "donor", &lower, &[]).is_ok() && image(dir, "twice", &again, &[]).is_ok() {
             let taken = which.iter().filter(|(_, take)| *take);
             let mut layers: Vec<Tar> = taken.map(|(at, _)| at.get(&lower).clone()).collect();
             layers.extend(own);
             let plain = image(dir, "plain", &layers, &[]).is_ok();
-            let reused = image(dir, "reused", &layers, &["donor"]).is_ok();
-            prop_assert_eq!(plain, reused);
-            if plain {
-                prop_assert_eq!(made(&dir.join("plain")), made(&dir.join("reused")));
+            for donors in [&["donor"][..], &["twice"], &["twice", "donor"]] {
+                let name = format!("out-of-{}", donors.join("-"));
+                prop_assert_eq!(plain, image(dir, &name, &layers, donors).is_ok());
+                if plain {
+                    prop_assert_eq!(made(&dir.join("plain")), made(&dir.join(name)));
+                }
             }
         }
     }

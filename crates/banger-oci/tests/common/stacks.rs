@@ -38,7 +38,12 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         4 => Just(b'0'), 3 => Just(b'5'), 2 => Just(b'2'), 2 => Just(b'1'), 1 => Just(b'6'),
         2 => Just(b'w'), 1 => Just(b'o'),
     ];
-    let content = proptest::collection::vec(any::<u8>(), 0..6000);
+    let content = prop_oneof![
+        3 => proptest::collection::vec(any::<u8>(), 0..6000),
+        // Zeros, some of which become holes.
+        1 => (0_usize..100_000, any::<u8>(), 0_usize..9000)
+            .prop_map(|(zeros, byte, more)| [vec![0; zeros], vec![byte; more]].concat()),
+    ];
     (
         kind,
         name(),
