@@ -45,9 +45,9 @@ impl Report {
         self.tests.push((name.to_owned(), took, outcome));
     }
 
-    /// Notes that a test is run once more, and why.
+    /// Notes that a test is run again, and why.
     pub(crate) fn again(&mut self, name: &str, why: &str) {
-        println!("{name} is run once more: {why}");
+        println!("{name} is run again: {why}");
         self.again.push((name.to_owned(), why.to_owned()));
     }
 

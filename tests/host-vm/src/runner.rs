@@ -14,8 +14,11 @@ const NO_FIRECRACKER: &str = "guests under Firecracker; set BANGER_TEST_FIRECRAC
 
 /// How a guest ends that the processor has reset. As the host's is an emulated processor, which virtualises not quite
 /// reliably, this happens now and then early in a boot, and sometimes to the host itself. It says nothing of
-/// banger: a test that it cut off is run once more, and that is told.
+/// banger: a test that it cut off is run again, and that is told.
 const RESET: &str = "the VMM ended without a farewell from the guest [boot_failed]";
+
+/// How often a test is run again.
+const AGAIN: usize = 2;
 
 /// How many tests run at a time that may: the host has two processors.
 const LANES: usize = 2;
@@ -54,10 +57,7 @@ pub(crate) fn run(
             };
             let (outcome, took) = match (why, &recovered) {
                 (None, _) => (outcome, took),
-                (Some(why), Ok(())) => {
-                    report.again(&test.name, why);
-                    one(host, test)
-                }
+                (Some(why), Ok(())) => again(host, test, why, report),
                 (Some(_), Err(error)) => (Outcome::Failed(format!("{error:#}")), took),
             };
             report.test(&test.name, took, outcome);
@@ -99,6 +99,19 @@ fn side_by_side<'a>(
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a test again that was cut off, until it is not.
+fn again(host: &Host, test: &Test, why: &str, report: &mut Report) -> (Outcome, Duration) {
+    let mut ended = (Outcome::Failed(why.to_owned()), Duration::ZERO);
+    for _ in 0..AGAIN {
+        report.again(&test.name, why);
+        ended = one(host, test);
+        if !matches!(&ended.0, Outcome::Failed(why) if why.contains(RESET)) {
+            break;
+        }
+    }
+    ended
 }
 
 /// Runs a test to its end.
