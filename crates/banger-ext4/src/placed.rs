@@ -21,7 +21,7 @@ pub struct Run {
 
 impl Run {
     /// Makes the next run part of this one, when it goes on where this ends in both. False when it does not.
-    pub fn join(&mut self, next: &Self) -> bool {
+    fn join(&mut self, next: &Self) -> bool {
         let goes_on = self.from + self.count == next.from && self.to + self.count == next.to;
         if goes_on {
             self.count += next.count;
@@ -53,16 +53,15 @@ impl FileData {
         extents.flat_map(|extent| extent.start..extent.start + u64::from(extent.count))
     }
 
-    /// How its blocks get to those of a content of the same shape.
-    pub fn runs_to(&self, to: &Self) -> Vec<Run> {
-        let mut runs: Vec<Run> = Vec::new();
+    /// Adds how its blocks get to those of a content of the same shape; what goes on where the last run ends becomes
+    /// part of it.
+    pub fn add_runs(&self, to: &Self, runs: &mut Vec<Run>) {
         for (from, to) in self.blocks().zip(to.blocks()) {
             let run = Run { from, to, count: 1 };
             if !runs.last_mut().is_some_and(|last| last.join(&run)) {
                 runs.push(run);
             }
         }
-        runs
     }
 
     /// Where a byte of the file is in the file system, and how many follow it there; in a hole, or behind the last
@@ -212,7 +211,9 @@ mod tests {
                 let expected = written(&mut plain, bytes);
                 let to = copied.place(&from);
                 prop_assert_eq!(&to, &expected);
-                for run in from.runs_to(&to) {
+                let mut runs = vec![];
+                from.add_runs(&to, &mut runs);
+                for run in runs {
                     run.copy(donor.file(), copied.file()).unwrap();
                 }
                 prop_assert_eq!(&content(copied.file(), &to), bytes);

@@ -174,7 +174,6 @@ pub fn flatten<E: From<FlattenError>>(
         let written = index.finish(|first| kept.contains(first));
         written.map_err(FlattenError::Io)?;
     }
-    drop(kept);
     Ok(Flattened { tree })
 }
 

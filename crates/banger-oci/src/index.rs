@@ -6,13 +6,14 @@
 //! whoever reads an index that is damaged, cut short or of another version has none.
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read, Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufRead, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::FileExt as _;
 
 use banger_core::Digest;
 use banger_ext4::FileData;
 use serde::{Deserialize, Serialize};
 
+use crate::part::Part;
 use crate::pull::FORMAT;
 use crate::tar::Entry;
 
@@ -138,12 +139,11 @@ impl IndexWriter {
         let table = Table {
             version: VERSION,
             format: FORMAT,
-            layers: self.layers,
+            layers: std::mem::take(&mut self.layers),
         };
         let table = postcard::to_stdvec(&table).map_err(io::Error::other)?;
         let offset = self.file.stream_position()?;
-        let mut packed = zstd::stream::write::Encoder::new(&self.file, LEVEL)?;
-        packed.include_checksum(true)?;
+        let mut packed = self.new_frame()?;
         packed.write_all(&table)?;
         packed.finish()?;
         self.file.write_all(&offset.to_le_bytes())?;
@@ -165,21 +165,8 @@ impl IndexWriter {
     }
 }
 
-/// A stretch of a file, by position: other readers of it do not matter.
-struct Part<'a> {
-    file: &'a File,
-    at: u64,
-    end: u64,
-}
-
-impl Read for Part<'_> {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
-        let want = to.len().min(left);
-        let count = self.file.read_at(&mut to[..want], self.at)?;
-        self.at += count as u64;
-        Ok(count)
-    }
+fn damaged() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the index of layers is damaged")
 }
 
 /// A finished one.
@@ -195,7 +182,6 @@ impl LayerIndex {
     /// # Errors
     /// It cannot be read, is damaged, or is of another version.
     pub(crate) fn open(mut file: File) -> io::Result<Self> {
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it is no index of layers");
         let size = file.seek(SeekFrom::End(0))?;
         let end = size.checked_sub(TRAILER).ok_or_else(damaged)?;
         let mut trailer = [0; TRAILER as usize];
@@ -205,13 +191,8 @@ impl LayerIndex {
         if mark != MARK || at > end {
             return Err(damaged());
         }
-        let file_part = Part {
-            file: &file,
-            at,
-            end,
-        };
         let mut bytes = Vec::new();
-        let table = zstd::stream::read::Decoder::new(file_part)?;
+        let table = zstd::stream::read::Decoder::new(Part::new(&file, at, end - at))?;
         table.take(TABLE_MAX).read_to_end(&mut bytes)?;
         let table: Table = postcard::from_bytes(&bytes).map_err(|_| damaged())?;
         let fits = |row: &Row| {
@@ -246,6 +227,19 @@ impl LayerIndex {
         self.layers[layer].keeps(entry)
     }
 
+    /// Whether the frame of a layer is as it was written: [`LayerIndex::entries`] will tell of all.
+    pub(crate) fn is_whole(&self, layer: usize) -> bool {
+        let read = self.frame(layer);
+        read.and_then(|mut frame| io::copy(&mut frame, &mut io::sink()))
+            .is_ok()
+    }
+
+    fn frame(&self, layer: usize) -> io::Result<impl BufRead> {
+        let row = &self.layers[layer];
+        let part = Part::new(&self.file, row.offset, row.length);
+        Ok(BufReader::new(zstd::stream::read::Decoder::new(part)?))
+    }
+
     /// Tells of all entries of a layer, in order, with their contents' places.
     ///
     /// # Errors
@@ -255,16 +249,9 @@ impl LayerIndex {
         layer: usize,
         mut each: impl FnMut(u32, Entry, FileData) -> Result<(), E>,
     ) -> Result<(), E> {
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the index is damaged");
-        let row = &self.layers[layer];
-        let part = Part {
-            file: &self.file,
-            at: row.offset,
-            end: row.offset + row.length,
-        };
-        let mut input = BufReader::new(zstd::stream::read::Decoder::new(part)?);
+        let mut input = self.frame(layer)?;
         let mut record = Vec::new();
-        for number in 0..row.entries {
+        for number in 0..self.layers[layer].entries {
             let mut length = [0; 4];
             input.read_exact(&mut length)?;
             let length = u32::from_le_bytes(length);

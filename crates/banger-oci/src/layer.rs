@@ -1,8 +1,7 @@
 //! One layer: from its packed bytes into the tree and the file system.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::io;
 
 use banger_core::Digest;
 use banger_ext4::{Attributes, DataWriter, FileData};
@@ -10,6 +9,7 @@ use banger_ext4::{Attributes, DataWriter, FileData};
 use crate::decompress::{Unpacked, unpacking};
 use crate::index::IndexWriter;
 use crate::merge::{MergeError, Merger};
+use crate::part::Part;
 use crate::tar::{Entry, EntryKind, Piece, TarError, TarReader};
 use crate::watch::Watch;
 
@@ -119,25 +119,6 @@ pub(crate) struct Target<'a> {
     pub(crate) watch: &'a dyn Watch,
 }
 
-/// The bytes of a blob, by position: other readers of the file do not matter.
-struct At<'a> {
-    blob: &'a LayerBlob,
-    done: u64,
-}
-
-impl Read for At<'_> {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let left = self.blob.length - self.done;
-        let want = to.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let count = self
-            .blob
-            .file
-            .read_at(&mut to[..want], self.blob.offset + self.done)?;
-        self.done += count as u64;
-        Ok(count)
-    }
-}
-
 /// Unpacks a layer and hands its archive to `read`; then looks whether its bytes were those that they should be.
 pub(crate) fn read_layer(
     blob: &LayerBlob,
@@ -150,7 +131,8 @@ pub(crate) fn read_layer(
     let (unpacking, unpacked) = unpacking(limit);
     let (done, packed) = std::thread::scope(|scope| {
         let hashes = blob.digest.is_some();
-        let thread = scope.spawn(move || unpacking.run(At { blob, done: 0 }, hashes));
+        let packed = Part::new(&blob.file, blob.offset, blob.length);
+        let thread = scope.spawn(move || unpacking.run(packed, hashes));
         let mut tar = TarReader::new(unpacked);
         // Dropping the reading end on an error ends the thread.
         let done = read(&mut tar).and_then(|()| Ok(tar.finish()?));

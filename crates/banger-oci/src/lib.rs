@@ -20,6 +20,7 @@ mod manifest;
 mod member;
 pub mod merge;
 mod mirrors;
+mod part;
 mod path;
 mod pull;
 mod registry;

@@ -65,9 +65,8 @@ impl Found<'_> {
         &self.donor.name
     }
 
-    fn is_readable(&self) -> bool {
-        let nothing = |_, _, _| io::Result::Ok(());
-        self.donor.index.entries(self.layer, nothing).is_ok()
+    fn is_whole(&self) -> bool {
+        self.donor.index.is_whole(self.layer)
     }
 }
 
@@ -79,7 +78,7 @@ pub(crate) fn find<'a>(donors: &'a [Donor], diff_id: &Digest) -> Option<Found<'a
     });
     let mut having: Vec<Found<'_>> = having.collect();
     having.sort_by_key(|found| std::cmp::Reverse(found.donor.index.kept(found.layer)));
-    having.into_iter().find(Found::is_readable)
+    having.into_iter().find(Found::is_whole)
 }
 
 /// A content of a reused layer.
@@ -87,8 +86,8 @@ struct Reused {
     entry: u32,
     /// Its first block here.
     first: u64,
-    /// Its part of the layer's runs.
-    runs: std::ops::Range<usize>,
+    /// Where it is there.
+    from: FileData,
     is_kept: bool,
 }
 
@@ -98,7 +97,6 @@ pub(crate) struct Promise<'a> {
     pub(crate) layer: usize,
     donor: &'a Donor,
     contents: Vec<Reused>,
-    runs: Vec<Run>,
 }
 
 impl Target<'_> {
@@ -113,18 +111,15 @@ impl Target<'_> {
             layer,
             donor: found.donor,
             contents: vec![],
-            runs: vec![],
         };
         self.merger.next_layer();
         index.entries(found.layer, |number, entry, from| {
             let to = self.place(&from)?;
             if let Some(first) = to.first_block() {
-                let start = promise.runs.len();
-                promise.runs.extend(from.runs_to(&to));
                 promise.contents.push(Reused {
                     entry: number,
                     first,
-                    runs: start..promise.runs.len(),
+                    from,
                     is_kept: index.keeps(found.layer, number),
                 });
             }
@@ -193,12 +188,8 @@ impl Promise<'_> {
                 .collect()
         };
         let mut runs: Vec<Run> = Vec::new();
-        for (content, _) in wanted.clone().filter(|(content, _)| content.is_kept) {
-            for run in &self.runs[content.runs.clone()] {
-                if !runs.last_mut().is_some_and(|last| last.join(run)) {
-                    runs.push(*run);
-                }
-            }
+        for (content, data) in wanted.clone().filter(|(content, _)| content.is_kept) {
+            content.from.add_runs(data, &mut runs);
         }
         for run in runs {
             match self.copy_run(run, to, watch) {
