@@ -124,6 +124,17 @@ pub(crate) fn read_signal(fd: BorrowedFd<'_>) -> Option<i32> {
     i32::try_from(u32::from_ne_bytes(number.try_into().ok()?)).ok()
 }
 
+/// How many bytes that were written to a terminal have not left it (`TIOCOUTQ`, ioctl_tty(2)).
+///
+/// # Errors
+/// It is no terminal.
+pub(crate) fn unsent_bytes(terminal: BorrowedFd<'_>) -> io::Result<i32> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the kernel writes one int, which outlives the call.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) })?;
+    Ok(count)
+}
+
 /// Splits the process in two; `None` in the child. Only called while there is one thread.
 pub(crate) fn fork() -> io::Result<Option<Pid>> {
     // SAFETY: there is one thread, so no lock can be held by another that the child lacks.

@@ -65,7 +65,7 @@ pub(crate) fn main(listener: OwnedFd, booted: Booted) -> ExitCode {
     };
     let state = Arc::new(State::new(booted.init, booted.problems, SESSIONS));
     state.reached(Readiness::Reachable);
-    console::complain(&format!(
+    console::say(&format!(
         "agent listening, vm {}, {} ms after the kernel started",
         booted.config.vm_id,
         state::uptime_ms()

@@ -15,6 +15,7 @@ mod network;
 pub(crate) mod opencode;
 mod overrides;
 mod report;
+mod slow;
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
@@ -28,6 +29,7 @@ use banger_guest_proto::{AGENT_PORT, BOOT_FAILED, GuestConfig, InitKind};
 
 pub(crate) use files::has_sshd;
 use report::{BootError, Report};
+use slow::{Place, Slow};
 
 use crate::root::Root;
 use crate::{agent, console, farewell, pid1, sys};
@@ -64,19 +66,28 @@ pub(crate) fn main() -> ExitCode {
 fn run() -> Result<ExitCode, BootError> {
     let mut report = Report::default();
     mounts::kernel_file_systems().map_err(|e| BootError::step("mount /proc, /sys and /dev", e))?;
-    let beside = Beside::start().map_err(|e| BootError::step("start a thread", e))?;
+    let (place, beside_place) = (Place::default(), Place::default());
+    let slow = Slow::watch(vec![place.clone(), beside_place.clone()])
+        .map_err(|e| BootError::step("start a thread", e))?;
+    let beside = Beside::start(beside_place).map_err(|e| BootError::step("start a thread", e))?;
+    place.at("find the drives");
     let drives = drives::find(&beside.loaded)?;
+    place.at("read the config drive");
     let (config, files_at) = drives::read_config(&drives.config)?;
     beside.give(Task::Network(Box::new(config.clone())));
+    place.at("mount the root disk");
     mounts::root(&drives.root, NEW_ROOT).map_err(|e| BootError::step("mount the root disk", e))?;
     let root = Root::open(NEW_ROOT).map_err(|e| BootError::step("open the root", e))?;
     if let Some(node) = drives.modules.clone() {
         beside.give(Task::Modules(node));
     }
     mounts::run(&root).map_err(|e| BootError::step("mount /run", e))?;
+    place.at("mount the work disk");
     report.note("mount the work disk", mounts::work(&root, &drives));
+    place.at("apply identity and files");
     identity::apply(&root, &config, &mut report);
     file_sync::apply(&root, &drives.config, files_at, &mut report);
+    place.at("prepare the image's root");
     let kind = init::detect(&root);
     let image_init = kind.map(|found| found.kind);
     mounts::prepare_tmp(&root, image_init, &mut report);
@@ -96,13 +107,17 @@ fn run() -> Result<ExitCode, BootError> {
     if kind.is_none() {
         report.note("mount cgroups", mounts::cgroups(&root));
     }
-    // The last thread but this one ends here: the fork below needs that.
+    place.at("wait for modules and network");
     report.merge(beside.finish());
+    place.at("listen on vsock");
     let listener =
         sys::vsock_listen(AGENT_PORT).map_err(|e| BootError::step("listen on vsock", e))?;
     drop(root);
+    place.at("enter the image's root");
     mounts::switch_root(NEW_ROOT).map_err(|e| BootError::step("enter the image's root", e))?;
     raise_limits(&mut report);
+    // The last thread but this one ends here: the fork below needs that.
+    slow.done();
     let booted = Booted {
         config,
         init: image_init.unwrap_or(InitKind::Banger),
@@ -139,16 +154,20 @@ enum Task {
 }
 
 impl Beside {
-    fn start() -> std::io::Result<Self> {
+    fn start(place: Place) -> std::io::Result<Self> {
         let loaded = Arc::new(AtomicBool::new(false));
         let (tasks, given) = mpsc::channel::<Task>();
         let done = Arc::clone(&loaded);
         let thread = std::thread::Builder::new().spawn(move || {
             let mut report = Report::default();
+            place.at("load modules");
             modules::load_in_order("/banger/modules.order", &mut report);
             done.store(true, Ordering::Release);
+            place.at("nothing");
             for task in given {
+                place.at(task.title());
                 task.run(&mut report);
+                place.at("nothing");
             }
             report
         })?;
@@ -171,16 +190,22 @@ impl Beside {
 }
 
 impl Task {
-    fn run(self, report: &mut Report) {
+    const fn title(&self) -> &'static str {
         match self {
-            Self::Network(config) => {
-                report.note("set up the network", network::set_up(&config));
-            }
-            Self::Modules(node) => {
-                let mounted = Root::open(NEW_ROOT).and_then(|root| mounts::modules(&root, &node));
-                report.note("mount the kernel's modules", mounted);
-            }
+            Self::Network(_) => "set up the network",
+            Self::Modules(_) => "mount the kernel's modules",
         }
+    }
+
+    fn run(self, report: &mut Report) {
+        let title = self.title();
+        let done = match self {
+            Self::Network(config) => network::set_up(&config),
+            Self::Modules(node) => {
+                Root::open(NEW_ROOT).and_then(|root| mounts::modules(&root, &node))
+            }
+        };
+        report.note(title, done);
     }
 }
 

@@ -95,14 +95,16 @@ const LAST_LINES: usize = 4;
 /// leaves it to the kernel to say how.
 fn farewell(text: &str) -> Option<Farewell> {
     let lines = || text.lines().rev().take(LAST_LINES).map(str::trim_end);
-    let ours = lines().find_map(
-        |line| match line.strip_prefix(banger_guest_proto::FAREWELL)? {
+    // With the time in front where the console let nothing out but what the kernel itself says.
+    let ours = lines().map(without_time).find_map(|line| {
+        match line.strip_prefix(banger_guest_proto::FAREWELL)? {
             "poweroff" => Some(Farewell::Poweroff),
             "reboot" => Some(Farewell::Reboot),
             _ => None,
-        },
-    );
-    if ours.is_some() || lines().any(|line| line.starts_with(banger_guest_proto::BOOT_FAILED)) {
+        }
+    });
+    let failed = |line: &str| line.starts_with(banger_guest_proto::BOOT_FAILED);
+    if ours.is_some() || lines().map(without_time).any(failed) {
         return ours;
     }
     lines().find_map(kernels_end)
@@ -110,15 +112,18 @@ fn farewell(text: &str) -> Option<Farewell> {
 
 /// What the kernel says last of all (`kernel/reboot.c`), after the time that it puts in front. A panic and a reset say nothing.
 fn kernels_end(line: &str) -> Option<Farewell> {
-    let line = line.trim();
-    let after_time = || line.strip_prefix('[')?.split_once("] ");
-    let line = after_time().map_or(line, |(_, rest)| rest);
-    let what = line.strip_prefix("reboot: ")?;
+    let what = without_time(line.trim()).strip_prefix("reboot: ")?;
     match what {
         "Power down" | "System halted" => Some(Farewell::Poweroff),
         _ if what.starts_with("Restarting system") => Some(Farewell::Reboot),
         _ => None,
     }
+}
+
+/// A line of the kernel's log without the time in front of it.
+fn without_time(line: &str) -> &str {
+    let after = || line.strip_prefix('[')?.split_once("] ");
+    after().map_or(line, |(_, rest)| rest)
 }
 
 fn last_lines(text: &str) -> Vec<String> {
@@ -149,6 +154,10 @@ mod tests {
         assert_eq!(
             farewell("banger-farewell: reboot\n[ 1.0] reboot: Restarting\n"),
             Some(Farewell::Reboot)
+        );
+        assert_eq!(
+            farewell("[ 9.1] banger-farewell: poweroff\n[ 9.2] reboot: Restarting system\n"),
+            Some(Farewell::Poweroff)
         );
         assert_eq!(farewell("echo banger-farewell: poweroff\n"), None);
         assert_eq!(farewell("banger-farewell: poweroff\n1\n2\n3\n4\n5\n"), None);
