@@ -7,7 +7,7 @@ use banger_core::ErrorCode;
 
 use crate::actor::{Actor, console_cause, died, reboots_on};
 use crate::helper_wait::vmm_end;
-use crate::lockup::hangs;
+use crate::lockup::{Hang, hangs};
 use crate::operation::TaskContext;
 use crate::ports::{ExitFacts, Failure, Farewell, GuestState, Progress};
 
@@ -27,8 +27,7 @@ enum Woken {
     Wish,
     Paused,
     Deadline,
-    /// With what the guest's kernel said.
-    Hangs(String),
+    Hangs(Hang),
     Guest(Result<(), Failure>),
 }
 
@@ -71,6 +70,8 @@ impl Actor {
         let inner = Arc::clone(&self.inner);
         let ports = &inner.ports;
         let mut view = self.view.subscribe();
+        // Who has been reached may have nothing to say. And one that boots silently twice is made so.
+        let mut silence = goal == GuestState::Reachable;
         loop {
             if self.is_preempted() || context.cancelled() {
                 return Waited::Preempted;
@@ -85,7 +86,7 @@ impl Actor {
                 // Cancel-safe: a view is looked at.
                 Ok(_) = view.wait_for(|view| view.paused.is_some()) => Woken::Paused,
                 // Cancel-safe: begins again.
-                report = hangs(ports.drives.as_ref(), &vm) => Woken::Hangs(report),
+                how = hangs(ports.drives.as_ref(), &vm, silence) => Woken::Hangs(how),
                 // Cancel-safe: only observes.
                 result = ports.guests.wait(&vm, goal) => Woken::Guest(result),
             };
@@ -111,8 +112,9 @@ impl Actor {
                         return Waited::Failed(failure);
                     }
                 }
-                Woken::Hangs(report) => {
-                    if let Some(failure) = self.hung(&report, context).await {
+                Woken::Hangs(how) => {
+                    silence &= how != Hang::Silent;
+                    if let Some(failure) = self.hung(&how, context).await {
                         return Waited::Failed(failure);
                     }
                 }
@@ -155,8 +157,8 @@ impl Actor {
 
     /// The guest hangs while it is waited for, and has nothing yet that could be lost. None: it boots again, and
     /// the wait goes on, to the deadline that it has.
-    async fn hung(&mut self, report: &str, context: &TaskContext) -> Option<Failure> {
-        context.line(&format!("the guest hung and boots again ({report})"));
+    async fn hung(&mut self, how: &Hang, context: &TaskContext) -> Option<Failure> {
+        context.line(&format!("the guest hung and boots again ({how})"));
         self.reboot().await.err()
     }
 
@@ -165,6 +167,7 @@ impl Actor {
             code: ErrorCode::BootFailed,
             ..failure
         };
+        tracing::warn!(vm = %self.row.id, %failure, "a boot failed");
         self.fail(failure).await
     }
 

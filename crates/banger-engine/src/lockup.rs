@@ -1,8 +1,10 @@
-//! A guest whose kernel says that it hangs. Under emulation with several processors that happens now and then,
-//! to a guest that nobody did anything to; it never comes back.
+//! A guest that hangs as it boots, and whose kernel says so or has no clock any more by which it could. Under emulation
+//! with several processors that happens now and then, to a guest that nobody did anything to; it never comes back.
 
 use std::collections::HashSet;
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::ports::Drives;
 
@@ -11,6 +13,27 @@ use crate::ports::Drives;
 const STUCK_SECONDS: u64 = 40;
 /// How often a console is looked at while its guest boots.
 const LOOK: Duration = Duration::from_secs(2);
+/// Nobody has heard anything of a guest for so long that it hangs. Before its kernel has come as far as the agent it takes a second or
+/// some, and from there on the agent tells every 20 s that it is still booting.
+const SILENT: Duration = Duration::from_secs(60);
+
+/// How a guest hangs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Hang {
+    /// Its kernel says so, in this line.
+    Said(String),
+    /// It says nothing at all.
+    Silent,
+}
+
+impl std::fmt::Display for Hang {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Said(line) => f.write_str(line),
+            Self::Silent => write!(f, "its console was silent for {} s", SILENT.as_secs()),
+        }
+    }
+}
 
 /// The kernel's report of a processor that is stuck for good, among the last lines of a console.
 #[must_use]
@@ -40,12 +63,20 @@ fn stuck_seconds(line: &str) -> Option<u64> {
     seconds.split_once("s!")?.0.parse().ok()
 }
 
-/// Resolves when the guest's kernel says that it hangs. Cancel-safe: it only looks.
-pub(crate) async fn hangs(drives: &dyn Drives, vm: &banger_core::VmId) -> String {
+/// Resolves when the guest's kernel says that it hangs, or, where `silence` is a sign of it, says nothing. Cancel-safe: it
+/// only looks.
+pub(crate) async fn hangs(drives: &dyn Drives, vm: &banger_core::VmId, silence: bool) -> Hang {
+    let mut last = (Instant::now(), vec![]);
     loop {
         tokio::time::sleep(LOOK).await;
-        if let Some(report) = locked_up(&drives.console_tail(vm).await) {
-            return report.to_owned();
+        let tail = drives.console_tail(vm).await;
+        if let Some(report) = locked_up(&tail) {
+            return Hang::Said(report.to_owned());
+        }
+        if tail != last.1 {
+            last = (Instant::now(), tail);
+        } else if silence && last.0.elapsed() >= SILENT {
+            return Hang::Silent;
         }
     }
 }

@@ -11,7 +11,7 @@ use banger_core::{
 };
 use banger_engine::ports::{Failure, Farewell, GuestState, OwnDisk};
 use banger_engine::{CreateVm, OpState};
-use banger_testkit::{FailMode, Failpoint, FakeHost};
+use banger_testkit::{FailMode, Failpoint, FakeHost, Hang};
 use common::{end, open, running, until_phase, wanted};
 
 const GRACE: Duration = Duration::from_secs(5);
@@ -70,13 +70,13 @@ async fn what_a_guest_does_by_itself_is_followed() {
 async fn a_guest_that_hangs_as_it_boots_is_booted_again_while_it_is_waited_for() {
     let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
     let engine = open(&host, dir.path()).await;
-    host.lock_up_guests(1);
+    host.next_guests_hang(Hang::Said, 1);
     let vm = running(&engine).await;
     assert_eq!((host.launches(), host.living()), (2, 1));
     let stop = end(&engine, engine.stop(&vm, GRACE)).await;
     assert_eq!(stop, OpState::Succeeded);
 
-    host.lock_up_guests(u32::MAX);
+    host.next_guests_hang(Hang::Said, u32::MAX);
     let ready = Some(GuestState::Ready);
     let start = end(&engine, engine.start(&vm, ready, None)).await;
     assert!(matches!(start, OpState::Failed(_)), "{start:?}");
@@ -90,6 +90,38 @@ async fn a_guest_that_hangs_as_it_boots_is_booted_again_while_it_is_waited_for()
     assert!(says.contains("soft lockup"), "{error:?}");
     assert_eq!(end(&engine, engine.delete(&vm)).await, OpState::Succeeded);
     assert_eq!(host.leftovers(), Vec::<String>::new());
+}
+
+/// In a time that passes as soon as nobody has anything to do.
+#[tokio::test(start_paused = true)]
+async fn one_that_hangs_without_a_word_is_booted_again_once() {
+    let (host, dir) = (FakeHost::default(), tempfile::tempdir().unwrap());
+    let engine = open(&host, dir.path()).await;
+    let created = async |hangs: u32| {
+        host.next_guests_hang(Hang::Silent, hangs);
+        let before = host.launches();
+        let begun = tokio::time::Instant::now();
+        let mut wish = wanted(None, true);
+        wish.timeout = Some(Duration::from_secs(180));
+        let operation = engine.create(wish).await.unwrap();
+        let mut watch = engine.watch(&operation.id).unwrap();
+        let ended = watch.wait_for(|view| view.state != OpState::Running);
+        let state = ended.await.unwrap().state.clone();
+        let took = begun.elapsed().as_secs();
+        (state, host.launches() - before, took)
+    };
+    let (state, launches, took) = created(1).await;
+    assert_eq!((state, launches), (OpState::Succeeded, 2));
+    assert!((60..70).contains(&took), "{took} s");
+    let (state, launches, _) = created(0).await;
+    assert_eq!((state, launches), (OpState::Succeeded, 1));
+
+    let (state, launches, _) = created(u32::MAX).await;
+    let OpState::Failed(failure) = state else {
+        panic!("{state:?}");
+    };
+    assert_eq!((failure.code, launches), (ErrorCode::BootFailed, 2));
+    assert!(failure.message.contains("not reachable"), "{failure:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

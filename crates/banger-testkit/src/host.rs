@@ -10,7 +10,7 @@ use banger_engine::ports::{Failure, Farewell, OwnDisk};
 use tokio::sync::{Notify, watch};
 
 use crate::failpoint::{FailMode, Failpoint};
-use crate::model::{Model, Vmm};
+use crate::model::{Hang, Model, Vmm};
 
 /// A modelled host. Clones are the same one; it survives the engine.
 #[derive(Debug, Clone, Default)]
@@ -255,9 +255,9 @@ impl FakeHost {
         }
     }
 
-    /// The next `count` guests lock up as they boot, and their kernels say so.
-    pub fn lock_up_guests(&self, count: u32) {
-        self.model().lock_ups = count;
+    /// The next `count` guests hang as they boot.
+    pub fn next_guests_hang(&self, how: Hang, count: u32) {
+        self.model().hangs = Some((how, count));
     }
 
     /// The host starts anew: nothing runs.

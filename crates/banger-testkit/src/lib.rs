@@ -10,5 +10,6 @@ mod user;
 
 pub use failpoint::{FailMode, Failpoint};
 pub use host::FakeHost;
+pub use model::Hang;
 pub use small_disk::SmallDisk;
 pub use user::OrdinaryUser;

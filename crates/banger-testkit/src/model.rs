@@ -20,6 +20,15 @@ pub(crate) struct Folder {
     pub(crate) config: bool,
 }
 
+/// How a guest hangs as it boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hang {
+    /// Its kernel says so.
+    Said,
+    /// Without a word.
+    Silent,
+}
+
 /// A VM's processes.
 #[derive(Debug, Clone)]
 pub(crate) struct Vmm {
@@ -32,8 +41,8 @@ pub(crate) struct Vmm {
     pub(crate) dies_when_resumed: bool,
     pub(crate) spec: VmSpec,
     pub(crate) farewell: Option<Farewell>,
-    /// Whether its kernel says that it hangs.
-    pub(crate) locked_up: bool,
+    /// Whether it hangs, and how.
+    pub(crate) hang: Option<Hang>,
     /// Whether somebody in the guest has killed its agent.
     pub(crate) agent_gone: bool,
 }
@@ -48,8 +57,8 @@ pub(crate) struct Model {
     pub(crate) helper_away: bool,
     /// Whether no agent answers.
     pub(crate) guests_hang: bool,
-    /// How many of the next guests lock up as they boot.
-    pub(crate) lock_ups: u32,
+    /// How many of the next guests hang as they boot, and how.
+    pub(crate) hangs: Option<(Hang, u32)>,
     pub(crate) folders: BTreeMap<VmId, Folder>,
     /// Work disks of VMs that have not taken them yet.
     pub(crate) planted: BTreeSet<VmId>,

@@ -14,7 +14,7 @@ use banger_engine::ports::{
 };
 
 use crate::host::FakeHost;
-use crate::model::{Folder, Model, Vmm};
+use crate::model::{Folder, Hang, Model, Vmm};
 
 fn broken(what: &str) -> Failure {
     Failure::new(ErrorCode::Internal, what)
@@ -194,7 +194,7 @@ impl Drives for FakeHost {
             return vec![];
         };
         let mut lines = vec![format!("booted by {}", vmm.pid)];
-        if vmm.locked_up {
+        if vmm.hang == Some(Hang::Said) {
             lines.push(
                 "[ 60.4] watchdog: BUG: soft lockup - CPU#1 stuck for 45s! [systemd:1]".into(),
             );
@@ -289,8 +289,13 @@ impl RootHelper for FakeHost {
                 folder.is_lent = true;
             }
             model.launches += 1;
-            let locked_up = model.lock_ups > 0;
-            model.lock_ups = model.lock_ups.saturating_sub(1);
+            let hang = match &mut model.hangs {
+                Some((how, count)) if *count > 0 => {
+                    *count -= 1;
+                    Some(*how)
+                }
+                _ => None,
+            };
             let pid = 1000 + model.launches;
             let backend = (!is_firecracker).then_some(pid + 1);
             model.vmms.insert(
@@ -304,7 +309,7 @@ impl RootHelper for FakeHost {
                     dies_when_resumed: false,
                     spec: request.spec.clone(),
                     farewell: None,
-                    locked_up,
+                    hang,
                     agent_gone: false,
                 },
             );
@@ -447,7 +452,7 @@ impl Guests for FakeHost {
                 let vmm = model.vmms.get(vm);
                 let answers = |vmm: &Vmm| {
                     let runs = vmm.lives && vmm.has_guest && !vmm.paused;
-                    runs && !vmm.locked_up && !vmm.agent_gone
+                    runs && vmm.hang.is_none() && !vmm.agent_gone
                 };
                 !model.guests_hang && vmm.is_some_and(answers)
             };
