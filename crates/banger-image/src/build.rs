@@ -112,14 +112,7 @@ impl Builder<'_> {
             format!("--variant={}", recipe.variant),
         ]);
         command.arg(format!("--include={}", recipe.packages.join(",")));
-        for path in [
-            "/usr/share/doc/*",
-            "/usr/share/man/*",
-            "/usr/share/locale/*",
-            "/usr/share/info/*",
-        ] {
-            command.arg(format!("--dpkgopt=path-exclude={path}"));
-        }
+        command.arg(format!("--extract-hook={}", leave_out(LEFT_OUT)));
         // The recipe's script cleans apt's folders. mmdebstrap would do it by an `apt-get update` without
         // sources; were its configuration gone by then, that would empty the host's own lists.
         command
@@ -232,6 +225,29 @@ impl Builder<'_> {
             let _ = self.as_root("rm").arg("-rf").args(foreign).status();
         }
     }
+}
+
+/// What an image has none of.
+const LEFT_OUT: &[&str] = &[
+    "/usr/share/doc/*",
+    "/usr/share/man/*",
+    "/usr/share/locale/*",
+    "/usr/share/info/*",
+];
+
+/// A hook that tells dpkg of these patterns, after the first packages were extracted without it: what they have of that is removed.
+/// Told by `--dpkgopt`, mmdebstrap has each of these packages filtered by a program that takes longer to start than
+/// to do so, which is a quarter of the whole build.
+fn leave_out(patterns: &[&str]) -> String {
+    let mut hook = "cd \"$1\" && mkdir -p etc/dpkg/dpkg.cfg.d && rm -rf".to_owned();
+    for pattern in patterns {
+        hook += &format!(" .{pattern}");
+    }
+    hook += " && printf 'path-exclude=%s\\n'";
+    for pattern in patterns {
+        hook += &format!(" '{pattern}'");
+    }
+    hook + " >etc/dpkg/dpkg.cfg.d/banger"
 }
 
 fn is_root() -> bool {
