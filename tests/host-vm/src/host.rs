@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::artefacts::Artefacts;
 use crate::folder::Folder;
 use crate::ssh::Ssh;
+use crate::together::Together;
 use crate::{qmp, wait};
 
 /// How long a line may take unless the test says more.
@@ -27,6 +28,9 @@ const CHECKOUT: &str = "/home/dev/checkout";
 /// What installs banger from there: the README's line, with a Firecracker when there is one.
 const INSTALL: &str = "cd ~/checkout && sudo ./target/release/banger system install --owner \"$USER\" \
                        $([ -e firecracker ] && echo --firecracker firecracker)";
+
+/// How a guest ends that its processor has reset, as the daemon says it.
+const RESET: &str = "the VMM ended without a farewell from the guest";
 
 /// Who runs a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +98,7 @@ pub(crate) struct Host {
     console: PathBuf,
     qmp: Option<PathBuf>,
     figures: Arc<Mutex<Vec<(String, Duration)>>>,
+    together: Arc<Together>,
 }
 
 impl Host {
@@ -104,7 +109,21 @@ impl Host {
             console: folder.join("console.log"),
             qmp,
             figures: Arc::default(),
+            together: Arc::default(),
         }
+    }
+
+    /// Where tests of a pair meet.
+    pub(crate) fn together(&self) -> &Together {
+        &self.together
+    }
+
+    /// Does to the host what the tests of a pair would each do to it: once, when both are that far.
+    ///
+    /// # Errors
+    /// It failed, which both are told.
+    pub(crate) fn once(&self, what: &str, deed: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.together.once(what, deed)
     }
 
     /// Notes how long something took, for the end of the report.
@@ -257,7 +276,14 @@ impl Host {
         text.matches("Kernel panic - not syncing").count()
     }
 
-    /// Waits for the boot after a panic, and deletes what VMs there are: those of the test that it cut off.
+    /// How many VMs have ended without a word of their guests so far, as the daemon's log has it.
+    pub(crate) fn resets(&self) -> usize {
+        let line = format!("cat /var/lib/banger/bangerd.log* | grep -acF '{RESET}' || true");
+        let count = self.root(&line).ok();
+        count.and_then(|it| it.parse().ok()).unwrap_or_default()
+    }
+
+    /// Waits until it is up, which it may not be yet after a panic, and deletes what VMs there are: those of the test that was cut off.
     pub(crate) fn recover(&self) -> Result<()> {
         self.wait_until_up(|| Ok(self.answers()))?;
         let list = self.json(&["vm", "list"])?;

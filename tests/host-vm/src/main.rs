@@ -20,6 +20,7 @@ mod report;
 mod runner;
 mod ssh;
 mod suite;
+mod together;
 mod wait;
 
 use std::process::ExitCode;

@@ -7,17 +7,15 @@ use std::time::{Duration, Instant};
 use crate::host::Host;
 use crate::leash::Leash;
 use crate::report::{Outcome, Report};
-use crate::suite::{Test, Vmm};
+use crate::suite::{Company, Test, Vmm};
+use crate::together::Part;
 
 /// Why tests with Firecracker are not run without one.
 const NO_FIRECRACKER: &str = "guests under Firecracker; set BANGER_TEST_FIRECRACKER to its binary";
 
-/// How a guest ends that the processor has reset. As the host's is an emulated processor, which virtualises not quite
-/// reliably, this happens now and then early in a boot, and sometimes to the host itself. It says nothing of
-/// banger: a test that it cut off is run again, and that is told.
-const RESET: &str = "the VMM ended without a farewell from the guest [boot_failed]";
-
-/// How often a test is run again.
+/// How often a test is run again. The host's is an emulated processor, which virtualises not quite reliably: now and then it
+/// resets a guest, most often early in a boot, and sometimes the host itself. That says nothing of banger: a test that
+/// it cut off is run again, and that is told.
 const AGAIN: usize = 2;
 
 /// How many tests run at a time that may: the host has two processors.
@@ -34,9 +32,12 @@ pub(crate) fn run(
     let mut rest: Vec<&Test> = selection.iter().collect();
     while let Some(first) = rest.first() {
         // All that may run beside each other do so in one go, when the first of them comes.
-        let batch: Vec<&Test> = match first.beside {
-            true => rest.extract_if(.., |test| test.beside).collect(),
-            false => vec![rest.remove(0)],
+        let company = first.company.clone();
+        let batch: Vec<&Test> = match company {
+            Company::None => vec![rest.remove(0)],
+            _ => rest
+                .extract_if(.., |test| test.company == company)
+                .collect(),
         };
         let (skipped, batch): (Vec<&Test>, Vec<&Test>) = batch
             .into_iter()
@@ -45,20 +46,18 @@ pub(crate) fn run(
             let outcome = Outcome::Skipped(NO_FIRECRACKER.into());
             report.test(&test.name, Duration::ZERO, outcome);
         }
-        let panics = host.panics();
-        let done = side_by_side(host, &batch, leash);
-        let crashed = host.panics() > panics && leash.pulled().is_none();
-        let recovered = if crashed { host.recover() } else { Ok(()) };
+        let before = Mishaps::of(host);
+        let meet = matches!(company, Company::Pair(_));
+        let done = side_by_side(host, &batch, meet, leash);
+        let failed = done.iter().any(|(_, outcome, _)| has_failed(outcome));
+        let mishap = match failed && leash.pulled().is_none() {
+            true => before.since(host),
+            false => None,
+        };
         for (test, outcome, took) in done {
-            let why = match &outcome {
-                Outcome::Failed(_) if crashed => Some("the host's kernel panicked"),
-                Outcome::Failed(why) if why.contains(RESET) => Some("a guest's kernel was reset"),
-                _ => None,
-            };
-            let (outcome, took) = match (why, &recovered) {
-                (None, _) => (outcome, took),
-                (Some(why), Ok(())) => again(host, test, why, report),
-                (Some(_), Err(error)) => (Outcome::Failed(format!("{error:#}")), took),
+            let (outcome, took) = match mishap {
+                Some(why) if has_failed(&outcome) => again(host, test, why, report),
+                _ => (outcome, took),
             };
             report.test(&test.name, took, outcome);
         }
@@ -66,19 +65,52 @@ pub(crate) fn run(
     report.figures(host.figures());
 }
 
-/// Runs tests, two at a time; the outcomes are in the order in which they ended.
+const fn has_failed(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Failed(_))
+}
+
+/// What the emulated processor has done to the host and its guests so far.
+#[derive(Debug, Clone, Copy)]
+struct Mishaps {
+    panics: usize,
+    resets: usize,
+}
+
+impl Mishaps {
+    fn of(host: &Host) -> Self {
+        Self {
+            panics: host.panics(),
+            resets: host.resets(),
+        }
+    }
+
+    /// What has happened since; tests that failed meanwhile may have done so because of it.
+    fn since(self, host: &Host) -> Option<&'static str> {
+        if host.panics() > self.panics {
+            return Some("the host's kernel panicked");
+        }
+        (host.resets() > self.resets).then_some("a guest's kernel was reset")
+    }
+}
+
+/// Runs tests, two at a time; those that `meet` wait for each other before what they do to the host. The outcomes are in
+/// the order in which they ended.
 fn side_by_side<'a>(
     host: &Host,
     tests: &[&'a Test],
+    meet: bool,
     leash: &Leash,
 ) -> Vec<(&'a Test, Outcome, Duration)> {
-    let waiting = Mutex::new(tests.iter().copied());
+    // They take part from before the first begins, or that would not wait for the other.
+    let part = || -> Option<Part<'_>> { meet.then(|| host.together().join()) };
+    let all: Vec<_> = tests.iter().map(|test| (*test, part())).collect();
+    let waiting = Mutex::new(all.into_iter());
     let done = Mutex::new(vec![]);
     let next = || lock(&waiting).next();
     std::thread::scope(|scope| {
         for _ in 0..LANES.min(tests.len()) {
             scope.spawn(|| {
-                while let Some(test) = next() {
+                while let Some((test, part)) = next() {
                     let (outcome, took) = match leash.pulled() {
                         Some(reason) => {
                             let why = format!("not begun: {reason}");
@@ -89,6 +121,7 @@ fn side_by_side<'a>(
                             one(host, test)
                         }
                     };
+                    drop(part);
                     lock(&done).push((test, outcome, took));
                 }
             });
@@ -102,13 +135,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Runs a test again that was cut off, until it is not.
-fn again(host: &Host, test: &Test, why: &str, report: &mut Report) -> (Outcome, Duration) {
+fn again(
+    host: &Host,
+    test: &Test,
+    mut why: &'static str,
+    report: &mut Report,
+) -> (Outcome, Duration) {
     let mut ended = (Outcome::Failed(why.to_owned()), Duration::ZERO);
     for _ in 0..AGAIN {
         report.again(&test.name, why);
+        if let Err(error) = host.recover() {
+            return (Outcome::Failed(format!("{error:#}")), Duration::ZERO);
+        }
+        let before = Mishaps::of(host);
         ended = one(host, test);
-        if !matches!(&ended.0, Outcome::Failed(why) if why.contains(RESET)) {
-            break;
+        let mishap = has_failed(&ended.0).then(|| before.since(host)).flatten();
+        match mishap {
+            Some(next) => why = next,
+            None => break,
         }
     }
     ended

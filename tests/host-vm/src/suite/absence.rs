@@ -12,7 +12,7 @@ use crate::wait;
 
 /// The tests of this file.
 pub(super) fn tests() -> Vec<Test> {
-    Test::each(
+    Test::pair(
         "absence/ends-are-told-apart-by-the-next-daemon",
         Length::Whole,
         ends,
@@ -35,7 +35,10 @@ fn end_unseen(host: &Host, guest: &Guest<'_>, deed: &str) -> Result<()> {
         let asked = guest.exec(&["sh", "-c", "grep -l 'read [g]o' /proc/[0-9]*/cmdline"])?;
         Ok((!asked.stdout.trim().is_empty()).then_some(()))
     })?;
-    host.root("systemctl kill --kill-whom=main --signal=KILL bangerd.service; systemctl stop bangerd.service")?;
+    host.once("the daemon goes", || {
+        host.root("systemctl kill --kill-whom=main --signal=KILL bangerd.service; systemctl stop bangerd.service")
+            .map(drop)
+    })?;
     let mut word = waiting.stdin.take().context("piped")?;
     word.write_all(b"go\n")?;
     let gone = format!("test ! -e /proc/{pid} || grep -q ') Z ' /proc/{pid}/stat");
@@ -43,7 +46,9 @@ fn end_unseen(host: &Host, guest: &Guest<'_>, deed: &str) -> Result<()> {
         let asked = host.run(User::Root, &gone)?;
         Ok((asked.code == 0).then_some(()))
     })?;
-    host.root("systemctl start bangerd.service")?;
+    host.once("the next daemon comes", || {
+        host.root("systemctl start bangerd.service").map(drop)
+    })?;
     // Its guest is gone: how it ends is nobody's business.
     drop(word);
     let _ = waiting.wait();

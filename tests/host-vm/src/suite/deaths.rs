@@ -6,30 +6,30 @@ use anyhow::{Result, ensure};
 
 use super::echo::Echo;
 use super::guest::{Guest, PATIENCE};
-use super::{Length, Test, Vmm};
+use super::{Length, Test, Vmm, leaks};
 use crate::host::Host;
 use crate::wait;
 
 /// The tests of this file.
 pub(super) fn tests() -> Vec<Test> {
     [
-        Test::each(
+        Test::pair(
             "deaths/guests-and-streams-outlive-daemon-and-helper",
             Length::Smoke,
             daemons,
         ),
-        Test::each(
+        Test::each_beside(
             "deaths/a-killed-vmm-is-a-failure-and-starts-again",
             Length::Whole,
             vmm_killed,
         ),
-        Test::each("deaths/an-upgrade-leaves-vms-alone", Length::Whole, upgrade),
-        Test::each(
+        Test::pair("deaths/an-upgrade-leaves-vms-alone", Length::Whole, upgrade),
+        Test::pair(
             "deaths/host-reboot-leaves-vms-stopped-with-their-data",
             Length::Whole,
             reboot,
         ),
-        Test::each(
+        Test::pair(
             "deaths/power-cut-keeps-what-was-synced",
             Length::Whole,
             power_cut,
@@ -55,9 +55,12 @@ fn daemons(host: &Host, vmm: Vmm) -> Result<()> {
         "bangerd.service bangerd-root.service",
     ] {
         let count: u64 = guest.sh("cat /run/count")?.parse()?;
-        host.root(&format!(
-            "systemctl kill --kill-whom=main --signal=KILL {victims}"
-        ))?;
+        host.once(victims, || {
+            host.root(&format!(
+                "systemctl kill --kill-whom=main --signal=KILL {victims}"
+            ))
+            .map(drop)
+        })?;
         open.say("while they are dead")?;
         // The daemon comes again by itself, and a call waits for it.
         guest.sh("true")?;
@@ -94,15 +97,16 @@ fn vmm_killed(host: &Host, vmm: Vmm) -> Result<()> {
 fn upgrade(host: &Host, vmm: Vmm) -> Result<()> {
     let guest = Guest::minimal(host, vmm, &[])?;
     let pid = guest.field("vmm_pid")?;
-    let daemon = "systemctl show -P MainPID bangerd.service";
-    let before = host.root(daemon)?;
-    // Another build: the same programs, as files with another content.
-    host.dev("cd ~/checkout/target/release && for p in banger bangerd bangerd-root banger-vhost-vsock; do echo >> $p; done")?;
-    host.install()?;
-    ensure!(
-        host.root(daemon)? != before,
-        "the daemon is still the old one"
-    );
+    host.once("the upgrade", || {
+        let daemon = "systemctl show -P MainPID bangerd.service";
+        let before = host.root(daemon)?;
+        // Another build: the same programs, as files with another content.
+        host.dev("cd ~/checkout/target/release && for p in banger bangerd bangerd-root banger-vhost-vsock; do echo >> $p; done")?;
+        host.install()?;
+        let after = host.root(daemon)?;
+        ensure!(after != before, "the daemon is still the old one");
+        Ok(())
+    })?;
     ensure!(guest.sh("echo here")? == "here", "it does not answer");
     ensure!(
         guest.field("vmm_pid")? == pid,
@@ -123,7 +127,7 @@ fn reboot(host: &Host, vmm: Vmm) -> Result<()> {
     let guest = Guest::minimal(host, vmm, &[])?;
     // Nothing is synced: the guest is stopped as by its owner before the host goes down.
     guest.sh("echo in-root > /kept; echo at-home > /root/kept")?;
-    host.reboot()?;
+    host.once("the reboot", || host.reboot())?;
     back_after_a_host_boot(host, &guest)?;
     ensure!(
         guest.sh("cat /kept /root/kept")? == "in-root\nat-home",
@@ -138,7 +142,7 @@ fn power_cut(host: &Host, vmm: Vmm) -> Result<()> {
     let digest = guest.sh("cat /root/f* | md5sum")?;
     // And some that is not synced: it may be lost, and must harm nothing.
     guest.sh("(while :; do echo more >> /root/unsynced; done) >/dev/null 2>&1 &")?;
-    host.cut_power()?;
+    host.once("the power cut", || host.cut_power())?;
     let id = guest.field("id")?;
     guest.wait_for_phase("stopped")?;
     // The journal is replayed first, as a mount would.
@@ -171,6 +175,6 @@ fn back_after_a_host_boot(host: &Host, guest: &Guest<'_>) -> Result<()> {
         "it has a process: {}",
         guest.show()?
     );
-    super::leaks::nothing_runs(host)?;
+    host.once("a look", || leaks::nothing_runs(host))?;
     guest.vm("start")
 }

@@ -23,8 +23,8 @@ pub(super) fn tests() -> Vec<Test> {
             Length::Smoke,
             ends,
         ),
-        Test::each("life/debian-create-ssh-exec-delete", Length::Smoke, debian),
-        Test::each(
+        Test::pair("life/debian-create-ssh-exec-delete", Length::Smoke, debian),
+        Test::pair(
             "life/a-pulled-debian-is-as-good",
             Length::Whole,
             pulled_debian,
@@ -143,7 +143,9 @@ fn pulled_debian(host: &Host, vmm: Vmm) -> Result<()> {
 }
 
 fn of_image(host: &Host, vmm: Vmm, image: &str) -> Result<()> {
-    host.take_along(&format!("images/{image}"))?;
+    host.once("the image is taken along", || {
+        host.take_along(&format!("images/{image}"))
+    })?;
     let flags = ["--image", image, "--memory", "512", "--vcpu", "2"];
     let guest = Guest::create(host, vmm, &flags)?;
     ensure!(!guest.stages.is_empty(), "its create told no stages");
@@ -182,9 +184,12 @@ fn of_image(host: &Host, vmm: Vmm, image: &str) -> Result<()> {
     // An open ssh session does not notice that daemon and helper are killed.
     let mut session = Echo::open(host, &format!("banger vm ssh {} -- cat", guest.name))?;
     session.say("before")?;
-    host.root(
-        "systemctl kill --kill-whom=main --signal=KILL bangerd.service bangerd-root.service",
-    )?;
+    host.once("daemon and helper are killed", || {
+        host.root(
+            "systemctl kill --kill-whom=main --signal=KILL bangerd.service bangerd-root.service",
+        )
+        .map(drop)
+    })?;
     session.say("while they are dead")?;
     wait::until("the VM is adopted", PATIENCE, || {
         let asked = guest.exec(&["true"])?;

@@ -42,9 +42,21 @@ pub(crate) struct Test {
     pub(crate) length: Length,
     /// Set for a test with guests in that VMM.
     pub(crate) vmm: Option<Vmm>,
-    /// Whether it minds nobody and nobody minds it: such tests run two at a time.
-    pub(crate) beside: bool,
+    /// What it runs beside.
+    pub(crate) company: Company,
     pub(crate) run: Run,
+}
+
+/// What a test may run beside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Company {
+    /// Nothing.
+    None,
+    /// All others of this kind: it looks at its own VMs alone.
+    Any,
+    /// The same test in the other VMM, which is called so: what either does to the host both do together, by
+    /// [`Host::once`].
+    Pair(String),
 }
 
 impl Test {
@@ -57,7 +69,7 @@ impl Test {
             name: name.to_owned(),
             length,
             vmm: None,
-            beside: false,
+            company: Company::None,
             run: Box::new(run),
         }
     }
@@ -68,17 +80,26 @@ impl Test {
             name: format!("{name}/{}", vmm.name()),
             length,
             vmm: Some(vmm),
-            beside: false,
+            company: Company::None,
             run: Box::new(move |host| run(host, vmm)),
         };
         [Vmm::Qemu, Vmm::Firecracker].map(one).into()
     }
 
-    /// The same for tests that run beside others: they look at their own VMs alone.
+    /// The same for tests that run beside others.
     fn each_beside(name: &str, length: Length, run: fn(&Host, Vmm) -> Result<()>) -> Vec<Self> {
-        let mut tests = Self::each(name, length, run);
+        Self::with(Company::Any, Self::each(name, length, run))
+    }
+
+    /// The same for tests that run beside each other.
+    fn pair(name: &str, length: Length, run: fn(&Host, Vmm) -> Result<()>) -> Vec<Self> {
+        let company = Company::Pair(name.to_owned());
+        Self::with(company, Self::each(name, length, run))
+    }
+
+    fn with(company: Company, mut tests: Vec<Self>) -> Vec<Self> {
         for test in &mut tests {
-            test.beside = true;
+            test.company = company.clone();
         }
         tests
     }

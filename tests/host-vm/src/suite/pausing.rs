@@ -10,12 +10,12 @@ use crate::wait;
 
 /// The tests of this file.
 pub(super) fn tests() -> Vec<Test> {
-    let mut tests = Test::each(
+    let mut tests = Test::pair(
         "pausing/one-that-is-paused-goes-on-and-can-be-ended",
         Length::Whole,
         paused,
     );
-    tests.extend(Test::each(
+    tests.extend(Test::pair(
         "pausing/vms-stand-still-while-the-disk-is-nearly-full",
         Length::Whole,
         nearly_full,
@@ -57,7 +57,10 @@ fn paused(host: &Host, vmm: Vmm) -> Result<()> {
     let boot = guest.boot_id()?;
     freeze(host, &guest, why)?;
     // A daemon and a helper that start anew see it.
-    host.root("systemctl restart bangerd-root.service bangerd.service")?;
+    host.once("daemon and helper start anew", || {
+        host.root("systemctl restart bangerd-root.service bangerd.service")
+            .map(drop)
+    })?;
     guest.wait_for_phase("running")?;
     ensure!(guest.boot_id()? == boot, "it was not paused but restarted");
     freeze(host, &guest, why)?;
@@ -115,14 +118,8 @@ fn nearly_full(host: &Host, vmm: Vmm) -> Result<()> {
         "{}",
         list.describe()
     );
-    let third = host.banger(&[
-        "vm",
-        "create",
-        "--name",
-        "third",
-        "--image",
-        "debian-minimal",
-    ])?;
+    let name = format!("third-{}", vmm.name());
+    let third = host.banger(&["vm", "create", "--name", &name, "--image", "debian-minimal"])?;
     ensure!(third.stderr.contains("disk_full"), "{}", third.describe());
     drop(filler);
     for guest in [&writer, &other] {
@@ -145,7 +142,7 @@ fn nearly_full(host: &Host, vmm: Vmm) -> Result<()> {
         fsck(host, guest)?;
     }
     drop((writer, other));
-    leaks::nothing_runs(host)?;
+    host.once("a look", || leaks::nothing_runs(host))?;
     ensure!(base_digest(host)? == before, "the base image changed");
     Ok(())
 }
@@ -157,16 +154,22 @@ impl<'a> Filler<'a> {
     const PATH: &'static str = "/var/lib/banger/filler";
 
     fn leave(host: &'a Host, mib: u64) -> Result<Self> {
-        let avail = host.root("df --output=avail -k /var/lib/banger | tail -n 1")?;
-        let kib = avail.trim().parse::<u64>()?.saturating_sub(mib << 10);
         let filler = Self(host);
-        host.root(&format!("fallocate -l {kib}K {}", Self::PATH))?;
+        host.once("the disk is filled", || {
+            let avail = host.root("df --output=avail -k /var/lib/banger | tail -n 1")?;
+            let kib = avail.trim().parse::<u64>()?.saturating_sub(mib << 10);
+            host.root(&format!("fallocate -l {kib}K {}", Self::PATH))
+                .map(drop)
+        })?;
         Ok(filler)
     }
 }
 
 impl Drop for Filler<'_> {
     fn drop(&mut self) {
-        let _ = self.0.root(&format!("rm -f {}", Self::PATH));
+        let host = self.0;
+        let _ = host.once("there is room again", || {
+            host.root(&format!("rm -f {}", Self::PATH)).map(drop)
+        });
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn tests() -> Vec<Test> {
             Length::Smoke,
             run_with_path,
         ),
-        Test::each(
+        Test::pair(
             "repo/commits-copies-sessions-forwarding-and-names",
             Length::Whole,
             whole_work,
@@ -68,12 +68,14 @@ fn run_with_path(host: &Host, vmm: Vmm) -> Result<()> {
 
 /// One Debian guest does it all: its boot takes longer than the rest.
 fn whole_work(host: &Host, vmm: Vmm) -> Result<()> {
-    host.take_along("images/debian-bookworm")?;
+    host.once("the image is taken along", || {
+        host.take_along("images/debian-bookworm")
+    })?;
     let guest = Guest::create(host, vmm, &["--memory", "512", "--vcpu", "2"])?;
     commits(host, &guest, &format!("work-{}", vmm.name()))?;
     copies(host, &guest)?;
     sessions(host, &guest)?;
-    forwarding(host, &guest)?;
+    forwarding(host, vmm, &guest)?;
     by_name(host, &guest)
 }
 
@@ -115,14 +117,21 @@ fn commits(host: &Host, guest: &Guest<'_>, repo: &str) -> Result<()> {
 
 fn copies(host: &Host, guest: &Guest<'_>) -> Result<()> {
     let name = &guest.name;
-    host.dev("mkdir -p ~/tree/inner && head -c 30000000 /dev/urandom > ~/tree/inner/large && ln -sf inner/large ~/tree/link")?;
-    host.dev(&format!("banger vm cp ~/tree {name}:/srv/"))?;
-    let digest = "sha256sum < inner/large; readlink link; stat -c %a inner/large";
-    let there = guest.sh(&format!("cd /srv/tree && {digest}"))?;
+    // Each guest's own.
+    let (tree, back) = (format!("tree-{name}"), format!("back-{name}"));
     host.dev(&format!(
-        "rm -rf ~/back && mkdir ~/back && banger vm cp {name}:/srv/tree ~/back/"
+        "mkdir -p ~/{tree}/inner && head -c 30000000 /dev/urandom > ~/{tree}/inner/large && ln -sf inner/large ~/{tree}/link"
     ))?;
-    for (what, folder) in [("sent", "~/tree"), ("brought back", "~/back/tree")] {
+    host.dev(&format!("banger vm cp ~/{tree} {name}:/srv/"))?;
+    let digest = "sha256sum < inner/large; readlink link; stat -c %a inner/large";
+    let there = guest.sh(&format!("cd /srv/{tree} && {digest}"))?;
+    host.dev(&format!(
+        "mkdir ~/{back} && banger vm cp {name}:/srv/{tree} ~/{back}/"
+    ))?;
+    for (what, folder) in [
+        ("sent", format!("~/{tree}")),
+        ("brought back", format!("~/{back}/{tree}")),
+    ] {
         let here = host.dev(&format!("cd {folder} && {digest}"))?;
         ensure!(here == there, "{what}: {here}, in the guest: {there}");
     }
@@ -139,7 +148,10 @@ fn sessions(host: &Host, guest: &Guest<'_>) -> Result<()> {
     ))?;
     let mut mirror = Echo::open(host, &format!("banger vm session attach {name} mirror"))?;
     mirror.say("before")?;
-    host.root("systemctl kill --kill-whom=main --signal=KILL bangerd.service")?;
+    host.once("the daemon is killed", || {
+        host.root("systemctl kill --kill-whom=main --signal=KILL bangerd.service")
+            .map(drop)
+    })?;
     mirror.say("the daemon is dead")?;
     mirror.end()?;
     wait::until("systemd has started the daemon again", PATIENCE, || {
@@ -160,15 +172,20 @@ fn sessions(host: &Host, guest: &Guest<'_>) -> Result<()> {
     Ok(())
 }
 
-fn forwarding(host: &Host, guest: &Guest<'_>) -> Result<()> {
+fn forwarding(host: &Host, vmm: Vmm, guest: &Guest<'_>) -> Result<()> {
     let name = &guest.name;
     guest.sh(
         "mkdir -p /www && echo from-the-guest > /www/page && cd /www && \
               setsid python3 -m http.server 8099 --bind 127.0.0.1 >/dev/null 2>&1 </dev/null &",
     )?;
+    // The two VMMs' tests run at the same time.
+    let port = match vmm {
+        Vmm::Qemu => 18099,
+        Vmm::Firecracker => 18098,
+    };
     let page = host.dev(&format!(
-        "banger vm forward {name} 18099:8099 >/dev/null 2>&1 & forward=$!; \
-         for i in $(seq 100); do curl -sf http://127.0.0.1:18099/page && break; sleep 0.2; done; \
+        "banger vm forward {name} {port}:8099 >/dev/null 2>&1 & forward=$!; \
+         for i in $(seq 100); do curl -sf http://127.0.0.1:{port}/page && break; sleep 0.2; done; \
          kill -INT $forward; wait $forward; true"
     ))?;
     ensure!(
@@ -191,13 +208,13 @@ fn by_name(host: &Host, guest: &Guest<'_>) -> Result<()> {
         "ssh by name"
     );
     guest.sh("ip link set eth0 down; git init -q --bare -b main /root/repo.git")?;
+    let vmm = guest.field("vmm")?;
     let script = format!(
         "set -e; cd ~; ssh {name}.vm 'cat > /root/by-ssh' < checkout/README.md; \
-         rsync -a tree/ {name}.vm:/root/by-rsync/; \
+         rsync -a tree-{name}/ {name}.vm:/root/by-rsync/; \
          echo 'put checkout/README.md /root/by-sftp' | sftp -q -b - {name}.vm >/dev/null; \
-         git -C work-{} push -q ssh://{name}.vm/root/repo.git HEAD:main; \
-         sha256sum < checkout/README.md; sha256sum < tree/inner/large; git -C work-{0} rev-parse HEAD",
-        guest.field("vmm")?
+         git -C work-{vmm} push -q ssh://{name}.vm/root/repo.git HEAD:main; \
+         sha256sum < checkout/README.md; sha256sum < tree-{name}/inner/large; git -C work-{vmm} rev-parse HEAD"
     );
     let here = host.dev(&script)?;
     let there = guest.sh(
