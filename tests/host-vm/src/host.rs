@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -28,6 +28,9 @@ const CHECKOUT: &str = "/home/dev/checkout";
 /// What installs banger from there: the README's line, with a Firecracker when there is one.
 const INSTALL: &str = "cd ~/checkout && sudo ./target/release/banger system install --owner \"$USER\" \
                        $([ -e firecracker ] && echo --firecracker firecracker)";
+
+/// Tells one boot of the host from another.
+const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
 
 /// How a guest ends that its processor has reset, as the daemon says it.
 const RESET: &str = "the VMM ended without a farewell from the guest";
@@ -95,9 +98,10 @@ impl Finished {
 #[derive(Debug, Clone)]
 pub(crate) struct Host {
     ssh: Ssh,
-    console: PathBuf,
     qmp: Option<PathBuf>,
     figures: Arc<Mutex<Vec<(String, Duration)>>>,
+    /// The boot that tests know of.
+    boot: Arc<Mutex<String>>,
     together: Arc<Together>,
 }
 
@@ -106,9 +110,9 @@ impl Host {
     pub(crate) fn new(folder: &Path, qmp: Option<PathBuf>) -> Self {
         Self {
             ssh: Ssh::new(folder),
-            console: folder.join("console.log"),
             qmp,
             figures: Arc::default(),
+            boot: Arc::default(),
             together: Arc::default(),
         }
     }
@@ -269,11 +273,16 @@ impl Host {
         })
     }
 
-    /// How often its kernel has panicked so far.
-    pub(crate) fn panics(&self) -> usize {
-        let console = fs::read(&self.console).unwrap_or_default();
-        let text = String::from_utf8_lossy(&console);
-        text.matches("Kernel panic - not syncing").count()
+    /// Whether it is in another boot than the one that was known, or in none: it was not a test that had it booted. From now on its
+    /// boot is known.
+    pub(crate) fn has_crashed(&self) -> bool {
+        let now = self.root(BOOT_ID).unwrap_or_default();
+        let before = std::mem::replace(&mut *self.known_boot(), now.clone());
+        before != now
+    }
+
+    fn known_boot(&self) -> MutexGuard<'_, String> {
+        self.boot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many VMs have ended without a word of their guests so far, as the daemon's log has it.
@@ -283,9 +292,10 @@ impl Host {
         count.and_then(|it| it.parse().ok()).unwrap_or_default()
     }
 
-    /// Waits until it is up, which it may not be yet after a panic, and deletes what VMs there are: those of the test that was cut off.
+    /// Waits until it is up, which it may not be yet after a crash, and deletes what VMs there are: those of the test that was cut off.
     pub(crate) fn recover(&self) -> Result<()> {
         self.wait_until_up(|| Ok(self.answers()))?;
+        self.has_crashed();
         let list = self.json(&["vm", "list"])?;
         let vms = list["vms"].as_array().into_iter().flatten();
         let names: Vec<&str> = vms.filter_map(|vm| vm["name"].as_str()).collect();
@@ -297,13 +307,16 @@ impl Host {
     }
 
     fn through_a_boot(&self, end: impl FnOnce() -> Result<()>) -> Result<()> {
-        let boot_id = "cat /proc/sys/kernel/random/boot_id";
-        let before = self.root(boot_id)?;
+        let before = self.root(BOOT_ID)?;
         end()?;
         self.wait_until_up(|| {
-            let asked = self.ssh.run("root", boot_id, Duration::from_secs(15))?;
+            let asked = self.ssh.run("root", BOOT_ID, Duration::from_secs(15))?;
             let now = String::from_utf8_lossy(&asked.stdout).trim_end().to_owned();
-            Ok(asked.status.success() && now != before)
+            let is_up = asked.status.success() && now != before;
+            if is_up {
+                *self.known_boot() = now;
+            }
+            Ok(is_up)
         })
     }
 

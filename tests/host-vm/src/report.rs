@@ -12,9 +12,14 @@ pub(crate) enum Outcome {
     Passed,
     /// Why it failed.
     Failed(String),
+    /// What kept it, each time, from ending: neither passed nor failed.
+    CutOff(String),
     /// Why it could not run.
     Skipped(String),
 }
+
+/// The exit code when no test has failed, and some could not be brought to an end (`EX_TEMPFAIL`, sysexits.h(3head)).
+const CUT_OFF: u8 = 75;
 
 /// Times and outcomes of a run.
 #[derive(Debug, Default)]
@@ -40,14 +45,15 @@ impl Report {
         match &outcome {
             Outcome::Passed => println!("ok      {name} ({:.1} s)", took.as_secs_f64()),
             Outcome::Failed(why) => println!("FAILED  {name} ({:.1} s)\n{why}", took.as_secs_f64()),
+            Outcome::CutOff(why) => println!("CUT OFF {name}: {why}"),
             Outcome::Skipped(why) => println!("SKIPPED {name}: {why}"),
         }
         self.tests.push((name.to_owned(), took, outcome));
     }
 
-    /// Notes that a test is run again, and why.
-    pub(crate) fn again(&mut self, name: &str, why: &str) {
-        println!("{name} is run again: {why}");
+    /// Notes that a test is run again, and why, with what it said.
+    pub(crate) fn again(&mut self, name: &str, why: &str, said: &str) {
+        println!("{name} is run again: {why}\n{said}");
         self.again.push((name.to_owned(), why.to_owned()));
     }
 
@@ -59,16 +65,12 @@ impl Report {
     /// Prints the end of the report, and gives the exit code.
     pub(crate) fn finish(&self) -> ExitCode {
         print!("{}", self.render());
-        let failed = self
-            .tests
-            .iter()
-            .any(|(.., outcome)| matches!(outcome, Outcome::Failed(_)));
-        let ran = self
-            .tests
-            .iter()
-            .any(|(.., outcome)| *outcome == Outcome::Passed);
-        if failed || !ran {
+        let any = |is: fn(&Outcome) -> bool| self.tests.iter().any(|(.., outcome)| is(outcome));
+        let failed = any(|outcome| matches!(outcome, Outcome::Failed(_)));
+        if failed || !any(|outcome| *outcome == Outcome::Passed) {
             ExitCode::FAILURE
+        } else if any(|outcome| matches!(outcome, Outcome::CutOff(_))) {
+            ExitCode::from(CUT_OFF)
         } else {
             ExitCode::SUCCESS
         }
@@ -119,10 +121,16 @@ impl Report {
         for (name, why) in &self.again {
             text += &format!("RUN AGAIN, as {why}: {name}\n");
         }
+        for (name, _, outcome) in &self.tests {
+            if let Outcome::CutOff(why) = outcome {
+                text += &format!("CUT OFF each time, as {why}: {name}\n");
+            }
+        }
         text += &format!(
-            "host-vm: {} passed, {} failed, {} skipped\n",
+            "host-vm: {} passed, {} failed, {} cut off, {} skipped\n",
             count(|outcome| *outcome == Outcome::Passed),
             count(|outcome| matches!(outcome, Outcome::Failed(_))),
+            count(|outcome| matches!(outcome, Outcome::CutOff(_))),
             count(|outcome| matches!(outcome, Outcome::Skipped(_)))
         );
         text
@@ -144,15 +152,21 @@ mod tests {
         );
         report.test("c", Duration::ZERO, Outcome::Skipped("no binary".into()));
         report.test("d", Duration::ZERO, Outcome::Skipped("no binary".into()));
-        report.again("a", "the host's kernel panicked");
+        let cut_off = Outcome::CutOff("the host crashed".into());
+        report.test("e", Duration::from_secs(3), cut_off);
+        report.again("a", "the host crashed", "no answer");
         report.figures(vec![("qemu: ssh".into(), Duration::from_millis(1250))]);
         let text = report.render();
         let mut last = text.lines().rev();
-        assert_eq!(last.next(), Some("host-vm: 1 passed, 1 failed, 2 skipped"));
         assert_eq!(
             last.next(),
-            Some("RUN AGAIN, as the host's kernel panicked: a")
+            Some("host-vm: 1 passed, 1 failed, 1 cut off, 2 skipped")
         );
+        assert_eq!(
+            last.next(),
+            Some("CUT OFF each time, as the host crashed: e")
+        );
+        assert_eq!(last.next(), Some("RUN AGAIN, as the host crashed: a"));
         assert_eq!(last.next(), Some("NOT RUN (2 tests): no binary"));
         assert!(text.contains("FAILED b\nbroken"));
         let figure = text.lines().find(|line| line.contains("qemu: ssh"));
@@ -171,7 +185,17 @@ mod tests {
             format!("{:?}", report.finish()),
             format!("{:?}", ExitCode::FAILURE)
         );
+        report.test("a", Duration::ZERO, Outcome::CutOff("no luck".into()));
+        assert_eq!(
+            format!("{:?}", report.finish()),
+            format!("{:?}", ExitCode::FAILURE)
+        );
         report.test("a", Duration::ZERO, Outcome::Passed);
+        assert_eq!(
+            format!("{:?}", report.finish()),
+            format!("{:?}", ExitCode::from(CUT_OFF))
+        );
+        report.tests.remove(1);
         assert_eq!(
             format!("{:?}", report.finish()),
             format!("{:?}", ExitCode::SUCCESS)

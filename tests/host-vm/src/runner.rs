@@ -13,9 +13,9 @@ use crate::together::Part;
 /// Why tests with Firecracker are not run without one.
 const NO_FIRECRACKER: &str = "guests under Firecracker; set BANGER_TEST_FIRECRACKER to its binary";
 
-/// How often a test is run again. The host's is an emulated processor, which virtualises not quite reliably: now and then it
-/// resets a guest, most often early in a boot, and sometimes the host itself. That says nothing of banger: a test that
-/// it cut off is run again, and that is told.
+/// How often a test that failed is run again, alone. The host's is an emulated processor, which virtualises not quite reliably: now
+/// and then it resets a guest, or the host, or leaves one hanging. That says nothing of banger; so a test has failed
+/// when it has failed each time, and every time is told.
 const AGAIN: usize = 2;
 
 /// How many tests run at a time that may: the host has two processors.
@@ -50,13 +50,12 @@ pub(crate) fn run(
         let meet = matches!(company, Company::Pair(_));
         let done = side_by_side(host, &batch, meet, leash);
         let failed = done.iter().any(|(_, outcome, _)| has_failed(outcome));
-        let mishap = match failed && leash.pulled().is_none() {
-            true => before.since(host),
-            false => None,
-        };
+        let mishap = failed.then(|| before.since(host));
         for (test, outcome, took) in done {
             let (outcome, took) = match mishap {
-                Some(why) if has_failed(&outcome) => again(host, test, why, report),
+                Some(mishap) if has_failed(&outcome) && leash.pulled().is_none() => {
+                    again(host, test, (outcome, took), mishap, report)
+                }
                 _ => (outcome, took),
             };
             report.test(&test.name, took, outcome);
@@ -69,27 +68,50 @@ const fn has_failed(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Failed(_))
 }
 
-/// What the emulated processor has done to the host and its guests so far.
+/// What befell a test that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mishap {
+    /// The host crashed under it.
+    Host,
+    /// A guest was reset; it may be one that the test itself has ended so.
+    Guest,
+    /// Nothing that is known of.
+    None,
+}
+
+impl Mishap {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Host => "the host crashed",
+            Self::Guest => "a guest's kernel was reset",
+            Self::None => "it failed",
+        }
+    }
+}
+
+/// How many guests the processor has reset so far.
 #[derive(Debug, Clone, Copy)]
 struct Mishaps {
-    panics: usize,
     resets: usize,
 }
 
 impl Mishaps {
+    /// From now on the host's boot is known.
     fn of(host: &Host) -> Self {
+        host.has_crashed();
         Self {
-            panics: host.panics(),
             resets: host.resets(),
         }
     }
 
-    /// What has happened since; tests that failed meanwhile may have done so because of it.
-    fn since(self, host: &Host) -> Option<&'static str> {
-        if host.panics() > self.panics {
-            return Some("the host's kernel panicked");
+    fn since(self, host: &Host) -> Mishap {
+        if host.has_crashed() {
+            Mishap::Host
+        } else if host.resets() > self.resets {
+            Mishap::Guest
+        } else {
+            Mishap::None
         }
-        (host.resets() > self.resets).then_some("a guest's kernel was reset")
     }
 }
 
@@ -134,26 +156,32 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs a test again that was cut off, until it is not.
+/// Runs a test again that failed. One that the host crashed under each time has neither passed nor failed.
 fn again(
     host: &Host,
     test: &Test,
-    mut why: &'static str,
+    mut ended: (Outcome, Duration),
+    mut mishap: Mishap,
     report: &mut Report,
 ) -> (Outcome, Duration) {
-    let mut ended = (Outcome::Failed(why.to_owned()), Duration::ZERO);
+    let mut always_crashed = mishap == Mishap::Host;
     for _ in 0..AGAIN {
-        report.again(&test.name, why);
+        if let Outcome::Failed(why) = &ended.0 {
+            report.again(&test.name, mishap.text(), why);
+        }
         if let Err(error) = host.recover() {
-            return (Outcome::Failed(format!("{error:#}")), Duration::ZERO);
+            return (Outcome::Failed(format!("{error:#}")), ended.1);
         }
         let before = Mishaps::of(host);
         ended = one(host, test);
-        let mishap = has_failed(&ended.0).then(|| before.since(host)).flatten();
-        match mishap {
-            Some(next) => why = next,
-            None => break,
+        if !has_failed(&ended.0) {
+            return ended;
         }
+        mishap = before.since(host);
+        always_crashed &= mishap == Mishap::Host;
+    }
+    if always_crashed {
+        ended.0 = Outcome::CutOff(mishap.text().into());
     }
     ended
 }
