@@ -253,3 +253,32 @@ fn leave_out(patterns: &[&str]) -> String {
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_removed_and_dpkg_is_told() {
+        let tree = tempfile::tempdir().unwrap();
+        let root = tree.path();
+        for path in ["usr/share/doc/a/b", "usr/share/info/c", "usr/share/kept/d"] {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "x").unwrap();
+        }
+        // As mmdebstrap runs a hook: with the tree as the first argument.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &leave_out(LEFT_OUT), "exec"]).arg(root);
+        assert!(shell.status().unwrap().success());
+        let is_there = |path: &str| root.join(path).exists();
+        assert!(is_there("usr/share/kept/d") && is_there("usr/share/doc"));
+        assert!(!is_there("usr/share/doc/a") && !is_there("usr/share/info/c"));
+        let told = fs::read_to_string(root.join("etc/dpkg/dpkg.cfg.d/banger")).unwrap();
+        assert_eq!(told.lines().count(), LEFT_OUT.len());
+        assert!(
+            told.starts_with("path-exclude=/usr/share/doc/*\n"),
+            "{told}"
+        );
+    }
+}
