@@ -23,8 +23,7 @@ pub(crate) fn complain(line: &str) {
 
 /// Writes a line to the console, as much of it as the console takes just now.
 pub(crate) fn say(line: &str) {
-    let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    if let Ok(fd) = rustix::fs::open("/dev/console", flags, Mode::empty()) {
+    if let Ok(fd) = open("/dev/console") {
         let _ = rustix::io::write(&fd, format!("banger: {line}\n").as_bytes());
     }
 }
@@ -32,10 +31,9 @@ pub(crate) fn say(line: &str) {
 /// Writes a line to the console and waits until it is out: what comes next may be a reset. Where it does not come out,
 /// the kernel is given it to write.
 pub(crate) fn say_and_drain(line: &str) {
-    let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let deadline = Instant::now() + PATIENCE;
     for path in ["/dev/console", "/dev/ttyS0"] {
-        let Ok(fd) = rustix::fs::open(path, flags, Mode::empty()) else {
+        let Ok(fd) = open(path) else {
             continue;
         };
         // On a line of its own, whatever was written before.
@@ -54,6 +52,12 @@ pub(crate) fn say_and_drain(line: &str) {
         }
     }
     by_the_kernel(line);
+}
+
+/// Opens something to write to that is never waited for.
+fn open(path: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    rustix::fs::open(path, flags, Mode::empty())
 }
 
 /// Whether all that was written to a terminal has left it by then.
@@ -82,8 +86,7 @@ fn pause(until_writable: Option<&OwnedFd>) {
 /// Has the kernel say a line on the console, as an error (`Documentation/ABI/testing/dev-kmsg`): it writes by itself,
 /// without waiting to be told that it may.
 pub(crate) fn by_the_kernel(line: &str) {
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    if let Ok(fd) = rustix::fs::open("/dev/kmsg", flags, Mode::empty()) {
+    if let Ok(fd) = open("/dev/kmsg") {
         let _ = rustix::io::write(&fd, format!("<3>{line}\n").as_bytes());
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
+use netlink_packet_core::NetlinkBuffer;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -12,8 +13,6 @@ const NFTABLES_GROUP: u32 = 7;
 /// A message that says that a table is gone: `NFNL_SUBSYS_NFTABLES` and `NFT_MSG_DELTABLE`
 /// (`include/uapi/linux/netfilter/nfnetlink.h`, `nf_tables.h`).
 const TABLE_GONE: u16 = (10 << 8) | 2;
-/// A netlink message's header (`struct nlmsghdr`, netlink(7)): its length, its type, and what does not matter here.
-const HEADER: usize = 16;
 /// Whoever loads a firewall does it in many steps: this long without one is the end of it.
 const QUIET: Duration = Duration::from_millis(150);
 /// And this long is waited for the quiet at most.
@@ -83,12 +82,9 @@ impl FirewallWatch {
 /// The types of a datagram's messages, until one does not fit in it.
 fn messages(mut rest: &[u8]) -> impl Iterator<Item = u16> {
     std::iter::from_fn(move || {
-        let (length, kind) = (rest.first_chunk::<4>()?, rest.get(4..6)?.first_chunk()?);
-        let length = usize::try_from(u32::from_ne_bytes(*length)).ok()?;
-        let kind = u16::from_ne_bytes(*kind);
-        if length < HEADER || length > rest.len() {
-            return None;
-        }
+        let message = NetlinkBuffer::new_checked(rest).ok()?;
+        let (length, kind) = (message.length(), message.message_type());
+        let length = usize::try_from(length).ok()?;
         // Each begins at a multiple of four bytes (`NLMSG_ALIGN`); the last needs no filling.
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(kind)
@@ -98,6 +94,9 @@ fn messages(mut rest: &[u8]) -> impl Iterator<Item = u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A message's header (`struct nlmsghdr`, netlink(7)).
+    const HEADER: usize = 16;
 
     fn message(kind: u16, payload: usize) -> Vec<u8> {
         let length = u32::try_from(HEADER + payload).unwrap();

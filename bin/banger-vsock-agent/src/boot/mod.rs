@@ -75,13 +75,14 @@ fn run() -> Result<ExitCode, BootError> {
     place.at("read the config drive");
     let (config, files_at) = drives::read_config(&drives.config)?;
     beside.give(Task::Network(Box::new(config.clone())));
-    place.at("mount the root disk");
-    mounts::root(&drives.root, NEW_ROOT).map_err(|e| BootError::step("mount the root disk", e))?;
-    let root = Root::open(NEW_ROOT).map_err(|e| BootError::step("open the root", e))?;
+    place.step("mount the root disk", || {
+        mounts::root(&drives.root, NEW_ROOT)
+    })?;
+    let root = place.step("open the root", || Root::open(NEW_ROOT))?;
     if let Some(node) = drives.modules.clone() {
         beside.give(Task::Modules(node));
     }
-    mounts::run(&root).map_err(|e| BootError::step("mount /run", e))?;
+    place.step("mount /run", || mounts::run(&root))?;
     place.at("mount the work disk");
     report.note("mount the work disk", mounts::work(&root, &drives));
     place.at("apply identity and files");
@@ -109,12 +110,9 @@ fn run() -> Result<ExitCode, BootError> {
     }
     place.at("wait for modules and network");
     report.merge(beside.finish());
-    place.at("listen on vsock");
-    let listener =
-        sys::vsock_listen(AGENT_PORT).map_err(|e| BootError::step("listen on vsock", e))?;
+    let listener = place.step("listen on vsock", || sys::vsock_listen(AGENT_PORT))?;
     drop(root);
-    place.at("enter the image's root");
-    mounts::switch_root(NEW_ROOT).map_err(|e| BootError::step("enter the image's root", e))?;
+    place.step("enter the image's root", || mounts::switch_root(NEW_ROOT))?;
     raise_limits(&mut report);
     // The last thread but this one ends here: the fork below needs that.
     slow.done();

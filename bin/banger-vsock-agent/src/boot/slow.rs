@@ -1,10 +1,12 @@
 //! What a boot waits for, told when it waits long: a guest that stands still says where.
 
+use std::io;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::BootError;
 use crate::console;
 
 /// After so long it is told, and each time that it has been so long again.
@@ -18,6 +20,19 @@ impl Place {
     /// It is at this now.
     pub(super) fn at(&self, what: &'static str) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    /// A step without which there is no guest: it is at this while it does so.
+    ///
+    /// # Errors
+    /// The step's.
+    pub(super) fn step<T>(
+        &self,
+        what: &'static str,
+        act: impl FnOnce() -> io::Result<T>,
+    ) -> Result<T, BootError> {
+        self.at(what);
+        act().map_err(|error| BootError::step(what, error))
     }
 
     fn now(&self) -> &'static str {
@@ -34,7 +49,7 @@ pub(super) struct Slow {
 
 impl Slow {
     /// Looks at the threads of a boot from now on.
-    pub(super) fn watch(places: Vec<Place>) -> std::io::Result<Self> {
+    pub(super) fn watch(places: Vec<Place>) -> io::Result<Self> {
         Self::tell(LONG, places, |what| console::by_the_kernel(&what))
     }
 
@@ -42,7 +57,7 @@ impl Slow {
         long: Duration,
         places: Vec<Place>,
         mut tell: impl FnMut(String) + Send + 'static,
-    ) -> std::io::Result<Self> {
+    ) -> io::Result<Self> {
         let (done, is_done) = mpsc::channel::<()>();
         let thread = std::thread::Builder::new().spawn(move || {
             let mut waited = Duration::ZERO;
