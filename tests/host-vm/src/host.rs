@@ -130,6 +130,19 @@ impl Host {
         self.together.once(what, deed)
     }
 
+    /// Kills the main processes of these units, as [`Host::once`] does things.
+    ///
+    /// # Errors
+    /// It failed.
+    pub(crate) fn kill_services(&self, units: &str) -> Result<()> {
+        self.once(&format!("{units} are killed"), || {
+            self.root(&format!(
+                "systemctl kill --kill-whom=main --signal=KILL {units}"
+            ))
+            .map(drop)
+        })
+    }
+
     /// Notes how long something took, for the end of the report.
     pub(crate) fn note(&self, what: String, took: Duration) {
         let figures = self.figures.lock();
@@ -273,12 +286,21 @@ impl Host {
         })
     }
 
-    /// Whether it is in another boot than the one that was known, or in none: it was not a test that had it booted. From now on its
-    /// boot is known.
+    /// Takes the boot that it is in for the one that tests know of.
+    pub(crate) fn know_boot(&self) {
+        let now = self.boot_id();
+        *self.known_boot() = now;
+    }
+
+    /// Whether it is in another boot than the one that is known, or in none: it was not a test that had it booted.
     pub(crate) fn has_crashed(&self) -> bool {
-        let now = self.root(BOOT_ID).unwrap_or_default();
-        let before = std::mem::replace(&mut *self.known_boot(), now.clone());
-        before != now
+        let now = self.boot_id();
+        now != *self.known_boot()
+    }
+
+    /// Empty when it does not answer.
+    fn boot_id(&self) -> String {
+        self.root(BOOT_ID).unwrap_or_default()
     }
 
     fn known_boot(&self) -> MutexGuard<'_, String> {
@@ -295,7 +317,6 @@ impl Host {
     /// Waits until it is up, which it may not be yet after a crash, and deletes what VMs there are: those of the test that was cut off.
     pub(crate) fn recover(&self) -> Result<()> {
         self.wait_until_up(|| Ok(self.answers()))?;
-        self.has_crashed();
         let list = self.json(&["vm", "list"])?;
         let vms = list["vms"].as_array().into_iter().flatten();
         let names: Vec<&str> = vms.filter_map(|vm| vm["name"].as_str()).collect();

@@ -46,15 +46,15 @@ pub(crate) fn run(
             let outcome = Outcome::Skipped(NO_FIRECRACKER.into());
             report.test(&test.name, Duration::ZERO, outcome);
         }
-        let before = Mishaps::of(host);
+        let resets = before(host);
         let meet = matches!(company, Company::Pair(_));
         let done = side_by_side(host, &batch, meet, leash);
         let failed = done.iter().any(|(_, outcome, _)| has_failed(outcome));
-        let mishap = failed.then(|| before.since(host));
+        let befell = failed.then(|| mishap(host, resets));
         for (test, outcome, took) in done {
-            let (outcome, took) = match mishap {
-                Some(mishap) if has_failed(&outcome) && leash.pulled().is_none() => {
-                    again(host, test, (outcome, took), mishap, report)
+            let (outcome, took) = match befell {
+                Some(befell) if has_failed(&outcome) && leash.pulled().is_none() => {
+                    again(host, test, (outcome, took), befell, report)
                 }
                 _ => (outcome, took),
             };
@@ -89,29 +89,20 @@ impl Mishap {
     }
 }
 
-/// How many guests the processor has reset so far.
-#[derive(Debug, Clone, Copy)]
-struct Mishaps {
-    resets: usize,
+/// How many guests were reset before a test; the boot that the host is in is known from now on.
+fn before(host: &Host) -> usize {
+    host.know_boot();
+    host.resets()
 }
 
-impl Mishaps {
-    /// From now on the host's boot is known.
-    fn of(host: &Host) -> Self {
-        host.has_crashed();
-        Self {
-            resets: host.resets(),
-        }
-    }
-
-    fn since(self, host: &Host) -> Mishap {
-        if host.has_crashed() {
-            Mishap::Host
-        } else if host.resets() > self.resets {
-            Mishap::Guest
-        } else {
-            Mishap::None
-        }
+/// What befell a test that failed, which so many resets of guests were before.
+fn mishap(host: &Host, resets: usize) -> Mishap {
+    if host.has_crashed() {
+        Mishap::Host
+    } else if host.resets() > resets {
+        Mishap::Guest
+    } else {
+        Mishap::None
     }
 }
 
@@ -161,27 +152,27 @@ fn again(
     host: &Host,
     test: &Test,
     mut ended: (Outcome, Duration),
-    mut mishap: Mishap,
+    mut befell: Mishap,
     report: &mut Report,
 ) -> (Outcome, Duration) {
-    let mut always_crashed = mishap == Mishap::Host;
+    let mut always_crashed = befell == Mishap::Host;
     for _ in 0..AGAIN {
         if let Outcome::Failed(why) = &ended.0 {
-            report.again(&test.name, mishap.text(), why);
+            report.again(&test.name, befell.text(), why);
         }
         if let Err(error) = host.recover() {
             return (Outcome::Failed(format!("{error:#}")), ended.1);
         }
-        let before = Mishaps::of(host);
+        let resets = before(host);
         ended = one(host, test);
         if !has_failed(&ended.0) {
             return ended;
         }
-        mishap = before.since(host);
-        always_crashed &= mishap == Mishap::Host;
+        befell = mishap(host, resets);
+        always_crashed &= befell == Mishap::Host;
     }
     if always_crashed {
-        ended.0 = Outcome::CutOff(mishap.text().into());
+        ended.0 = Outcome::CutOff(befell.text().into());
     }
     ended
 }

@@ -31,7 +31,10 @@ pub(super) fn tests() -> Vec<Test> {
 fn settles(what: &str, world: &World<'_>, with: &Guest<'_>, without: &Guest<'_>) -> Result<()> {
     let mut last = None;
     wait::until("guests reach what they may", PATIENCE, || {
-        match world.check(with, without) {
+        match world
+            .counts_anew()
+            .and_then(|()| world.check(with, without))
+        {
             Ok(()) => Ok(Some(())),
             Err(error) => {
                 last = Some(error);

@@ -55,12 +55,7 @@ fn daemons(host: &Host, vmm: Vmm) -> Result<()> {
         "bangerd.service bangerd-root.service",
     ] {
         let count: u64 = guest.sh("cat /run/count")?.parse()?;
-        host.once(victims, || {
-            host.root(&format!(
-                "systemctl kill --kill-whom=main --signal=KILL {victims}"
-            ))
-            .map(drop)
-        })?;
+        host.kill_services(victims)?;
         open.say("while they are dead")?;
         // The daemon comes again by itself, and a call waits for it.
         guest.sh("true")?;

@@ -184,12 +184,7 @@ fn of_image(host: &Host, vmm: Vmm, image: &str) -> Result<()> {
     // An open ssh session does not notice that daemon and helper are killed.
     let mut session = Echo::open(host, &format!("banger vm ssh {} -- cat", guest.name))?;
     session.say("before")?;
-    host.once("daemon and helper are killed", || {
-        host.root(
-            "systemctl kill --kill-whom=main --signal=KILL bangerd.service bangerd-root.service",
-        )
-        .map(drop)
-    })?;
+    host.kill_services("bangerd.service bangerd-root.service")?;
     session.say("while they are dead")?;
     wait::until("the VM is adopted", PATIENCE, || {
         let asked = guest.exec(&["true"])?;

@@ -148,10 +148,7 @@ fn sessions(host: &Host, guest: &Guest<'_>) -> Result<()> {
     ))?;
     let mut mirror = Echo::open(host, &format!("banger vm session attach {name} mirror"))?;
     mirror.say("before")?;
-    host.once("the daemon is killed", || {
-        host.root("systemctl kill --kill-whom=main --signal=KILL bangerd.service")
-            .map(drop)
-    })?;
+    host.kill_services("bangerd.service")?;
     mirror.say("the daemon is dead")?;
     mirror.end()?;
     wait::until("systemd has started the daemon again", PATIENCE, || {
