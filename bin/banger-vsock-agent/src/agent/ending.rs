@@ -112,8 +112,10 @@ fn wait_for_one(pids: &[Pid], longest: Duration) {
 }
 
 fn is_agent(pid: Pid) -> bool {
-    let name = fs::read(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default();
-    name.trim_ascii_end() == super::NAME.to_bytes()
+    runs(
+        format!("/proc/{}", pid.as_raw_nonzero()),
+        super::NAME.to_bytes(),
+    )
 }
 
 /// Ends what clients have started, beside whatever else happens.
@@ -156,10 +158,30 @@ fn tell_init(state: &State, verb: ShutdownVerb) {
             send_to_process_one(number);
         }
         InitKind::OpenRc | InitKind::Other => {
+            let deadline = Instant::now() + PATIENCE;
+            while is_early_runit() && Instant::now() < deadline {
+                state.pause(LOOK);
+            }
             let program = format!("/sbin/{}", verb.as_str());
             let _ = Command::new(program).stdin(Stdio::null()).status();
         }
     }
+}
+
+/// Whether process 1 is a runit that has not come to `runsvdir`, the program of its second stage: before that stage it
+/// loses what it is told ("signals only work in stage 2", runit(8)).
+fn is_early_runit() -> bool {
+    runs("/proc/1", b"runit")
+        && !fs::read_dir("/proc")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|entry| runs(entry.path(), b"runsvdir"))
+}
+
+/// Whether that folder of /proc is of a process with that name.
+fn runs(folder: impl AsRef<Path>, name: &[u8]) -> bool {
+    fs::read(folder.as_ref().join("comm")).is_ok_and(|it| it.trim_ascii_end() == name)
 }
 
 fn send_to_process_one(number: i32) {
