@@ -80,7 +80,7 @@ pub(super) fn install_last_program() -> io::Result<()> {
 pub(crate) fn end_programs() -> ExitCode {
     let text = fs::read_to_string(PID).unwrap_or_default();
     let agent = text.parse().ok().and_then(Pid::from_raw);
-    let Some(agent) = agent.filter(|pid| is_agent(*pid)) else {
+    let Some(agent) = agent.filter(|pid| is_named(*pid, super::NAME.to_bytes())) else {
         // It has ended, and its last deed is to end them.
         return ExitCode::SUCCESS;
     };
@@ -111,11 +111,10 @@ fn wait_for_one(pids: &[Pid], longest: Duration) {
     let _ = rustix::event::poll(&mut ends.collect::<Vec<_>>(), longest.as_ref());
 }
 
-fn is_agent(pid: Pid) -> bool {
-    runs(
-        format!("/proc/{}", pid.as_raw_nonzero()),
-        super::NAME.to_bytes(),
-    )
+/// Whether a process has that name (proc_pid_comm(5)).
+fn is_named(pid: Pid, name: &[u8]) -> bool {
+    fs::read(format!("/proc/{}/comm", pid.as_raw_nonzero()))
+        .is_ok_and(|it| it.trim_ascii_end() == name)
 }
 
 /// Ends what clients have started, beside whatever else happens.
@@ -151,37 +150,29 @@ fn tell_init(state: &State, verb: ShutdownVerb) {
     match state.init() {
         InitKind::Banger | InitKind::Systemd => {
             // Until process 1 has blocked or caught the signal, the kernel drops it.
-            let deadline = Instant::now() + PATIENCE;
-            while !process_one_takes(number) && Instant::now() < deadline {
-                state.pause(LOOK);
-            }
+            wait_until(state, || process_one_takes(number));
             send_to_process_one(number);
         }
         InitKind::OpenRc | InitKind::Other => {
-            let deadline = Instant::now() + PATIENCE;
-            while is_early_runit() && Instant::now() < deadline {
-                state.pause(LOOK);
-            }
+            wait_until(state, || !is_early_runit());
             let program = format!("/sbin/{}", verb.as_str());
             let _ = Command::new(program).stdin(Stdio::null()).status();
         }
     }
 }
 
-/// Whether process 1 is a runit that has not come to `runsvdir`, the program of its second stage: before that stage it
-/// loses what it is told ("signals only work in stage 2", runit(8)).
-fn is_early_runit() -> bool {
-    runs("/proc/1", b"runit")
-        && !fs::read_dir("/proc")
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|entry| runs(entry.path(), b"runsvdir"))
+/// Waits until process 1 is so, for as long as there is patience.
+fn wait_until(state: &State, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() && Instant::now() < deadline {
+        state.pause(LOOK);
+    }
 }
 
-/// Whether that folder of /proc is of a process with that name.
-fn runs(folder: impl AsRef<Path>, name: &[u8]) -> bool {
-    fs::read(folder.as_ref().join("comm")).is_ok_and(|it| it.trim_ascii_end() == name)
+/// Whether process 1 is a runit that has not come to `runsvdir`, the program of its second stage (runit(8)): before
+/// that stage it loses what it is told (its own words: "signals only work in stage 2").
+fn is_early_runit() -> bool {
+    is_named(Pid::INIT, b"runit") && !pids().any(|pid| is_named(pid, b"runsvdir"))
 }
 
 fn send_to_process_one(number: i32) {
@@ -229,11 +220,16 @@ fn kill_ours(signal: Signal) {
     }
 }
 
-/// Every process that descends from a client's program of that agent, told by its control group.
-fn ours(agent: Pid) -> Vec<Pid> {
+/// Every process there is.
+fn pids() -> impl Iterator<Item = Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter_map(Pid::from_raw)
+}
+
+/// Every process that descends from a client's program of that agent, told by its control group.
+fn ours(agent: Pid) -> Vec<Pid> {
+    pids()
         .filter(|pid| *pid != agent && *pid != Pid::INIT)
         .filter(|pid| {
             let folder = format!("/proc/{}", pid.as_raw_nonzero());
