@@ -41,9 +41,14 @@ pub fn assert_sandbox(banger: &Banger, vm: &Vm) {
 
     vm.sh("echo kept >/root/kept; echo kept >/kept");
     let ends = ends(banger, vm);
-    banger.ok(&["vm", "stop", name]);
+    let said = banger.ok(&["vm", "stop", name]);
     assert_stopped(vm, "after a stop");
-    assert_eq!(self::ends(banger, vm), ends + 1, "it was no clean end");
+    let console = banger.ok(&["vm", "logs", name]);
+    assert_eq!(
+        self::ends(banger, vm),
+        ends + 1,
+        "it was no clean end: {said}\n{console}"
+    );
     banger.ok(&["vm", "start", name]);
     assert_eq!(vm.sh("cat /root/kept /kept"), "kept\nkept");
 }
